@@ -1,0 +1,22 @@
+"""RoIAlign and RoIPool, forward and backward, for any array that speaks DLPack."""
+
+from ._arrays import (
+    roi_align,
+    roi_align_backward,
+    roi_align_backward_boxes,
+    roi_pool,
+    roi_pool_backward,
+)
+from ._info import __version__, build_info, get_num_threads, set_num_threads
+
+__all__ = [
+    "__version__",
+    "build_info",
+    "get_num_threads",
+    "roi_align",
+    "roi_align_backward",
+    "roi_align_backward_boxes",
+    "roi_pool",
+    "roi_pool_backward",
+    "set_num_threads",
+]

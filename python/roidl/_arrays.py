@@ -1,0 +1,221 @@
+"""The array front end: NumPy, CuPy and any object with `__dlpack__`; results of the input's library.
+
+`LIBRARIES` has one row per library that needs more than the standard: what to do before DLPack reads an
+array, and how to make a result. A row's module is looked up in `sys.modules`, never imported for itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core, _ops
+from ._params import Call, check_box_list, front_end
+
+Array = Any
+
+
+class Library(NamedTuple):
+    """How arrays of one library are read and made."""
+
+    prepare: Callable[[str, Array], Array]  # (op, array): what DLPack reads in its place
+    adopt: Callable[[Array, Array], Array]  # (a NumPy array, the input): the same in this library
+    # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
+    empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
+    writable: bool = True  # may be passed as out=
+
+
+def _as_it_is(op: str, array: Array) -> Array:
+    return array
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes  # NumPy has no bfloat16 of its own
+    except ImportError as error:
+        raise NotImplementedError(
+            "a bfloat16 result in NumPy needs the package ml_dtypes; or pass out="
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _unchanged(result: Array, like: Array) -> Array:
+    return result
+
+
+def _cupy_adopt(result: Array, like: Array) -> Array:
+    return sys.modules["cupy"].asarray(result)
+
+
+def _cupy_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
+    return sys.modules["cupy"].empty(shape, dtype)
+
+
+def _torch_prepare(op: str, tensor: Array) -> Array:
+    torch = sys.modules["torch"]
+    if tensor.requires_grad and torch.is_grad_enabled():
+        # The exchange API of DLPack would drop the graph without a word.
+        raise NotImplementedError(
+            f"{op}: gradients through PyTorch tensors are not implemented; pass tensor.detach()"
+        )
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{op}: tensors must be strided, got layout {tensor.layout}")
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
+    torch = sys.modules["torch"]
+    return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+
+
+def _torch_adopt(result: Array, like: Array) -> Array:
+    return sys.modules["torch"].from_numpy(result)
+
+
+def _jax_adopt(result: Array, like: Array) -> Array:
+    return sys.modules["jax"].numpy.asarray(result)
+
+
+def _tensorflow_prepare(op: str, tensor: Array) -> Array:
+    tensorflow = sys.modules["tensorflow"]
+    if isinstance(tensor, tensorflow.Variable):
+        tensor = tensor.read_value()
+    # TensorFlow ends the process when DLPack is asked for a tensor of strings.
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise TypeError(f"{op}: tensors must be of a float or integer type, got {tensor.dtype.name}")
+    return tensor
+
+
+def _tensorflow_adopt(result: Array, like: Array) -> Array:
+    # Not by DLPack: TensorFlow ends the process when memory is not aligned as its own is.
+    return sys.modules["tensorflow"].convert_to_tensor(result)
+
+
+def _standard_adopt(result: Array, like: Array) -> Array:
+    """By the array API standard: the input's own namespace takes the memory over."""
+    namespace = getattr(like, "__array_namespace__", None)
+    from_dlpack = getattr(namespace(), "from_dlpack", None) if namespace is not None else None
+    if from_dlpack is None:
+        raise TypeError(
+            f"cannot make a result of type {type(like).__name__}: its library has no from_dlpack; "
+            f"pass out="
+        )
+    return from_dlpack(result)
+
+
+NUMPY = Library(_as_it_is, _unchanged)
+STANDARD = Library(_as_it_is, _standard_adopt)
+LIBRARIES = {
+    "numpy": NUMPY,
+    "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
+    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty),
+    "jax": Library(_as_it_is, _jax_adopt, writable=False),
+    "jaxlib": Library(_as_it_is, _jax_adopt, writable=False),
+    "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=False),
+}
+
+# The library of every type seen so far; only ever added to.
+_library_of_type: dict[type, Library] = {np.ndarray: NUMPY}
+
+
+def library_of(array: Array) -> Library:
+    """The row of an array's library; a subclass (torch.nn.Parameter) belongs to its base's."""
+    kind = type(array)
+    library = _library_of_type.get(kind)
+    if library is None:
+        roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
+        library = next((LIBRARIES[root] for root in roots if root in LIBRARIES), STANDARD)
+        _library_of_type[kind] = library
+    return library
+
+
+def _prepare(op: str, value: Any) -> Any:
+    return library_of(value).prepare(op, value) if hasattr(value, "__dlpack__") else value
+
+
+def _join_boxes(call: Call) -> tuple[Array, Array]:
+    """[K, 4] and batch indices from a list of one array per image."""
+    if call.batch_indices is not None:
+        raise ValueError(f"{call.op}: batch_indices must be None when boxes is a list")
+    for i, boxes in enumerate(call.boxes):
+        if not hasattr(boxes, "__dlpack__"):
+            raise TypeError(
+                f"{call.op}: boxes[{i}] must be an array (an object with __dlpack__), "
+                f"got {type(boxes).__name__}"
+            )
+    check_box_list(call.op, [tuple(boxes.shape) for boxes in call.boxes], call.images)
+    counts = [len(boxes) for boxes in call.boxes]
+    if not counts:
+        return np.empty((0, 4), np.float32), np.empty(0, np.int32)
+    rows = [_prepare(call.op, boxes) for boxes in call.boxes]
+    numpy = sys.modules["cupy"] if type(rows[0]).__module__.startswith("cupy") else np
+    joined = numpy.concatenate([numpy.asarray(boxes) for boxes in rows])
+    return joined, numpy.repeat(numpy.arange(len(counts), dtype=np.int32), counts)
+
+
+def _check_out(call: Call) -> None:
+    if hasattr(call.out, "__dlpack__") and not library_of(call.out).writable:
+        kind = type(call.out).__name__
+        raise TypeError(f"{call.op}: out must be an array that can be written to, got {kind}")
+
+
+def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> Any:
+    """Call the core's function with arrays that it can read."""
+    if isinstance(call.boxes, (list, tuple)):
+        boxes, indices = _join_boxes(call)
+    else:
+        boxes, indices = _prepare(call.op, call.boxes), _prepare(call.op, call.batch_indices)
+    if call.out is not None:
+        _check_out(call)
+    arguments = [_prepare(call.op, argument) for argument in call.arguments]
+    function = getattr(_core, call.op)
+    return function(call.params._asdict(), boxes, indices, allocate, call.out, *arguments)
+
+
+def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
+    return np.empty(shape, _numpy_dtype(dtype))
+
+
+def run(call: Call) -> Any:
+    """Run one call on arrays and return a result of the leader's library."""
+    library = library_of(call.leader)
+    empty, leader = library.empty, call.leader
+    if empty is not None:
+        return _compiled(call, lambda shape, dtype: empty(shape, dtype, leader))
+    result = _compiled(call, _numpy_empty)
+    if call.out is not None or library is NUMPY:
+        return result
+    if isinstance(result, tuple):
+        return tuple(library.adopt(part, leader) for part in result)
+    return library.adopt(result, leader)
+
+
+def _run_for_boxes(call: Call) -> Any:
+    """As `run`, for a result shaped like the boxes as they were passed, and of their library."""
+    rows, double = _compiled(call, _numpy_empty)
+
+    def like(boxes: Array, values: Array) -> Array:
+        shape, name = tuple(boxes.shape), str(boxes.dtype).removeprefix("torch.")
+        otherwise = "float64" if double else "float32"
+        grads = np.zeros(shape, name if name in ("float32", "float64") else otherwise)
+        grads[..., shape[-1] - 4 :] = values.reshape((*shape[:-1], 4))
+        return library_of(boxes).adopt(grads, boxes)
+
+    if not isinstance(call.boxes, (list, tuple)):
+        return like(call.boxes, rows)
+    ends = np.cumsum([len(boxes) for boxes in call.boxes])[:-1]
+    return [like(boxes, part) for boxes, part in zip(call.boxes, np.split(rows, ends), strict=True)]
+
+
+_adapt = front_end(run)
+roi_align = _adapt(_ops.roi_align)
+roi_align_backward = _adapt(_ops.roi_align_backward)
+roi_align_backward_boxes = front_end(_run_for_boxes)(_ops.roi_align_backward_boxes)
+roi_pool = _adapt(_ops.roi_pool)
+roi_pool_backward = _adapt(_ops.roi_pool_backward)
+

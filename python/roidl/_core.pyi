@@ -1,0 +1,56 @@
+# The compiled core's functions; see src/_core.pyx.
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_Allocate = Callable[[tuple[int, ...], str], Any]
+
+def roi_align(
+    params: dict[str, Any],
+    boxes: Any,
+    batch_indices: Any,
+    allocate: _Allocate,
+    out: Any,
+    input: Any,
+) -> Any: ...
+def roi_align_backward(
+    params: dict[str, Any],
+    boxes: Any,
+    batch_indices: Any,
+    allocate: _Allocate,
+    out: Any,
+    grad_output: Any,
+    input_shape: Sequence[int],
+    input: Any,
+) -> Any: ...
+def roi_align_backward_boxes(
+    params: dict[str, Any],
+    boxes: Any,
+    batch_indices: Any,
+    allocate: _Allocate,
+    out: None,
+    grad_output: Any,
+    input: Any,
+) -> tuple[Any, bool]: ...
+def roi_pool(
+    params: dict[str, Any],
+    boxes: Any,
+    batch_indices: Any,
+    allocate: _Allocate,
+    out: Any,
+    input: Any,
+    return_argmax: bool,
+) -> Any: ...
+def roi_pool_backward(
+    params: dict[str, Any],
+    boxes: Any,
+    batch_indices: Any,
+    allocate: _Allocate,
+    out: Any,
+    grad_output: Any,
+    argmax: Any,
+    input_shape: Sequence[int],
+) -> Any: ...
+def param_fields() -> dict[str, tuple[str, ...]]: ...
+def get_num_threads() -> int: ...
+def set_num_threads(threads: int) -> None: ...
+def instruction_set_name() -> str: ...

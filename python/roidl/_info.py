@@ -1,0 +1,101 @@
+"""What this process runs with: version, instruction set, threads, CUDA, frameworks."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from . import _core
+
+__version__ = "0.1.0"
+
+# Distribution names; where a framework comes under several, the first that is installed counts.
+FRAMEWORKS = {
+    "numpy": ("numpy",),
+    "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "torch": ("torch",),
+    "jax": ("jax",),
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "keras": ("keras",),
+}
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use.
+
+    The default is the environment variable ``ROIDL_NUM_THREADS``, or else the CPUs that the process
+    may use (its affinity and its control group's quota).
+
+    Examples
+    --------
+    >>> import roidl
+    >>> roidl.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
+
+
+def set_num_threads(threads: int) -> None:
+    """Set how many threads a call may use, for the whole process. Results do not depend on it.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If it is less than 1.
+
+    Examples
+    --------
+    >>> import roidl
+    >>> roidl.set_num_threads(1)
+    >>> roidl.get_num_threads()
+    1
+    """
+    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+        raise TypeError(f"set_num_threads: threads must be an integer, got {threads!r}")
+    _core.set_num_threads(max(-1, min(threads.__index__(), 2**31 - 1)))
+
+
+def build_info() -> dict[str, Any]:
+    """Return versions, instruction set, threads, CUDA and the frameworks that are installed.
+
+    Returns
+    -------
+    dict
+        ``version``, ``python``, ``platform``, ``instruction_set`` (of the CPU kernels in use),
+        ``threads``, ``cuda`` (``built``, ``usable``, ``architectures``) and ``frameworks`` (name to
+        version, of those that are installed; none is imported).
+
+    Examples
+    --------
+    >>> import roidl
+    >>> sorted(roidl.build_info()["cuda"])
+    ['architectures', 'built', 'usable']
+    """
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "instruction_set": _core.instruction_set_name(),
+        "threads": get_num_threads(),
+        "cuda": {"built": False, "usable": False, "architectures": []},
+        "frameworks": _installed_frameworks(),
+    }
+
+
+def _installed_frameworks() -> dict[str, str]:
+    from importlib import metadata  # 10 ms that `import roidl` need not pay
+
+    found = {}
+    for name, distributions in FRAMEWORKS.items():
+        for distribution in distributions:
+            try:
+                found[name] = metadata.version(distribution)
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found

@@ -1,0 +1,173 @@
+"""What one call of an operator is made of: its parameters, and the checks that only Python can make."""
+
+from __future__ import annotations
+
+import functools
+import operator as _operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec
+
+P = ParamSpec("P")
+
+# The numbers are those of the C++ enums AlignMode, PoolMode and Layout.
+ALIGN_MODES = {"avg": 0, "max": 1, "max_onnx": 2}
+POOL_MODES = {"max": 0, "avg": 1}
+LAYOUTS = {"NCHW": 0, "NHWC": 1}
+
+
+class RoiAlignParams(NamedTuple):
+    """What was asked of RoIAlign; the fields of the C++ struct of the same name."""
+
+    output_height: int
+    output_width: int
+    spatial_scale: float
+    sampling_height: int
+    sampling_width: int
+    aligned: bool
+    mode: int
+    layout: int
+
+
+class RoiPoolParams(NamedTuple):
+    """What was asked of RoIPool; the fields of the C++ struct of the same name."""
+
+    output_height: int
+    output_width: int
+    spatial_scale: float
+    mode: int
+    layout: int
+
+
+class Call(NamedTuple):
+    """One call of an operator, ready to be run by a front end."""
+
+    op: str  # the name of the compiled function
+    params: RoiAlignParams | RoiPoolParams
+    boxes: Any
+    batch_indices: Any
+    out: Any
+    leader: Any  # the array whose library, dtype and device the result has
+    images: int | None  # N, as far as known, for lists of boxes
+    arguments: tuple[Any, ...]  # the compiled function's own, in its order
+
+
+def _integer(op: str, name: str, value: Any) -> int:
+    try:
+        return _operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{op}: {name} must be an integer or a pair of integers, got {value!r}"
+        ) from None
+
+
+def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
+    """(height, width) from an integer or a pair; 64 bits, the compiled core checks the range."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{op}: {name} must be an integer or a pair, got {value!r}")
+        pair = (_integer(op, name, value[0]), _integer(op, name, value[1]))
+    else:
+        pair = (_integer(op, name, value),) * 2
+    if not all(-(2**63) <= size < 2**63 for size in pair):
+        raise ValueError(f"{op}: {name} must be at most 2147483647, got {value!r}")
+    return pair
+
+
+def _number(op: str, name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
+
+
+def _choice(op: str, name: str, value: Any, choices: dict[str, int]) -> int:
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        names = ", ".join(map(repr, choices))
+        raise ValueError(f"{op}: {name} must be one of {names}, got {value!r}") from None
+
+
+def images_of(features: Any) -> int | None:
+    """N of an array, or of the shape of one, as far as it has one."""
+    shape = getattr(features, "shape", features)
+    return shape[0] if isinstance(shape, Sequence) and len(shape) == 4 else None
+
+
+def check_box_list(op: str, shapes: Sequence[Sequence[int]], images: int | None) -> None:
+    """Check the shapes of a list of boxes, one array [L_i, 4] per image.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape, or there are more or fewer of them than images.
+    """
+    if images is not None and len(shapes) != images:
+        raise ValueError(
+            f"{op}: a list of boxes must have one array per image ({images}), got {len(shapes)}"
+        )
+    for i, shape in enumerate(shapes):
+        if len(shape) != 2 or shape[1] != 4:
+            raise ValueError(f"{op}: boxes[{i}] must have shape [L, 4], got {list(shape)}")
+
+
+def front_end(run: Callable[[Call], Any]) -> Callable[[Callable[P, Call]], Callable[P, Any]]:
+    """Make public functions: same name, signature and docstring, run by `run`."""
+
+    def adapt(describe: Callable[P, Call]) -> Callable[P, Any]:
+        @functools.wraps(describe)
+        def function(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return run(describe(*args, **kwargs))
+
+        function.__module__ = run.__module__.replace("._arrays", "")
+        function.__annotations__ = {**describe.__annotations__, "return": Any}
+        return function
+
+    return adapt
+
+
+def align_params(
+    op: str,
+    output_size: Any,
+    spatial_scale: Any,
+    sampling_ratio: Any,
+    aligned: Any,
+    mode: Any,
+    layout: Any,
+) -> RoiAlignParams:
+    height, width = _pair(op, "output_size", output_size)
+    sampling_height, sampling_width = _pair(op, "sampling_ratio", sampling_ratio)
+    return RoiAlignParams(
+        height,
+        width,
+        _number(op, "spatial_scale", spatial_scale),
+        sampling_height,
+        sampling_width,
+        bool(aligned),
+        _choice(op, "mode", mode, ALIGN_MODES),
+        _choice(op, "layout", layout, LAYOUTS),
+    )
+
+
+def pool_params(
+    op: str, output_size: Any, spatial_scale: Any, mode: Any, layout: Any
+) -> RoiPoolParams:
+    height, width = _pair(op, "output_size", output_size)
+    return RoiPoolParams(
+        height,
+        width,
+        _number(op, "spatial_scale", spatial_scale),
+        _choice(op, "mode", mode, POOL_MODES),
+        _choice(op, "layout", layout, LAYOUTS),
+    )
+
+
+def grid_of(op: str, grad_output: Any, layout: Any) -> tuple[int, int]:
+    """The output size that a gradient was computed for."""
+    shape = getattr(grad_output, "shape", None)
+    if shape is None or len(shape) < 4:
+        got = type(grad_output).__name__ if shape is None else list(shape)
+        raise ValueError(f"{op}: grad_output must have the shape of the result, got {got}")
+    tail = shape[-2:] if _choice(op, "layout", layout, LAYOUTS) == 0 else shape[-3:-1]
+    # An empty grid is of no size that a forward call could have had; the compiled core says so.
+    return int(tail[0]), int(tail[1])

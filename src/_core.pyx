@@ -1,0 +1,394 @@
+# cython: language_level=3, freethreading_compatible=True, binding=True
+# distutils: language=c++
+"""The compiled core's Python door: arrays in through DLPack, errors out as Python's own."""
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_SetName
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libcpp cimport bool as cbool
+
+
+cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
+    const uint64_t kDLReadOnly
+    ctypedef struct DLDevice:
+        int32_t device_type
+        int32_t device_id
+    ctypedef struct DLDataType:
+        uint8_t code
+        uint8_t bits
+        uint16_t lanes
+    ctypedef struct DLTensor:
+        void* data
+        DLDevice device
+        int32_t ndim
+        DLDataType dtype
+        int64_t* shape
+        int64_t* strides
+        uint64_t byte_offset
+    ctypedef struct DLPackVersion:
+        uint32_t major
+        uint32_t minor
+    ctypedef struct DLManagedTensor:
+        DLTensor dl_tensor
+        void (*deleter)(DLManagedTensor*) noexcept
+    ctypedef struct DLManagedTensorVersioned:
+        DLPackVersion version
+        void (*deleter)(DLManagedTensorVersioned*) noexcept
+        uint64_t flags
+        DLTensor dl_tensor
+    ctypedef struct DLPackExchangeAPIHeader:
+        DLPackVersion version
+        DLPackExchangeAPIHeader* prev_api
+    ctypedef struct DLPackExchangeAPI:
+        DLPackExchangeAPIHeader header
+        int (*managed_tensor_from_py_object_no_sync)(
+            void*, DLManagedTensorVersioned**) except -1
+
+cdef extern from "python_error.h" namespace "roidl" nogil:
+    void raise_python_error()
+
+cdef extern from "tensor.h" namespace "roidl" nogil:
+    ctypedef struct Shape:
+        int ndim
+        int64_t* size
+    cppclass Tensor:
+        void* data
+        DLDevice device
+        DLDataType dtype
+        int ndim
+        int64_t* shape
+        int64_t* strides
+        cbool empty()
+    Tensor read_dltensor(const DLTensor&, const char*, const char*) except +raise_python_error
+
+cdef extern from "problem.h" namespace "roidl" nogil:
+    cppclass Problem:
+        int64_t rois
+        int64_t images
+        cbool double_coordinates
+    Shape pooled_shape(const Problem&) except +raise_python_error
+
+cdef extern from "roi_align.h" namespace "roidl" nogil:
+    ctypedef struct RoiAlignParams:
+        int64_t output_height
+        int64_t output_width
+        double spatial_scale
+        int64_t sampling_height
+        int64_t sampling_width
+        cbool aligned
+        int32_t mode
+        int32_t layout
+    cppclass RoiAlignProblem(Problem):
+        pass
+    RoiAlignProblem make_roi_align(const char*, const RoiAlignParams&, const Tensor&,
+                                   const Tensor&, const Tensor*) except +raise_python_error
+    void c_roi_align_forward "roidl::roi_align_forward"(RoiAlignProblem&, const Tensor&, const Tensor&,
+                           const Tensor&) except +raise_python_error
+    void c_roi_align_backward "roidl::roi_align_backward"(RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor*,
+                            const Tensor&) except +raise_python_error
+    void c_roi_align_backward_boxes "roidl::roi_align_backward_boxes"(RoiAlignProblem&, const Tensor&, const Tensor&,
+                                  double*) except +raise_python_error
+
+cdef extern from "roi_pool.h" namespace "roidl" nogil:
+    ctypedef struct RoiPoolParams:
+        int64_t output_height
+        int64_t output_width
+        double spatial_scale
+        int32_t mode
+        int32_t layout
+    cppclass RoiPoolProblem(Problem):
+        pass
+    RoiPoolProblem make_roi_pool(const char*, const RoiPoolParams&, const Tensor&,
+                                 const Tensor&, const Tensor*) except +raise_python_error
+    void c_roi_pool_forward "roidl::roi_pool_forward"(RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor&,
+                          const Tensor*) except +raise_python_error
+    void c_roi_pool_backward "roidl::roi_pool_backward"(RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor*,
+                           const Tensor&) except +raise_python_error
+
+cdef extern from "cpu/parallel.h" namespace "roidl::cpu" nogil:
+    int c_get_num_threads "roidl::cpu::get_num_threads"() except +raise_python_error
+    void c_set_num_threads "roidl::cpu::set_num_threads"(int) except +raise_python_error
+
+cdef extern from "cpu/isa.h" namespace "roidl::cpu" nogil:
+    ctypedef struct InstructionSet:
+        const char* name
+    const InstructionSet& instruction_set() except +raise_python_error
+
+
+# ---- arrays in ---------------------------------------------------------------------------------
+
+cdef tuple MAX_VERSION = (1, 3)
+# Types whose __dlpack__ takes no max_version: a set of types, only ever added to.
+cdef set OLD_TYPES = set()
+
+
+cdef class View:
+    """One imported array. Whatever was acquired is released exactly once: when this object dies."""
+    cdef Tensor tensor
+    cdef cbool read_only
+    cdef DLManagedTensor* legacy
+    cdef DLManagedTensorVersioned* versioned
+    cdef object owner
+
+    def __dealloc__(self):
+        if self.versioned != NULL and self.versioned.deleter != NULL:
+            self.versioned.deleter(self.versioned)
+        if self.legacy != NULL and self.legacy.deleter != NULL:
+            self.legacy.deleter(self.legacy)
+
+    cdef int read_capsule(self, capsule, const char* op, const char* name) except -1:
+        if PyCapsule_IsValid(capsule, "dltensor_versioned"):
+            self.versioned = <DLManagedTensorVersioned*>PyCapsule_GetPointer(
+                capsule, "dltensor_versioned")
+            PyCapsule_SetName(capsule, "used_dltensor_versioned")
+            self.read_versioned(op, name)
+        elif PyCapsule_IsValid(capsule, "dltensor"):
+            self.legacy = <DLManagedTensor*>PyCapsule_GetPointer(capsule, "dltensor")
+            PyCapsule_SetName(capsule, "used_dltensor")
+            self.tensor = read_dltensor(self.legacy.dl_tensor, op, name)
+        else:
+            raise TypeError(f"{op.decode()}: {name.decode()}: __dlpack__ returned no capsule "
+                            f"of DLPack, but {type(capsule).__name__}")
+        return 0
+
+    cdef int read_versioned(self, const char* op, const char* name) except -1:
+        if self.versioned.version.major != 1:
+            raise BufferError(f"{op.decode()}: {name.decode()}: DLPack version "
+                              f"{self.versioned.version.major} is not understood")
+        self.read_only = (self.versioned.flags & kDLReadOnly) != 0
+        self.tensor = read_dltensor(self.versioned.dl_tensor, op, name)
+        return 0
+
+    cdef int read_array_interface(self, array, const char* op, const char* name) except -1:
+        """NumPy arrays that DLPack refuses: read-only ones (NumPy 2.0) and ml_dtypes' bfloat16."""
+        interface = array.__array_interface__
+        cdef DLTensor source
+        cdef int64_t shape[32]
+        cdef int64_t strides[32]
+        cdef int i
+        cdef int64_t bytes_per_item = array.itemsize
+        kinds = {"f": 2, "i": 0, "u": 1, "b": 6, "c": 5}
+        if array.dtype.name == "bfloat16":
+            source.dtype.code = 4
+        elif array.dtype.kind in kinds and array.dtype.isnative:
+            source.dtype.code = kinds[array.dtype.kind]
+        else:
+            raise TypeError(f"{op.decode()}: {name.decode()} has dtype {array.dtype!r}, which "
+                            f"DLPack cannot carry; convert it to a native float type")
+        for i in range(array.ndim):
+            shape[i] = array.shape[i]
+            strides[i] = array.strides[i] // bytes_per_item
+            if array.strides[i] % bytes_per_item != 0 and array.shape[i] > 1:
+                raise ValueError(f"{op.decode()}: {name.decode()} has strides that are no "
+                                 f"multiple of its {bytes_per_item}-byte elements; pass a copy")
+        address, self.read_only = interface["data"]
+        source.data = <void*><uintptr_t>address
+        source.device.device_type = 1
+        source.device.device_id = 0
+        source.ndim = array.ndim
+        source.dtype.bits = <uint8_t>(8 * bytes_per_item)
+        source.dtype.lanes = 1
+        source.shape = shape
+        source.strides = strides
+        source.byte_offset = 0
+        self.owner = array
+        self.tensor = read_dltensor(source, op, name)
+        return 0
+
+
+cdef View view_of(obj, const char* op, const char* name):
+    """Import by the exchange API of the type, else by a versioned capsule, else by a legacy one."""
+    cdef View view = View.__new__(View)
+    cdef DLPackExchangeAPI* api
+    cdef type kind = type(obj)
+    exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
+    if exchange is not None and PyCapsule_IsValid(exchange, "dlpack_exchange_api"):
+        api = <DLPackExchangeAPI*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
+        if api.header.version.major == 1:
+            api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+            view.read_versioned(op, name)
+            return check_memory(view, op, name)
+    export = getattr(obj, "__dlpack__", None)
+    if export is None or isinstance(obj, type):
+        raise TypeError(f"{op.decode()}: {name.decode()} must be an array (an object with "
+                        f"__dlpack__), got {kind.__name__}")
+    try:
+        capsule = None
+        if kind not in OLD_TYPES:
+            try:
+                capsule = export(max_version=MAX_VERSION)
+            except TypeError:
+                OLD_TYPES.add(kind)
+        if capsule is None:
+            capsule = export()
+    except (BufferError, TypeError, ValueError, RuntimeError) as error:
+        if hasattr(obj, "__array_interface__") and hasattr(obj, "itemsize"):
+            view.read_array_interface(obj, op, name)
+            return check_memory(view, op, name)
+        raise TypeError(f"{op.decode()}: {name.decode()} cannot be read through DLPack: "
+                        f"{error}") from error
+    view.read_capsule(capsule, op, name)
+    return check_memory(view, op, name)
+
+
+cdef View check_memory(View view, const char* op, const char* name):
+    if view.tensor.data == NULL and not view.tensor.empty():
+        raise ValueError(f"{op.decode()}: {name.decode()} has a shape but no memory "
+                         f"(a fake or meta tensor?)")
+    return view
+
+
+cdef View view_or_none(obj, const char* op, const char* name):
+    return None if obj is None else view_of(obj, op, name)
+
+
+cdef View writable_view_of(obj, const char* op, const char* name):
+    cdef View view = view_of(obj, op, name)
+    if view.read_only:
+        raise ValueError(f"{op.decode()}: {name.decode()} is read-only")
+    return view
+
+
+cdef inline const Tensor* tensor_or_null(View view):
+    if view is None:
+        return NULL
+    return &view.tensor
+
+
+cdef tuple shape_tuple(const Shape& shape):
+    return tuple([shape.size[i] for i in range(shape.ndim)])
+
+
+cdef str dtype_name(const Tensor& tensor):
+    """Of a float that passed the check."""
+    return ("bfloat" if tensor.dtype.code == 4 else "float") + str(tensor.dtype.bits)
+
+
+cdef View shaped_like(View leader, input_shape, const char* op):
+    """The metadata of an input of which only the shape is known; the rest is as the leader's."""
+    cdef View view = View.__new__(View)
+    cdef int i
+    try:
+        sizes = [size.__index__() for size in input_shape]
+    except (TypeError, AttributeError):
+        raise TypeError(f"{op.decode()}: input_shape must be four integers, "
+                        f"got {input_shape!r}") from None
+    if len(sizes) != 4 or any(not 0 <= size < 2**59 for size in sizes):
+        raise ValueError(f"{op.decode()}: input_shape must be four sizes, got {input_shape!r}")
+    view.tensor = leader.tensor
+    view.tensor.data = NULL
+    view.tensor.ndim = 4
+    for i in range(4):
+        view.tensor.shape[i] = sizes[i]
+        view.tensor.strides[i] = 0
+    return view
+
+
+# ---- operators ---------------------------------------------------------------------------------
+# All take: params (a dict of the struct's fields), boxes, batch_indices or None, allocate(shape, dtype's
+# name), out or None; then what is their own. They return the result.
+
+def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, out, input):
+    cdef View x = view_of(input, b"roi_align", b"input")
+    cdef View b = view_of(boxes, b"roi_align", b"boxes")
+    cdef View i = view_or_none(batch_indices, b"roi_align", b"batch_indices")
+    cdef RoiAlignProblem problem = make_roi_align(b"roi_align", params, x.tensor, b.tensor,
+                                                  tensor_or_null(i))
+    if out is None:
+        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensor))
+    cdef View y = writable_view_of(out, b"roi_align", b"out")
+    with nogil:
+        c_roi_align_forward(problem, x.tensor, b.tensor, y.tensor)
+    return out
+
+
+def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, out, grad_output,
+                       input_shape, input):
+    cdef View g = view_of(grad_output, b"roi_align_backward", b"grad_output")
+    cdef View b = view_of(boxes, b"roi_align_backward", b"boxes")
+    cdef View i = view_or_none(batch_indices, b"roi_align_backward", b"batch_indices")
+    cdef View x = view_or_none(input, b"roi_align_backward", b"input")
+    cdef View shape = shaped_like(g, input_shape, b"roi_align_backward")
+    cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward", params, shape.tensor,
+                                                  b.tensor, tensor_or_null(i))
+    if out is None:
+        out = allocate(tuple(input_shape), dtype_name(g.tensor))
+    cdef View y = writable_view_of(out, b"roi_align_backward", b"out")
+    cdef const Tensor* features = tensor_or_null(x)
+    with nogil:
+        c_roi_align_backward(problem, g.tensor, b.tensor, features, y.tensor)
+    return out
+
+
+def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, allocate, out,
+                             grad_output, input):
+    """Returns float64 [K, 4], to x1, y1, x2, y2, and whether coordinates were float64."""
+    cdef View g = view_of(grad_output, b"roi_align_backward_boxes", b"grad_output")
+    cdef View x = view_of(input, b"roi_align_backward_boxes", b"input")
+    cdef View b = view_of(boxes, b"roi_align_backward_boxes", b"boxes")
+    cdef View i = view_or_none(batch_indices, b"roi_align_backward_boxes", b"batch_indices")
+    cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward_boxes", params, x.tensor,
+                                                  b.tensor, tensor_or_null(i))
+    grads = allocate((problem.rois, 4), "float64")
+    cdef double[:, ::1] rows = grads
+    cdef double* data = &rows[0, 0] if problem.rois > 0 else NULL
+    with nogil:
+        c_roi_align_backward_boxes(problem, g.tensor, x.tensor, data)
+    return grads, problem.double_coordinates
+
+
+def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, out, input, return_argmax):
+    cdef View x = view_of(input, b"roi_pool", b"input")
+    cdef View b = view_of(boxes, b"roi_pool", b"boxes")
+    cdef View i = view_or_none(batch_indices, b"roi_pool", b"batch_indices")
+    cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool", params, x.tensor, b.tensor,
+                                                tensor_or_null(i))
+    if out is None:
+        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensor))
+    cdef View y = writable_view_of(out, b"roi_pool", b"out")
+    cdef View a = None
+    argmax = None
+    if return_argmax:
+        argmax = allocate(shape_tuple(pooled_shape(problem)), "int32")
+        a = writable_view_of(argmax, b"roi_pool", b"argmax")
+    cdef const Tensor* cells = tensor_or_null(a)
+    with nogil:
+        c_roi_pool_forward(problem, x.tensor, b.tensor, y.tensor, cells)
+    return (out, argmax) if return_argmax else out
+
+
+def roi_pool_backward(RoiPoolParams params, boxes, batch_indices, allocate, out, grad_output,
+                      argmax, input_shape):
+    cdef View g = view_of(grad_output, b"roi_pool_backward", b"grad_output")
+    cdef View b = view_of(boxes, b"roi_pool_backward", b"boxes")
+    cdef View i = view_or_none(batch_indices, b"roi_pool_backward", b"batch_indices")
+    cdef View a = view_or_none(argmax, b"roi_pool_backward", b"argmax")
+    cdef View shape = shaped_like(g, input_shape, b"roi_pool_backward")
+    cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool_backward", params, shape.tensor,
+                                                b.tensor, tensor_or_null(i))
+    if out is None:
+        out = allocate(tuple(input_shape), dtype_name(g.tensor))
+    cdef View y = writable_view_of(out, b"roi_pool_backward", b"out")
+    cdef const Tensor* cells = tensor_or_null(a)
+    with nogil:
+        c_roi_pool_backward(problem, g.tensor, b.tensor, cells, y.tensor)
+    return out
+
+
+# ---- the process -------------------------------------------------------------------------------
+
+def param_fields():
+    """The names of the structs' fields, for the test that holds every spelling of them together."""
+    cdef RoiAlignParams align = RoiAlignParams(1, 1, 1.0, 0, 0, False, 0, 0)
+    cdef RoiPoolParams pool = RoiPoolParams(1, 1, 1.0, 0, 0)
+    return {"RoiAlignParams": tuple(align), "RoiPoolParams": tuple(pool)}
+
+
+def get_num_threads():
+    return c_get_num_threads()
+
+
+def set_num_threads(int threads):
+    c_set_num_threads(threads)
+
+
+def instruction_set_name():
+    return instruction_set().name.decode()

@@ -1,0 +1,71 @@
+// Boxes: the forms that they come in, and the check of their values.
+#include "boxes.h"
+
+#include <cmath>
+
+#include "check.h"
+
+namespace roidl {
+
+Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices,
+                     int64_t images) {
+  if (!is_float(tensor.dtype) && !is_integer(tensor.dtype))
+    fail(ErrorKind::type, op, "boxes must be of a float or integer type, got ", tensor.dtype);
+  const auto wrong_shape = [&](const char* expected, const char* hint = "") {
+    fail(ErrorKind::value, op, "boxes must have shape ", expected, ", got ", shape_of(tensor),
+         hint);
+  };
+  Boxes boxes;
+  boxes.data = static_cast<const char*>(tensor.data);
+  boxes.dtype = tensor.dtype;
+  if (indices != nullptr) {
+    if (tensor.ndim != 2 || tensor.shape[1] != 4) wrong_shape("[K, 4] with batch_indices");
+    if (!is_integer(indices->dtype))
+      fail(ErrorKind::type, op, "batch_indices must be of an integer type, got ", indices->dtype);
+    check_shape(op, "batch_indices", *indices, Shape{1, {tensor.shape[0]}});
+    boxes.indices = static_cast<const char*>(indices->data);
+    boxes.indices_dtype = indices->dtype;
+    boxes.indices_stride = indices->strides[0];
+  } else if (tensor.ndim == 3) {
+    if (tensor.shape[0] != images || tensor.shape[2] != 4) {
+      const Shape expected{3, {images, tensor.shape[1], 4}};
+      fail(ErrorKind::value, op, "boxes must have shape ", expected,
+           " when they are grouped by image, got ", shape_of(tensor));
+    }
+    boxes.by_position = true;
+  } else if (tensor.ndim == 2 && tensor.shape[1] == 5) {
+    boxes.has_index_column = true;
+  } else if (tensor.ndim != 2 || tensor.shape[1] != 4) {
+    wrong_shape("[K, 5]");
+  } else if (images != 1 && tensor.shape[0] > 0) {
+    wrong_shape("[K, 5]", "; boxes of shape [K, 4] need batch_indices unless there is one image");
+  }
+  const int row = tensor.ndim - 2;
+  boxes.per_image = tensor.shape[row];
+  boxes.count = boxes.by_position ? images * boxes.per_image : boxes.per_image;
+  boxes.image_stride = boxes.by_position ? tensor.strides[0] : 0;
+  boxes.row_stride = tensor.strides[row];
+  boxes.column_stride = tensor.strides[row + 1];
+  return boxes;
+}
+
+void check_box_values(const char* op, const Boxes& boxes, int64_t images) {
+  static const char* const names[] = {"x1", "y1", "x2", "y2"};
+  for (int64_t k = 0; k < boxes.count; ++k) {
+    const Box<double> box = load_box<double>(boxes, k);
+    const double coordinates[] = {box.x1, box.y1, box.x2, box.y2};
+    for (int j = 0; j < 4; ++j)
+      if (!std::isfinite(coordinates[j]))
+        fail(ErrorKind::value, op, "boxes must be finite, but ", names[j], " of row ", k, " is ",
+             coordinates[j]);
+    if (box.image >= 0 && box.image < images) continue;
+    double index = static_cast<double>(box.image);
+    if (boxes.has_index_column)
+      index = load_number<double>(boxes.data + k * boxes.row_stride * (boxes.dtype.bits / 8),
+                                  boxes.dtype);
+    fail(ErrorKind::value, op, "the batch index of row ", k, " is ", index,
+         ", but must be a whole number in [0, ", images, ")");
+  }
+}
+
+}  // namespace roidl

@@ -1,0 +1,79 @@
+// Boxes: where the K rows lie in memory, in whichever of the forms of the API they came.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "tensor.h"
+
+namespace roidl {
+
+template <class T>
+struct Box {
+  int64_t image;
+  T x1, y1, x2, y2;
+};
+
+struct Boxes {
+  const char* data = nullptr;
+  abi::DLDataType dtype{};
+  int64_t count = 0;
+  int64_t per_image = 0;     // L of [N, L, 4]; otherwise count
+  int64_t image_stride = 0;  // strides in elements
+  int64_t row_stride = 0;
+  int64_t column_stride = 0;
+  bool has_index_column = false;  // [K, 5]
+  bool by_position = false;       // [N, L, 4]: row k belongs to image k / L
+  const char* indices = nullptr;  // batch_indices; NULL: the image follows from the form
+  abi::DLDataType indices_dtype{};
+  int64_t indices_stride = 0;
+};
+
+// Boxes of any form from what the caller gave; `indices` may be null.
+Boxes describe_boxes(const char* op, const Tensor& boxes, const Tensor* indices, int64_t images);
+
+// Reads every row (CPU memory only) and names the first that has no image or is not finite.
+void check_box_values(const char* op, const Boxes& boxes, int64_t images);
+
+template <class T>
+T load_number(const char* address, abi::DLDataType dtype) {
+  T value{};
+  const auto read = [&](auto type) {
+    typename decltype(type)::type element;
+    std::memcpy(&element, address, sizeof element);
+    value = static_cast<T>(element);
+  };
+  if (!visit_float(dtype, read)) visit_integer(dtype, read);
+  return value;
+}
+
+// The index column is a number of any kind: 0.7, NaN and 1e30 have no image behind them.
+inline int64_t whole_index(double value) {
+  if (!(value >= 0 && value < 0x1p62)) return -1;
+  const int64_t index = static_cast<int64_t>(value);
+  return static_cast<double>(index) == value ? index : -1;
+}
+
+template <class T>
+Box<T> load_box(const Boxes& boxes, int64_t k) {
+  const int64_t bytes = boxes.dtype.bits / 8;
+  const int64_t image = boxes.per_image > 0 ? k / boxes.per_image : 0;
+  const char* row = boxes.data + (image * boxes.image_stride +
+                                  (k - image * boxes.per_image) * boxes.row_stride) *
+                                     bytes;
+  const auto column = [&](int j) {
+    return load_number<T>(row + j * boxes.column_stride * bytes, boxes.dtype);
+  };
+  const int first = boxes.has_index_column ? 1 : 0;
+  Box<T> box{0, column(first), column(first + 1), column(first + 2), column(first + 3)};
+  if (boxes.has_index_column)
+    box.image = whole_index(load_number<double>(row, boxes.dtype));
+  else if (boxes.indices != nullptr)
+    box.image = load_number<int64_t>(
+        boxes.indices + k * boxes.indices_stride * (boxes.indices_dtype.bits / 8),
+        boxes.indices_dtype);
+  else if (boxes.by_position)
+    box.image = image;
+  return box;
+}
+
+}  // namespace roidl

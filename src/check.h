@@ -1,0 +1,32 @@
+// The sentences of validation, each said once. They need metadata only, never the data.
+#pragma once
+#include <cstdint>
+
+#include "tensor.h"
+
+namespace roidl {
+
+struct Extent {  // the bytes that a tensor's elements span
+  const char* begin;
+  const char* end;
+};
+
+Extent extent_of(const Tensor& tensor);
+
+void check_float(const char* op, const char* name, const Tensor& tensor);
+void check_aligned(const char* op, const char* name, const Tensor& tensor);
+void check_same_dtype(const char* op, const char* name, const Tensor& tensor,
+                      abi::DLDataType expected, const char* as);
+void check_shape(const char* op, const char* name, const Tensor& tensor, const Shape& expected);
+void check_same_device(const char* op, const char* name, const Tensor& tensor,
+                       abi::DLDevice device);
+// What is written must not overlap itself, nor anything that is read.
+void check_distinct_elements(const char* op, const char* name, const Tensor& tensor);
+void check_no_overlap(const char* op, const char* name, const Tensor& written,
+                      const char* other_name, const Tensor& other);
+void check_at_least(const char* op, const char* name, int64_t value, int64_t least);
+
+// The number of elements, or an Error when it cannot be addressed.
+int64_t count_elements(const char* op, const Shape& shape);
+
+}  // namespace roidl

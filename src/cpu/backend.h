@@ -1,0 +1,14 @@
+// The entries of the CPU's backend table.
+#pragma once
+#include "../roi_align.h"
+#include "../roi_pool.h"
+
+namespace roidl::cpu {
+
+void roi_align_forward(const RoiAlignProblem& problem);
+void roi_align_backward(const RoiAlignProblem& problem);
+void roi_align_backward_boxes(const RoiAlignProblem& problem);
+void roi_pool_forward(const RoiPoolProblem& problem);
+void roi_pool_backward(const RoiPoolProblem& problem);
+
+}  // namespace roidl::cpu

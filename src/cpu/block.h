@@ -1,0 +1,137 @@
+// Block: one cache line of accumulators, computed on in whatever vectors the instruction set has.
+// Everything here has internal linkage: the file is compiled once per instruction set.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "../dtype.h"
+#include "kernels.h"
+
+namespace roidl::cpu {
+namespace {
+
+inline constexpr int kVectorBytes = ROIDL_VECTOR_BYTES;
+
+template <class A>
+struct Native {
+  typedef A Vector __attribute__((vector_size(kVectorBytes)));
+  typedef A Loose __attribute__((vector_size(kVectorBytes), aligned(alignof(A)), may_alias));
+  static constexpr int lanes = kVectorBytes / static_cast<int>(sizeof(A));
+};
+
+template <class A>
+inline constexpr int kLanes = kBlockBytes / static_cast<int>(sizeof(A));
+inline constexpr int kVectors = kBlockBytes / kVectorBytes;
+// Accumulators that fit in the registers beside what they are made of.
+inline constexpr int kUnroll = kVectors >= 4 ? 2 : 8 / kVectors;
+
+template <class A>
+struct Block {
+  using Vector = typename Native<A>::Vector;
+  Vector v[kVectors];
+};
+
+template <class A>
+ROIDL_INLINE Block<A> load(const A* address) {
+  Block<A> block;
+  const auto* vectors = reinterpret_cast<const typename Native<A>::Loose*>(address);
+  for (int i = 0; i < kVectors; ++i) block.v[i] = vectors[i];
+  return block;
+}
+
+template <class A>
+ROIDL_INLINE void store(A* address, const Block<A>& block) {
+  auto* vectors = reinterpret_cast<typename Native<A>::Loose*>(address);
+  for (int i = 0; i < kVectors; ++i) vectors[i] = block.v[i];
+}
+
+template <class A>
+ROIDL_INLINE Block<A> fill(A value) {
+  Block<A> block;
+  for (int i = 0; i < kVectors; ++i) block.v[i] = value - typename Native<A>::Vector{};
+  return block;
+}
+
+template <class A>
+ROIDL_INLINE void add_product(Block<A>& sum, A weight, const Block<A>& values) {
+  for (int i = 0; i < kVectors; ++i) sum.v[i] += weight * values.v[i];
+}
+
+#if defined(__clang__)
+#define ROIDL_SHUFFLE_STEP(A, a, b, mask) shuffle_lanes<A>(a, b, mask)
+template <class A, class Mask>
+ROIDL_INLINE typename Native<A>::Vector shuffle_lanes(typename Native<A>::Vector a,
+                                                      typename Native<A>::Vector b, Mask mask) {
+  constexpr int n = Native<A>::lanes;
+  typename Native<A>::Vector result{};
+  for (int i = 0; i < n; ++i) result[i] = mask[i] < n ? a[mask[i]] : b[mask[i] - n];
+  return result;
+}
+#else
+#define ROIDL_SHUFFLE_STEP(A, a, b, mask) __builtin_shuffle(a, b, mask)
+#endif
+
+template <class A>
+struct IndexOf;
+template <>
+struct IndexOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IndexOf<double> {
+  using type = int64_t;
+};
+// The integer as wide as A: what comparisons of blocks of A yield.
+template <class A>
+using Index = typename IndexOf<A>::type;
+
+// Swaps, in rows i and i + Step, the off-diagonal halves of every 2 Step lanes.
+template <class A, int Step>
+ROIDL_INLINE void transpose_step(typename Native<A>::Vector* rows) {
+  constexpr int n = Native<A>::lanes;
+  typename Native<Index<A>>::Vector low{}, high{};
+  for (int j = 0; j < n; ++j) {
+    low[j] = (j & Step) ? n + j - Step : j;
+    high[j] = (j & Step) ? n + j : j + Step;
+  }
+  for (int i = 0; i < n; ++i) {
+    if (i & Step) continue;
+    const auto a = rows[i], b = rows[i + Step];
+    rows[i] = ROIDL_SHUFFLE_STEP(A, a, b, low);
+    rows[i + Step] = ROIDL_SHUFFLE_STEP(A, a, b, high);
+  }
+}
+
+// A square of native vectors: to[j * to_stride + i] = from[i * from_stride + j].
+template <class A>
+ROIDL_INLINE void transpose_square(const A* from, int64_t from_stride, A* to, int64_t to_stride) {
+  constexpr int n = Native<A>::lanes;
+  using Loose = typename Native<A>::Loose;
+  typename Native<A>::Vector rows[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) rows[i] = *reinterpret_cast<const Loose*>(from + i * from_stride);
+  if constexpr (n > 1) transpose_step<A, 1>(rows);
+  if constexpr (n > 2) transpose_step<A, 2>(rows);
+  if constexpr (n > 4) transpose_step<A, 4>(rows);
+  if constexpr (n > 8) transpose_step<A, 8>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) *reinterpret_cast<Loose*>(to + i * to_stride) = rows[i];
+}
+
+// Any rectangle: to[j * to_stride + i] = from[i * from_stride + j], i < rows, j < columns.
+template <class A>
+inline void transpose(const A* from, int64_t from_stride, int64_t rows, int64_t columns, A* to,
+                      int64_t to_stride) {
+  constexpr int n = Native<A>::lanes;
+  const int64_t whole_rows = rows / n * n, whole_columns = columns / n * n;
+  for (int64_t j = 0; j < whole_columns; j += n)
+    for (int64_t i = 0; i < whole_rows; i += n)
+      transpose_square(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+  for (int64_t j = whole_columns; j < columns; ++j)
+    for (int64_t i = 0; i < whole_rows; ++i) to[j * to_stride + i] = from[i * from_stride + j];
+  for (int64_t i = whole_rows; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+}  // namespace
+}  // namespace roidl::cpu

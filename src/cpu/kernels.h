@@ -1,0 +1,136 @@
+// What the kernels are given and what they offer: one table per instruction set and storage type.
+// Plain data only: this header is compiled under every instruction set.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace roidl::cpu {
+
+// Kernels work on blocks of channels, one cache line of accumulators.
+inline constexpr int kBlockBytes = 64;
+// Bins of this many output rows are worked on together: their sums stay in L1.
+inline constexpr int kRowsTogether = 8;
+
+// The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps.
+template <class A>
+struct Taps {
+  const int32_t* start = nullptr;     // [bins + 1]: the taps of bin p are start[p] .. start[p + 1]
+  const int32_t* slot = nullptr;      // [taps]: an index into position
+  const A* weight = nullptr;          // [taps]
+  const int32_t* position = nullptr;  // [count]: the distinct cells, ascending
+  int32_t count = 0;
+  const int32_t* column_start = nullptr;  // [count + 1]: the same taps by cell, for the transpose
+  const int32_t* column_bin = nullptr;    // [taps]
+  const A* column_weight = nullptr;       // [taps]
+};
+
+// The samples of one axis of one RoI that lie on the map; the max modes need them one by one.
+template <class A>
+struct Samples {
+  const int32_t* start = nullptr;  // [bins + 1]
+  const bool* off_before = nullptr;  // [bins]: samples of the bin lie off the map, before these
+  const bool* off_after = nullptr;   // [bins]: or after them
+  const int32_t* low = nullptr;    // [samples]: the cells and their weights
+  const int32_t* high = nullptr;
+  const A* weight_low = nullptr;
+  const A* weight_high = nullptr;
+  const A* derivative_low = nullptr;   // [samples]: of the position to the box's lower edge,
+  const A* derivative_high = nullptr;  // and to its upper one; 0 where the value was clamped
+};
+
+// One axis of one RoI of RoIPool: bin p covers the cells [begin[p], end[p]).
+struct Bins {
+  const int32_t* begin = nullptr;
+  const int32_t* end = nullptr;
+};
+
+// What every RoI has: where its results lie and the window of cells that it touches.
+struct Roi {
+  int64_t row = 0;  // k
+  int64_t image = 0;
+  int32_t y_begin = 0, y_end = 0, x_begin = 0, x_end = 0;
+};
+
+template <class A>
+struct TapsRoi : Roi {
+  Taps<A> y, x;
+  Taps<A> y_derivative[2], x_derivative[2];  // only for the gradient to the boxes
+};
+
+template <class A>
+struct SamplesRoi : Roi {
+  Samples<A> y, x;
+};
+
+struct BinsRoi : Roi {
+  Bins y, x;
+};
+
+// A bump allocator over memory that the caller owns.
+struct Scratch {
+  char* next;
+  char* end;
+
+  template <class T>
+  T* take(int64_t count) {
+    char* taken = next;
+    next += (count * static_cast<int64_t>(sizeof(T)) + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+    return reinterpret_cast<T*>(taken);
+  }
+};
+
+// Strides in elements of the storage type.
+struct MapTask {
+  void* data;  // the first channel of the task, at image 0
+  int64_t n, c, h, w;
+};
+
+struct PooledTask {
+  void* data;  // the first channel of the task, at row 0
+  int64_t per_image, image, row, c, h, w;
+};
+
+// A kernel works through the RoIs of one image on some channels of it.
+struct Task {
+  const Roi* const* rois;  // of one image, by first row of the map
+  int64_t count;
+  int64_t image;
+  int64_t height, width;
+  int64_t output_height, output_width;
+  int64_t channels;
+  bool direct;        // channels are innermost and whole blocks: the map is read where it lies
+  int64_t ring_rows;  // a power of two, at least the height of the tallest window
+  int64_t max_cells;  // the most distinct rows or columns that a RoI touches
+  bool onnx;          // the max modes: over weighted corners instead of interpolated samples
+  MapTask features, gradient;
+  PooledTask pooled, argmax;
+  double* boxes_gradient;  // [K, 4], added to
+  Scratch scratch;
+};
+
+// What one task may take from its scratch, for any kernel.
+inline int64_t scratch_bytes(const Task& task, int planes) {
+  constexpr int64_t line = kBlockBytes;
+  const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 17) * line + line;
+  const int64_t grid = (task.output_height * task.output_width + 1) * line;
+  const int64_t sums = kRowsTogether * (task.max_cells + 1) * line;
+  const int64_t places = 2 * (task.max_cells * 8 + line);
+  return planes * plane + 2 * grid + sums + places;
+}
+
+struct Kernels {
+  void (*taps_forward)(const Task&);
+  void (*taps_backward)(const Task&);
+  void (*taps_boxes)(const Task&);  // the gradient to the boxes
+  void (*max_forward)(const Task&);
+  void (*max_backward)(const Task&);
+  void (*max_boxes)(const Task&);
+  void (*pool_forward)(const Task&);
+};
+
+struct InstructionSet {
+  const char* name;
+  Kernels kernels[4];  // float16, bfloat16, float32, float64
+};
+
+}  // namespace roidl::cpu

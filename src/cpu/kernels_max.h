@@ -1,0 +1,223 @@
+// The kernels of RoIAlign's max modes: the largest sample of a bin, or the largest weighted corner.
+#pragma once
+#include "kernels_taps.h"
+
+namespace roidl::cpu {
+namespace {
+
+template <class A>
+struct IndexBlock {
+  typename Native<Index<A>>::Vector v[kVectors];
+  Index<A> lane(int c) const { return v[c / Native<A>::lanes][c % Native<A>::lanes]; }
+};
+
+// For every channel the winning value and where it stands: indices into the samples of y and of x, or
+// -1 for a winner that no feature moves. The ONNX mode counts corners, two to a sample.
+template <class A>
+struct Winner {
+  Block<A> value = fill<A>(0);
+  IndexBlock<A> y, x;
+  bool empty = true;
+
+  // A later candidate wins by being larger, or by being the first NaN.
+  ROIDL_INLINE void consider(const Block<A>& candidate, Index<A> at_y, Index<A> at_x) {
+    using Indices = typename Native<Index<A>>::Vector;
+    const Indices new_y = at_y - Indices{}, new_x = at_x - Indices{};
+    for (int i = 0; i < kVectors; ++i) {
+      const auto old = value.v[i], now = candidate.v[i];
+      const Indices wins = empty ? ~Indices{} : (now > old) | ((now != now) & (old == old));
+      value.v[i] = wins ? now : old;
+      y.v[i] = wins ? new_y : y.v[i];
+      x.v[i] = wins ? new_x : x.v[i];
+    }
+    empty = false;
+  }
+};
+
+// The value at column x between the rows of sample i of y; a weight of zero reads nothing.
+template <class A>
+ROIDL_INLINE Block<A> between_rows(const Samples<A>& y, int32_t i, int64_t x,
+                                   const Plane<A>& plane) {
+  Block<A> value = fill<A>(0);
+  const int64_t offset = x * plane.cell_stride;
+  if (y.weight_low[i] != 0) add_product(value, y.weight_low[i], load(plane.row(y.low[i]) + offset));
+  if (y.weight_high[i] != 0)
+    add_product(value, y.weight_high[i], load(plane.row(y.high[i]) + offset));
+  return value;
+}
+
+template <class A>
+ROIDL_INLINE Block<A> sample_value(const SamplesRoi<A>& roi, int32_t i, int32_t j,
+                                   const Plane<A>& plane) {
+  const Samples<A>& x = roi.x;
+  Block<A> value = fill<A>(0);
+  if (x.weight_low[j] != 0)
+    add_product(value, x.weight_low[j], between_rows(roi.y, i, x.low[j], plane));
+  if (x.weight_high[j] != 0)
+    add_product(value, x.weight_high[j], between_rows(roi.y, i, x.high[j], plane));
+  return value;
+}
+
+template <class A>
+ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t j,
+                                   const Plane<A>& plane, Winner<A>& winner) {
+  for (int corner = 0; corner < 4; ++corner) {
+    const int bottom = corner / 2, right = corner % 2;
+    const A weight = (bottom ? roi.y.weight_high[i] : roi.y.weight_low[i]) *
+                     (right ? roi.x.weight_high[j] : roi.x.weight_low[j]);
+    Block<A> value = fill<A>(0);
+    if (weight == 0) {
+      winner.consider(value, -1, -1);
+      continue;
+    }
+    const int64_t column = right ? roi.x.high[j] : roi.x.low[j];
+    add_product(value, weight,
+                load(plane.row(bottom ? roi.y.high[i] : roi.y.low[i]) + column * plane.cell_stride));
+    winner.consider(value, 2 * i + bottom, 2 * j + right);
+  }
+}
+
+// Bin (p, q), samples in row-major order. Those off the map are worth 0; the first of them decides ties.
+template <class A>
+void find_winner(const SamplesRoi<A>& roi, int64_t p, int64_t q, bool onnx, const Plane<A>& plane,
+                 Winner<A>& winner) {
+  const Samples<A>&y = roi.y, &x = roi.x;
+  const Block<A> zero = fill<A>(0);
+  bool outside_seen = false;
+  const auto outside = [&](bool exists) {
+    if (exists && !outside_seen) winner.consider(zero, -1, -1);
+    outside_seen |= exists;
+  };
+  outside(y.off_before[p] || x.off_before[q]);
+  for (int32_t i = y.start[p]; i < y.start[p + 1]; ++i) {
+    for (int32_t j = x.start[q]; j < x.start[q + 1]; ++j) {
+      if (onnx)
+        consider_corners(roi, i, j, plane, winner);
+      else
+        winner.consider(sample_value(roi, i, j, plane), i, j);
+    }
+    outside(x.off_after[q]);
+  }
+  outside(y.off_after[p]);
+}
+
+template <class A>
+struct ReadWindow {
+  template <class RoiType, class Read>
+  ROIDL_INLINE void operator()(const RoiType& roi, Read&& read) const {
+    if (roi.x_begin == roi.x_end) return;
+    for (int64_t y = roi.y_begin; y < roi.y_end; ++y) read(y, roi.x_begin, roi.x_end);
+  }
+};
+
+template <class T>
+void max_forward(const Task& task) {
+  using A = accumulator<T>;
+  Scratch scratch = task.scratch;
+  A* out = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
+  for_each_roi<T, SamplesRoi<A>>(
+      task, scratch, ReadWindow<A>{},
+      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
+        for (int64_t p = 0; p < task.output_height; ++p)
+          for (int64_t q = 0; q < task.output_width; ++q) {
+            Winner<A> winner;
+            find_winner(roi, p, q, task.onnx, plane, winner);
+            store(out + (p * task.output_width + q) * kLanes<A>, winner.value);
+          }
+        store_grid<T>(out, task.pooled, task, roi.row, channel, channels);
+      });
+}
+
+// Adds to the cells that made channel c's winner its gradient times their weights.
+template <class A>
+void spread_winner(const SamplesRoi<A>& roi, const Winner<A>& winner, int c, bool onnx, A grad,
+                   const Plane<A>& plane) {
+  const Index<A> i = winner.y.lane(c), j = winner.x.lane(c);
+  if (i < 0) return;
+  const auto add = [&](bool bottom, bool right, int64_t row, int64_t column) {
+    const A weight = (bottom ? roi.y.weight_high : roi.y.weight_low)[row] *
+                     (right ? roi.x.weight_high : roi.x.weight_low)[column];
+    if (weight == 0) return;
+    const int64_t at_y = (bottom ? roi.y.high : roi.y.low)[row];
+    const int64_t at_x = (right ? roi.x.high : roi.x.low)[column];
+    plane.row(at_y)[at_x * plane.cell_stride + c] += weight * grad;
+  };
+  if (onnx) return add(i % 2, j % 2, i / 2, j / 2);
+  for (int corner = 0; corner < 4; ++corner) add(corner / 2, corner % 2, i, j);
+}
+
+template <class T>
+void max_backward(const Task& task) {
+  using A = accumulator<T>;
+  Scratch scratch = task.scratch;
+  A* grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
+  PackedPlane<T> features(task, scratch);
+  int64_t packed_channel = -1;
+  gather_gradient<T, SamplesRoi<A>>(
+      task, scratch, ReadWindow<A>{},
+      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
+        if (channel != packed_channel) features.forget();
+        packed_channel = channel;
+        ReadWindow<A>{}(roi, [&](int64_t y, int64_t begin, int64_t end) {
+          features.read(task.features, task.image, channel, channels, y, begin, end);
+        });
+        load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
+        for (int64_t p = 0; p < task.output_height; ++p)
+          for (int64_t q = 0; q < task.output_width; ++q) {
+            Winner<A> winner;
+            find_winner(roi, p, q, task.onnx, features.plane(), winner);
+            if (winner.empty) continue;
+            const A* bin = grad + (p * task.output_width + q) * kLanes<A>;
+            for (int c = 0; c < channels; ++c)
+              spread_winner(roi, winner, c, task.onnx, bin[c], plane);
+          }
+      });
+}
+
+// d(value of channel c's winner)/d(x1, y1, x2, y2), times grad, added to sum.
+template <class A>
+void add_edges(const SamplesRoi<A>& roi, const Winner<A>& winner, int c, A grad,
+               const Plane<A>& plane, double* sum) {
+  const Index<A> i = winner.y.lane(c), j = winner.x.lane(c);
+  if (i < 0) return;
+  const Samples<A>&y = roi.y, &x = roi.x;
+  const auto at = [&](int64_t row, int64_t column) {
+    return static_cast<double>(plane.row(row)[column * plane.cell_stride + c]);
+  };
+  const auto along = [](double weight_low, double weight_high, double low, double high) {
+    return (weight_low != 0 ? weight_low * low : 0) + (weight_high != 0 ? weight_high * high : 0);
+  };
+  const auto slope_y = [&](int64_t column) { return at(y.high[i], column) - at(y.low[i], column); };
+  const auto slope_x = [&](int64_t row) { return at(row, x.high[j]) - at(row, x.low[j]); };
+  const double by_y = grad * along(x.weight_low[j], x.weight_high[j], slope_y(x.low[j]),
+                                   slope_y(x.high[j]));
+  const double by_x = grad * along(y.weight_low[i], y.weight_high[i], slope_x(y.low[i]),
+                                   slope_x(y.high[i]));
+  const double terms[4] = {by_x * x.derivative_low[j], by_y * y.derivative_low[i],
+                           by_x * x.derivative_high[j], by_y * y.derivative_high[i]};
+  for (int edge = 0; edge < 4; ++edge) sum[edge] += terms[edge];
+}
+
+template <class T>
+void max_boxes(const Task& task) {
+  using A = accumulator<T>;
+  Scratch scratch = task.scratch;
+  A* grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
+  for_each_roi<T, SamplesRoi<A>>(
+      task, scratch, ReadWindow<A>{},
+      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
+        load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
+        for (int64_t p = 0; p < task.output_height; ++p)
+          for (int64_t q = 0; q < task.output_width; ++q) {
+            Winner<A> winner;
+            find_winner(roi, p, q, false, plane, winner);
+            if (winner.empty) continue;
+            const A* bin = grad + (p * task.output_width + q) * kLanes<A>;
+            for (int c = 0; c < channels; ++c)
+              add_edges(roi, winner, c, bin[c], plane, task.boxes_gradient + roi.row * 4);
+          }
+      });
+}
+
+}  // namespace
+}  // namespace roidl::cpu

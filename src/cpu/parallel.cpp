@@ -1,0 +1,187 @@
+// The thread pool. Workers wait for a job, take tasks from it, and leave; the caller does what nobody
+// has claimed, so a job always ends even if no worker ever comes.
+#include "parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <exception>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "../error.h"
+
+namespace roidl::cpu {
+
+namespace {
+
+// On a busy machine a hand-over costs milliseconds, so small work stays where it is.
+constexpr double kNanosecondsPerThread = 150e3;
+constexpr int kMaxThreads = 1024;
+
+struct Job final : Tasks {
+  explicit Job(int64_t count, const std::function<void(Tasks&)>& body)
+      : count(count), body(body) {}
+
+  bool next(int64_t& task) override {
+    task = claimed.fetch_add(1, std::memory_order_relaxed);
+    return task < count;
+  }
+  void take_part() noexcept {
+    try {
+      body(*this);
+    } catch (...) {
+      std::lock_guard lock(error_mutex);
+      if (!error) error = std::current_exception();
+      claimed.store(count, std::memory_order_relaxed);
+    }
+  }
+
+  const int64_t count;
+  const std::function<void(Tasks&)>& body;
+  std::atomic<int64_t> claimed{0};
+  int wanted = 0;   // workers that may still join; guarded by the pool's mutex
+  int working = 0;  // workers inside; guarded by the pool's mutex
+  std::condition_variable left;
+  std::mutex error_mutex;
+  std::exception_ptr error;
+};
+
+class Pool {
+ public:
+  void run(Job& job, int helpers) {
+    {
+      std::lock_guard lock(mutex_);
+      job.wanted = helpers;
+      start(helpers);
+      jobs_.push_back(&job);
+    }
+    for (int i = 0; i < helpers; ++i) work_.notify_one();
+    job.take_part();
+    std::unique_lock lock(mutex_);
+    jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
+    job.left.wait(lock, [&] { return job.working == 0; });
+  }
+
+  std::mutex& mutex() { return mutex_; }
+
+ private:
+  void start(int helpers) {
+    while (threads_ < helpers) {
+      try {
+        std::thread(&Pool::work, this).detach();
+      } catch (const std::system_error&) {
+        return;  // the system has no more threads: the caller does the work
+      }
+      ++threads_;
+    }
+  }
+
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      Job* job = nullptr;
+      work_.wait(lock, [&] {
+        for (Job* candidate : jobs_)
+          if (candidate->wanted > 0) return job = candidate, true;
+        return false;
+      });
+      --job->wanted;
+      ++job->working;
+      lock.unlock();
+      job->take_part();
+      lock.lock();
+      if (--job->working == 0) job->left.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable work_;
+  std::deque<Job*> jobs_;
+  int threads_ = 0;
+};
+
+// Made when the library is loaded and never destroyed: detached workers may outlive static
+// destructors. After fork() the child has none of the parent's threads, so it forgets the pool (a leak
+// on purpose) and starts a new one.
+Pool* pool = [] {
+  pthread_atfork([] { pool->mutex().lock(); }, [] { pool->mutex().unlock(); },
+                 [] { pool = new Pool; });
+  return new Pool;
+}();
+
+// The CPU time that the control group grants, in CPUs: "max 100000" or "200000 100000".
+int cgroup_quota() {
+  std::string quota;
+  double period = 0;
+  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> quota >> period) {
+    if (quota == "max" || period <= 0) return kMaxThreads;
+    return std::max(1, static_cast<int>(std::ceil(std::atof(quota.c_str()) / period)));
+  }
+  double allowed = -1;
+  std::ifstream v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  if (v1 >> allowed && v1_period >> period && allowed > 0 && period > 0)
+    return std::max(1, static_cast<int>(std::ceil(allowed / period)));
+  return kMaxThreads;
+}
+
+int default_threads() {
+  if (const char* text = std::getenv("ROIDL_NUM_THREADS"); text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    const long threads = std::strtol(text, &end, 10);
+    if (*end != '\0' || threads < 1)
+      fail(ErrorKind::value, "roidl", "ROIDL_NUM_THREADS must be a positive integer, got '", text,
+           "'");
+    return static_cast<int>(std::min<long>(threads, kMaxThreads));
+  }
+  cpu_set_t set;
+  int cpus = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
+  return std::clamp(std::min(cpus, cgroup_quota()), 1, kMaxThreads);
+}
+
+std::atomic<int> chosen_threads{0};
+
+}  // namespace
+
+int get_num_threads() {
+  int threads = chosen_threads.load(std::memory_order_relaxed);
+  if (threads == 0) {
+    // Two first callers find the same default; set_num_threads in between wins.
+    const int found = default_threads();
+    chosen_threads.compare_exchange_strong(threads, found);
+    threads = chosen_threads.load(std::memory_order_relaxed);
+  }
+  return threads;
+}
+
+void set_num_threads(int threads) {
+  if (threads < 1)
+    fail(ErrorKind::value, "set_num_threads", "threads must be at least 1, got ", threads);
+  chosen_threads = std::min(threads, kMaxThreads);
+}
+
+void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&)>& body) {
+  if (count <= 0) return;
+  const double worth = std::max(1.0, std::min(nanoseconds / kNanosecondsPerThread, 1e6));
+  const int64_t threads =
+      std::min({int64_t{get_num_threads()}, count, static_cast<int64_t>(worth)});
+  Job job(count, body);
+  if (threads <= 1)
+    job.take_part();
+  else
+    pool->run(job, static_cast<int>(threads - 1));
+  if (job.error) std::rethrow_exception(job.error);
+}
+
+}  // namespace roidl::cpu

@@ -1,0 +1,253 @@
+// Plane: one block of channels of one image, channels innermost; packed row by row as it is needed, or
+// the tensor itself. Also the loads and stores between blocks and the caller's strided arrays.
+#pragma once
+#include "block.h"
+
+namespace roidl::cpu {
+namespace {
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a < b ? b : a; }
+
+// Cell (y, x) lies at row(y) + x * cell_stride.
+template <class A>
+struct Plane {
+  A* base;
+  int64_t row_stride;
+  int64_t cell_stride;
+  int64_t row_mask;  // rows of a packed plane live in a ring
+
+  ROIDL_INLINE A* row(int64_t y) const { return base + (y & row_mask) * row_stride; }
+};
+
+// One strided row of `count` cells for `channels` channels, to or from [count][kLanes].
+template <class T>
+struct Row {
+  T* data;
+  int64_t channel_stride, cell_stride;
+};
+
+inline constexpr int kTile = 16;  // cells that are converted and transposed together
+
+template <class T>
+void pack(const Row<const T>& from, int64_t count, int64_t channels, accumulator<T>* to) {
+  using A = accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  if (channels == lanes && from.cell_stride == 1) {
+    for (int64_t x = 0; x < count; x += kTile) {
+      const int64_t cells = least(kTile, count - x);
+      if constexpr (sizeof(T) == sizeof(A)) {
+        transpose(from.data + x, from.channel_stride, lanes, cells, to + x * lanes, lanes);
+      } else {
+        A tile[lanes * kTile];
+        for (int c = 0; c < lanes; ++c) {
+          const T* line = from.data + c * from.channel_stride + x;
+          for (int64_t i = 0; i < cells; ++i) tile[c * kTile + i] = static_cast<A>(line[i]);
+        }
+        transpose(tile, kTile, lanes, cells, to + x * lanes, lanes);
+      }
+    }
+    return;
+  }
+  for (int64_t x = 0; x < count; ++x) {
+    A* cell = to + x * lanes;
+    const T* source = from.data + x * from.cell_stride;
+    for (int64_t c = 0; c < channels; ++c) cell[c] = static_cast<A>(source[c * from.channel_stride]);
+    for (int64_t c = channels; c < lanes; ++c) cell[c] = 0;
+  }
+}
+
+template <class T>
+void unpack(const accumulator<T>* from, int64_t count, int64_t channels, const Row<T>& to) {
+  using A = accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  if (channels == lanes && to.cell_stride == 1) {
+    for (int64_t x = 0; x < count; x += kTile) {
+      const int64_t cells = least(kTile, count - x);
+      if constexpr (sizeof(T) == sizeof(A)) {
+        transpose(from + x * lanes, lanes, cells, lanes, to.data + x, to.channel_stride);
+      } else {
+        A tile[lanes * kTile];
+        transpose(from + x * lanes, lanes, cells, lanes, tile, kTile);
+        for (int c = 0; c < lanes; ++c) {
+          T* line = to.data + c * to.channel_stride + x;
+          for (int64_t i = 0; i < cells; ++i) line[i] = static_cast<T>(tile[c * kTile + i]);
+        }
+      }
+    }
+    return;
+  }
+  for (int64_t x = 0; x < count; ++x) {
+    const A* cell = from + x * lanes;
+    T* target = to.data + x * to.cell_stride;
+    for (int64_t c = 0; c < channels; ++c) target[c * to.channel_stride] = static_cast<T>(cell[c]);
+  }
+}
+
+template <class T>
+void clear(const Row<T>& row, int64_t count, int64_t channels) {
+  for (int64_t c = 0; c < channels; ++c) {
+    T* line = row.data + c * row.channel_stride;
+    if (row.cell_stride == 1)
+      std::memset(static_cast<void*>(line), 0, count * sizeof(T));
+    else
+      for (int64_t x = 0; x < count; ++x) line[x * row.cell_stride] = T(0.0f);
+  }
+}
+
+template <class T>
+ROIDL_INLINE Row<T> map_row(const MapTask& map, int64_t image, int64_t channel, int64_t y) {
+  return {static_cast<T*>(map.data) + image * map.n + channel * map.c + y * map.h, map.c, map.w};
+}
+
+// The rows of a ring of packed rows: which row of the map each holds, and which of its cells.
+template <class T>
+class PackedPlane {
+ public:
+  using A = accumulator<T>;
+
+  PackedPlane(const Task& task, Scratch& scratch)
+      : width_(task.width), rows_(task.ring_rows), state_(scratch.take<State>(task.ring_rows)) {
+    const int64_t row_bytes = (width_ + kTile) * kBlockBytes;
+    plane_ = {reinterpret_cast<A*>(scratch.take<char>(rows_ * row_bytes)),
+              row_bytes / static_cast<int64_t>(sizeof(A)), kLanes<A>, rows_ - 1};
+  }
+  const Plane<A>& plane() const { return plane_; }
+
+  void forget() {
+    for (int64_t i = 0; i < rows_; ++i) state_[i].y = -1;
+  }
+
+  // Makes cells [begin, end) of row y hold the features.
+  void read(const MapTask& map, int64_t image, int64_t channel, int64_t channels, int64_t y,
+            int64_t begin, int64_t end) {
+    extend(y, begin, end, [&](int64_t from, int64_t to) {
+      Row<const T> row = map_row<const T>(map, image, channel, y);
+      row.data += from * row.cell_stride;
+      pack<T>(row, to - from, channels, plane_.row(y) + from * kLanes<A>);
+    });
+  }
+  // Makes cells [begin, end) of row y ready to be added to.
+  void touch(int64_t y, int64_t begin, int64_t end) {
+    extend(y, begin, end, [&](int64_t from, int64_t to) {
+      std::memset(static_cast<void*>(plane_.row(y) + from * kLanes<A>), 0,
+                  (to - from) * kBlockBytes);
+    });
+  }
+  // Writes row y of the gradient; what was never touched is zero.
+  void write(const MapTask& map, int64_t image, int64_t channel, int64_t channels, int64_t y) const {
+    const State& state = state_[y & plane_.row_mask];
+    const Row<T> row = map_row<T>(map, image, channel, y);
+    if (state.y != y) return clear(row, width_, channels);
+    const auto at = [&](int64_t x) {
+      return Row<T>{row.data + x * row.cell_stride, row.channel_stride, row.cell_stride};
+    };
+    clear(row, state.begin, channels);
+    unpack<T>(plane_.row(y) + state.begin * kLanes<A>, state.end - state.begin, channels,
+              at(state.begin));
+    clear(at(state.end), width_ - state.end, channels);
+  }
+
+ private:
+  struct State {
+    int64_t y, begin, end;
+  };
+
+  template <class Fill>
+  ROIDL_INLINE void extend(int64_t y, int64_t begin, int64_t end, Fill&& fill) {
+    State& state = state_[y & plane_.row_mask];
+    // Whole tiles: neighbours will want the rest soon, and a transpose costs no more.
+    begin = begin / kTile * kTile;
+    end = least((end + kTile - 1) / kTile * kTile, width_);
+    if (state.y != y) {
+      state = {y, begin, end};
+      fill(begin, end);
+      return;
+    }
+    if (begin < state.begin) {
+      fill(begin, state.begin);
+      state.begin = begin;
+    }
+    if (end > state.end) {
+      fill(state.end, end);
+      state.end = end;
+    }
+  }
+
+  int64_t width_, rows_;
+  State* state_;
+  Plane<A> plane_;
+};
+
+template <class T>
+ROIDL_INLINE T* pooled_row(const PooledTask& pooled, int64_t k, int64_t channel) {
+  const int64_t image = pooled.per_image > 0 ? k / pooled.per_image : 0;
+  return static_cast<T*>(pooled.data) + image * pooled.image +
+         (k - image * pooled.per_image) * pooled.row + channel * pooled.c;
+}
+
+// The grid of bins of RoI k, [bins][kLanes], from or to the caller's array. Bins that follow each other
+// in memory are one row.
+template <class T, class Move>
+ROIDL_INLINE void for_each_grid_row(const PooledTask& pooled, const Task& task, int64_t k,
+                                    int64_t channel, Move&& move) {
+  T* data = pooled_row<T>(pooled, k, channel);
+  const int64_t height = task.output_height, width = task.output_width;
+  if (pooled.h == width * pooled.w || height == 1)
+    return move(Row<T>{data, pooled.c, pooled.w}, int64_t{0}, height * width);
+  for (int64_t p = 0; p < height; ++p)
+    move(Row<T>{data + p * pooled.h, pooled.c, pooled.w}, p * width, width);
+}
+
+template <class T>
+void load_grid(const PooledTask& pooled, const Task& task, int64_t k, int64_t channel,
+               int64_t channels, accumulator<T>* grid) {
+  for_each_grid_row<const T>(pooled, task, k, channel,
+                             [&](const Row<const T>& row, int64_t first, int64_t count) {
+                               pack<T>(row, count, channels, grid + first * kLanes<accumulator<T>>);
+                             });
+}
+
+template <class T>
+void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task& task, int64_t k,
+                int64_t channel, int64_t channels) {
+  for_each_grid_row<T>(pooled, task, k, channel,
+                       [&](const Row<T>& row, int64_t first, int64_t count) {
+                         unpack<T>(grid + first * kLanes<accumulator<T>>, count, channels, row);
+                       });
+}
+
+// Calls visit(roi, plane, channel, channels) for every RoI and block of channels of the task.
+// use(roi, read) names the cells that a RoI reads: read(y, begin, end).
+template <class T, class RoiType, class Use, class Visit>
+void for_each_roi(const Task& task, Scratch& scratch, Use&& use, Visit&& visit) {
+  using A = accumulator<T>;
+  constexpr int64_t lanes = kLanes<A>;
+  if (task.direct) {
+    if constexpr (sizeof(T) == sizeof(A)) {
+      const MapTask& map = task.features;
+      for (int64_t i = 0; i < task.count; ++i)
+        for (int64_t channel = 0; channel < task.channels; channel += lanes)
+          visit(static_cast<const RoiType&>(*task.rois[i]),
+                Plane<A>{static_cast<A*>(map.data) + task.image * map.n + channel, map.h, map.w,
+                         -1},
+                channel, lanes);
+    }
+    return;
+  }
+  PackedPlane<T> packed(task, scratch);
+  for (int64_t channel = 0; channel < task.channels; channel += lanes) {
+    const int64_t channels = least(lanes, task.channels - channel);
+    packed.forget();
+    for (int64_t i = 0; i < task.count; ++i) {
+      const RoiType& roi = static_cast<const RoiType&>(*task.rois[i]);
+      use(roi, [&](int64_t y, int64_t begin, int64_t end) {
+        packed.read(task.features, task.image, channel, channels, y, begin, end);
+      });
+      visit(roi, packed.plane(), channel, channels);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace roidl::cpu

@@ -1,0 +1,74 @@
+// RoIAlign on CPU: tables, then tasks.
+#include "../roi_align.h"
+
+#include <algorithm>
+
+#include "backend.h"
+#include "schedule.h"
+#include "tables.h"
+
+namespace roidl::cpu {
+
+namespace {
+
+template <class A>
+int64_t distinct_cells(const TapsRoi<A>& roi) {
+  return std::max({roi.y.count, roi.x.count, roi.y_derivative[0].count, roi.y_derivative[1].count,
+                   roi.x_derivative[0].count, roi.x_derivative[1].count});
+}
+template <class A>
+int64_t distinct_cells(const SamplesRoi<A>&) {
+  return 0;  // the max modes keep no sums of rows
+}
+
+using Run = void (*)(const Problem&, const Windows&, const Task&, Kernel);
+
+template <class RoiType>
+void run_rois(const RoiAlignProblem& problem, const std::vector<RoiType>& rois, Run run,
+              Kernel kernel) {
+  const Windows windows = windows_of(rois, problem.images,
+                                     [](const RoiType& roi) { return distinct_cells(roi); });
+  Task task = base_task(problem, windows);
+  task.onnx = problem.mode == AlignMode::max_onnx;
+  task.boxes_gradient = problem.boxes_gradient;
+  run(problem, windows, task, kernel);
+}
+
+// The same tables in the accumulator's type, whichever it is.
+void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps, Kernel max) {
+  Arena arena;
+  const auto with = [&](auto zero) {
+    using A = decltype(zero);
+    if (problem.mode == AlignMode::avg)
+      run_rois(problem, make_taps<A>(problem, use, arena), run, taps);
+    else
+      run_rois(problem, make_samples<A>(problem, arena), run, max);
+  };
+  if (problem.dtype == kFloat64)
+    with(0.0);
+  else
+    with(0.0f);
+}
+
+}  // namespace
+
+void roi_align_forward(const RoiAlignProblem& problem) {
+  if (problem.rois == 0 || problem.channels == 0) return;
+  const Kernels& kernels = kernels_for(problem.dtype);
+  run_mode(problem, TapsFor::forward, run_by_roi, kernels.taps_forward, kernels.max_forward);
+}
+
+void roi_align_backward(const RoiAlignProblem& problem) {
+  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  const Kernels& kernels = kernels_for(problem.dtype);
+  run_mode(problem, TapsFor::backward, run_by_image, kernels.taps_backward, kernels.max_backward);
+}
+
+void roi_align_backward_boxes(const RoiAlignProblem& problem) {
+  std::fill_n(problem.boxes_gradient, problem.rois * 4, 0.0);
+  if (problem.rois == 0 || problem.channels == 0) return;
+  const Kernels& kernels = kernels_for(problem.dtype);
+  run_mode(problem, TapsFor::boxes, run_by_box, kernels.taps_boxes, kernels.max_boxes);
+}
+
+}  // namespace roidl::cpu

@@ -1,0 +1,172 @@
+// Cuts problems into tasks and runs them on the pool.
+#include "schedule.h"
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "isa.h"
+#include "parallel.h"
+
+namespace roidl::cpu {
+
+namespace {
+
+// Work of one cell or bin in one channel, measured on one core with AVX-512: enough to decide whether
+// a second thread is worth waking.
+constexpr double kNanoseconds = 0.05;
+// More tasks than threads, so that a slow one does not keep the others waiting.
+constexpr int64_t kTasksPerThread = 4;
+// Neighbouring RoIs read the same cells: they stay together.
+constexpr int64_t kDirectRois = 8;
+
+struct Deleter {
+  void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+};
+
+char* shift(void* data, int64_t elements, int64_t bytes) {
+  return static_cast<char*>(data) + (data != nullptr ? elements * bytes : 0);
+}
+
+// The same task for the channels from `first` on.
+Task from_channel(const Problem& problem, Task task, int64_t first, int64_t channels) {
+  const int64_t bytes = problem.dtype.bits / 8;
+  task.features.data = shift(task.features.data, first * task.features.c, bytes);
+  task.gradient.data = shift(task.gradient.data, first * task.gradient.c, bytes);
+  task.pooled.data = shift(task.pooled.data, first * task.pooled.c, bytes);
+  task.argmax.data = shift(task.argmax.data, first * task.argmax.c, sizeof(int32_t));
+  task.channels = channels;
+  return task;
+}
+
+struct Piece {
+  int64_t image;
+  int64_t roi_begin, roi_end;
+  int64_t channel, channels;
+  bool direct;
+};
+
+double work(const Problem& problem, const Windows& windows) {
+  const double bins = static_cast<double>(problem.rois) * problem.output_height *
+                      static_cast<double>(problem.output_width);
+  return (windows.cells + 4 * bins) * static_cast<double>(problem.channels) * kNanoseconds;
+}
+
+void run_pieces(const Problem& problem, const Windows& windows, const Task& base, Kernel kernel,
+                const std::vector<Piece>& pieces, double nanoseconds, int planes) {
+  const int64_t bytes = scratch_bytes(base, planes);
+  parallel(static_cast<int64_t>(pieces.size()), nanoseconds, [&](Tasks& tasks) {
+    const std::unique_ptr<char, Deleter> memory(
+        static_cast<char*>(::operator new[](static_cast<size_t>(bytes), std::align_val_t{64})));
+    for (int64_t i = 0; tasks.next(i);) {
+      const Piece& piece = pieces[i];
+      Task task = from_channel(problem, base, piece.channel, piece.channels);
+      task.rois = windows.sorted.data() + piece.roi_begin;
+      task.count = piece.roi_end - piece.roi_begin;
+      task.image = piece.image;
+      task.direct = piece.direct;
+      task.scratch = {memory.get(), memory.get() + bytes};
+      kernel(task);
+    }
+  });
+}
+
+int64_t lanes_of(const Problem& problem) {
+  return kBlockBytes / (problem.dtype == kFloat64 ? 8 : 4);
+}
+
+void split_rois(std::vector<Piece>& pieces, const Windows& windows, Piece piece, int64_t size) {
+  const int64_t end = windows.image_start[piece.image + 1];
+  for (int64_t i = windows.image_start[piece.image]; i < end; i += size) {
+    piece.roi_begin = i;
+    piece.roi_end = std::min(end, i + size);
+    pieces.push_back(piece);
+  }
+}
+
+}  // namespace
+
+const Kernels& kernels_for(abi::DLDataType dtype) {
+  const Kernels(&kernels)[4] = instruction_set().kernels;
+  return dtype == kFloat16 ? kernels[0] : dtype == kBfloat16 ? kernels[1]
+                                      : dtype == kFloat32    ? kernels[2]
+                                                             : kernels[3];
+}
+
+void sort_windows(Windows& windows, int64_t images) {
+  std::stable_sort(windows.sorted.begin(), windows.sorted.end(), [](const Roi* a, const Roi* b) {
+    return a->image != b->image ? a->image < b->image : a->y_begin < b->y_begin;
+  });
+  windows.image_start.assign(static_cast<size_t>(images) + 1, 0);
+  for (const Roi* roi : windows.sorted) {
+    ++windows.image_start[roi->image + 1];
+    windows.tallest = std::max<int64_t>(windows.tallest, roi->y_end - roi->y_begin);
+    windows.cells += static_cast<double>(roi->y_end - roi->y_begin) * (roi->x_end - roi->x_begin);
+  }
+  for (int64_t n = 0; n < images; ++n) windows.image_start[n + 1] += windows.image_start[n];
+}
+
+Task base_task(const Problem& problem, const Windows& windows) {
+  const Map& map = problem.maps[0];
+  const auto view = [](const MapView& v) { return MapTask{v.data, v.n, v.c, v.h, v.w}; };
+  const PooledView& pooled = problem.pooled;
+  Task task{};
+  task.height = map.height;
+  task.width = map.width;
+  task.output_height = problem.output_height;
+  task.output_width = problem.output_width;
+  task.max_cells = windows.max_cells;
+  task.ring_rows = 1;
+  while (task.ring_rows < windows.tallest) task.ring_rows *= 2;
+  task.features = view(map.features);
+  task.gradient = view(map.gradient);
+  task.pooled = {pooled.data, pooled.per_image, pooled.image, pooled.row, pooled.c, pooled.h,
+                 pooled.w};
+  return task;
+}
+
+void run_by_roi(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
+  const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  const bool same_type = problem.dtype == kFloat32 || problem.dtype == kFloat64;
+  const bool innermost = task.features.c == 1 || channels == 1;
+  // Channels that are innermost are read where they lie; a last part of a block is packed.
+  const int64_t direct = same_type && innermost ? channels / lanes * lanes : 0;
+  const int64_t blocks = (channels - direct + lanes - 1) / lanes;
+  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
+  const int64_t parts = std::max<int64_t>(1, wanted / std::max<int64_t>(1, problem.images * blocks));
+  std::vector<Piece> pieces;
+  for (int64_t n = 0; n < problem.images; ++n) {
+    if (direct > 0) split_rois(pieces, windows, {n, 0, 0, 0, direct, true}, kDirectRois);
+    const int64_t rois = windows.image_start[n + 1] - windows.image_start[n];
+    for (int64_t channel = direct; channel < channels; channel += lanes)
+      split_rois(pieces, windows,
+                 {n, 0, 0, channel, std::min(lanes, channels - channel), false},
+                 std::max<int64_t>(1, (rois + parts - 1) / parts));
+  }
+  run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), 1);
+}
+
+void run_by_image(const Problem& problem, const Windows& windows, const Task& task,
+                  Kernel kernel) {
+  const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  std::vector<Piece> pieces;
+  for (int64_t n = 0; n < problem.images; ++n)
+    for (int64_t channel = 0; channel < channels; channel += lanes)
+      pieces.push_back({n, windows.image_start[n], windows.image_start[n + 1], channel,
+                        std::min(lanes, channels - channel), false});
+  const double written = static_cast<double>(problem.images) * task.height *
+                         static_cast<double>(task.width) * static_cast<double>(channels);
+  run_pieces(problem, windows, task, kernel, pieces,
+             2 * work(problem, windows) + written * 2 * kNanoseconds, 2);
+}
+
+void run_by_box(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
+  std::vector<Piece> pieces;
+  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
+  const int64_t size = std::max<int64_t>(1, (problem.rois + wanted - 1) / wanted);
+  for (int64_t n = 0; n < problem.images; ++n)
+    split_rois(pieces, windows, {n, 0, 0, 0, problem.channels, false}, size);
+  run_pieces(problem, windows, task, kernel, pieces, 4 * work(problem, windows), 1);
+}
+
+}  // namespace roidl::cpu

@@ -1,0 +1,60 @@
+// RoIAlign: validation, then the kernel of the device.
+#include "roi_align.h"
+
+#include "backend.h"
+#include "check.h"
+
+namespace roidl {
+
+RoiAlignProblem make_roi_align(const char* op, const RoiAlignParams& params, const Tensor& input,
+                               const Tensor& boxes, const Tensor* indices) {
+  RoiAlignProblem problem;
+  problem.op = op;
+  problem.params = params;
+  problem.mode = static_cast<AlignMode>(params.mode);
+  problem.layout = static_cast<Layout>(params.layout);
+  problem.output_height = params.output_height;
+  problem.output_width = params.output_width;
+  describe_problem(problem, input, params.spatial_scale, boxes, indices);
+  // Anything below 1 is adaptive; above, the check names the limit.
+  if (params.sampling_height > 0)
+    check_at_least(op, "sampling_ratio", params.sampling_height, 1);
+  if (params.sampling_width > 0) check_at_least(op, "sampling_ratio", params.sampling_width, 1);
+  return problem;
+}
+
+void roi_align_forward(RoiAlignProblem& problem, const Tensor& input, const Tensor& boxes,
+                       const Tensor& out) {
+  problem.maps[0].features = attach_map(problem, "input", input);
+  problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  check_written(problem, {"out", &out}, {{"input", &input}, {"boxes", &boxes}});
+  check_values(problem);
+  run(problem, &Backend::roi_align_forward);
+}
+
+void roi_align_backward(RoiAlignProblem& problem, const Tensor& grad_output, const Tensor& boxes,
+                        const Tensor* input, const Tensor& grad_input) {
+  problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
+  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
+  if (input != nullptr)
+    problem.maps[0].features = attach_map(problem, "input", *input);
+  else if (problem.mode != AlignMode::avg)
+    fail(ErrorKind::value, problem.op, "input is needed for the gradient of the max modes");
+  check_written(problem, {"out", &grad_input},
+                {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", input}});
+  check_values(problem);
+  run(problem, &Backend::roi_align_backward);
+}
+
+void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_output,
+                              const Tensor& input, double* grad_boxes) {
+  if (problem.mode == AlignMode::max_onnx)
+    fail(ErrorKind::unsupported, problem.op, "mode 'max_onnx' has no gradient to the boxes");
+  problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
+  problem.maps[0].features = attach_map(problem, "input", input);
+  problem.boxes_gradient = grad_boxes;
+  check_values(problem);
+  run(problem, &Backend::roi_align_backward_boxes);
+}
+
+}  // namespace roidl

@@ -1,0 +1,61 @@
+// RoIPool: validation, then the kernel of the device.
+#include "roi_pool.h"
+
+#include "backend.h"
+#include "check.h"
+
+namespace roidl {
+
+RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Tensor& input,
+                             const Tensor& boxes, const Tensor* indices) {
+  RoiPoolProblem problem;
+  problem.op = op;
+  problem.params = params;
+  problem.mode = static_cast<PoolMode>(params.mode);
+  problem.layout = static_cast<Layout>(params.layout);
+  problem.output_height = params.output_height;
+  problem.output_width = params.output_width;
+  describe_problem(problem, input, params.spatial_scale, boxes, indices);
+  int64_t cells = 0;
+  const Map& map = problem.maps[0];
+  const bool overflows = __builtin_mul_overflow(map.height, map.width, &cells);
+  if (problem.mode == PoolMode::max && (overflows || cells > INT32_MAX))
+    fail(ErrorKind::unsupported, op,
+         "mode 'max' on a map of 2^31 cells or more (argmax is int32), got shape ",
+         input_shape(problem));
+  return problem;
+}
+
+void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor& boxes,
+                      const Tensor& out, const Tensor* argmax) {
+  problem.maps[0].features = attach_map(problem, "input", input);
+  problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  if (argmax != nullptr) {
+    if (problem.mode != PoolMode::max)
+      fail(ErrorKind::value, problem.op, "only mode 'max' has an argmax to return");
+    problem.argmax = attach_pooled(problem, "argmax", *argmax, kInt32);
+    check_written(problem, {"argmax", argmax}, {});
+  }
+  check_written(problem, {"out", &out},
+                {{"input", &input}, {"boxes", &boxes}, {"argmax", argmax}});
+  check_values(problem);
+  run(problem, &Backend::roi_pool_forward);
+}
+
+void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
+                       const Tensor* argmax, const Tensor& grad_input) {
+  problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
+  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
+  const bool needs_argmax = problem.mode == PoolMode::max;
+  if (needs_argmax != (argmax != nullptr))
+    fail(ErrorKind::value, problem.op,
+         needs_argmax ? "argmax is needed for the gradient of mode 'max'"
+                      : "argmax must be None for mode 'avg'");
+  if (argmax != nullptr) problem.argmax = attach_pooled(problem, "argmax", *argmax, kInt32);
+  check_written(problem, {"out", &grad_input},
+                {{"grad_output", &grad_output}, {"boxes", &boxes}, {"argmax", argmax}});
+  check_values(problem);
+  run(problem, &Backend::roi_pool_backward);
+}
+
+}  // namespace roidl

@@ -1,0 +1,35 @@
+// RoIPool (Fast R-CNN, arXiv:1504.08083): parameters, the checked problem, and its entry points.
+#pragma once
+#include <cstdint>
+
+#include "problem.h"
+
+namespace roidl {
+
+enum class PoolMode : int32_t { max = 0, avg = 1 };
+
+// What was asked. The field names are those of Python's RoiPoolParams and of every bridge.
+struct RoiPoolParams {
+  int64_t output_height;
+  int64_t output_width;
+  double spatial_scale;
+  int32_t mode;    // PoolMode
+  int32_t layout;  // Layout
+};
+
+struct RoiPoolProblem : Problem {
+  RoiPoolParams params{};
+  PoolMode mode = PoolMode::max;
+  PooledView argmax;  // int32: y * W + x of the maximum, -1 for an empty bin; unset for avg
+};
+
+RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Tensor& input,
+                             const Tensor& boxes, const Tensor* indices);
+
+// `argmax` may be null: then it is not written.
+void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor& boxes,
+                      const Tensor& out, const Tensor* argmax);
+void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
+                       const Tensor* argmax, const Tensor& grad_input);
+
+}  // namespace roidl
