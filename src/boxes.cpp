@@ -7,8 +7,7 @@
 
 namespace roidl {
 
-Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices,
-                     int64_t images) {
+Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices, int64_t images) {
   if (!is_float(tensor.dtype) && !is_integer(tensor.dtype))
     fail(ErrorKind::type, op, "boxes must be of a float or integer type, got ", tensor.dtype);
   const auto wrong_shape = [&](const char* expected, const char* hint = "") {

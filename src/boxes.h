@@ -57,9 +57,9 @@ template <class T>
 Box<T> load_box(const Boxes& boxes, int64_t k) {
   const int64_t bytes = boxes.dtype.bits / 8;
   const int64_t image = boxes.per_image > 0 ? k / boxes.per_image : 0;
-  const char* row = boxes.data + (image * boxes.image_stride +
-                                  (k - image * boxes.per_image) * boxes.row_stride) *
-                                     bytes;
+  const char* row =
+      boxes.data +
+      (image * boxes.image_stride + (k - image * boxes.per_image) * boxes.row_stride) * bytes;
   const auto column = [&](int j) {
     return load_number<T>(row + j * boxes.column_stride * bytes, boxes.dtype);
   };

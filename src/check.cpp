@@ -96,8 +96,7 @@ int64_t count_elements(const char* op, const Shape& shape) {
   for (int i = 0; i < shape.ndim; ++i)
     if (shape.size[i] == 0) return 0;
   for (int i = 0; i < shape.ndim; ++i)
-    if (__builtin_mul_overflow(elements, shape.size[i], &elements) ||
-        elements > (int64_t{1} << 59))
+    if (__builtin_mul_overflow(elements, shape.size[i], &elements) || elements > (int64_t{1} << 59))
       fail(ErrorKind::value, op, "a result of shape ", shape,
            " has more elements than can be addressed");
   return elements;

@@ -1,4 +1,5 @@
-// The element types: storage of half and bfloat16, and the one switch from a DLPack dtype to a C++ type.
+// The element types: storage of half and bfloat16, and the one switch from a DLPack dtype to a C++
+// type.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -8,8 +9,8 @@
 
 namespace roidl {
 
-// These are inlined without exception: the kernels are compiled once per instruction set, and a shared
-// out-of-line copy would carry one set's instructions to a machine that lacks them.
+// These are inlined without exception: the kernels are compiled once per instruction set, and a
+// shared out-of-line copy would carry one set's instructions to a machine that lacks them.
 #define ROIDL_INLINE [[gnu::always_inline]] inline
 
 template <class To, class From>
@@ -33,8 +34,9 @@ struct float16 {
     const uint32_t tiny = bit_cast<uint32_t>(bit_cast<float>(x) + 0.5f) - 0x3f000000u;
     const uint32_t normal = (x + 0xc8000fffu + ((x >> 13) & 1u)) >> 13;
     const uint32_t huge = x > 0x7f800000u ? 0x7e00u | ((x >> 13) & 0x3ffu) : 0x7c00u;
-    bits = static_cast<uint16_t>(
-        sign | (x < 0x38800000u ? tiny : x >= 0x47800000u ? huge : normal));
+    bits = static_cast<uint16_t>(sign | (x < 0x38800000u    ? tiny
+                                         : x >= 0x47800000u ? huge
+                                                            : normal));
   }
   ROIDL_INLINE operator float() const {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;

@@ -1,5 +1,6 @@
-// Where samples and bins fall on a map. Every step is rounded in the order written here: the test at
-// the map's edge is a jump, and one ulp moves a whole sample. Compile without contraction to FMA.
+// Where samples and bins fall on a map. Every step is rounded in the order written here: the test
+// at the map's edge is a jump, and one ulp moves a whole sample. Compile without contraction to
+// FMA.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -13,9 +13,7 @@ struct Axes {  // where N, C, H and W lie in a 4-D array
   int n, c, h, w;
 };
 
-Axes axes_of(Layout layout) {
-  return layout == Layout::nchw ? Axes{0, 1, 2, 3} : Axes{0, 3, 1, 2};
-}
+Axes axes_of(Layout layout) { return layout == Layout::nchw ? Axes{0, 1, 2, 3} : Axes{0, 3, 1, 2}; }
 
 const char* axes_name(Layout layout) {
   return layout == Layout::nchw ? "[N, C, H, W]" : "[N, H, W, C]";
@@ -83,8 +81,8 @@ PooledView attach_pooled(const Problem& problem, const char* name, const Tensor&
   check_aligned(problem.op, name, tensor);
   const Axes axes = axes_of(problem.layout);
   const int64_t* tail = tensor.strides + tensor.ndim - 4;  // the strides of [K, C, PH, PW]
-  PooledView view{tensor.data, problem.boxes.per_image, 0, tail[0],
-                  tail[axes.c], tail[axes.h], tail[axes.w]};
+  PooledView view{tensor.data, problem.boxes.per_image, 0, tail[0], tail[axes.c], tail[axes.h],
+                  tail[axes.w]};
   if (problem.boxes.by_position) view.image = tensor.strides[0];
   return view;
 }
@@ -108,8 +106,8 @@ void check_written(const Problem& problem, const Named& written,
 }
 
 void check_values(const Problem& problem) {
-  const bool readable = problem.device.device_type == abi::kDLCPU ||
-                        problem.device.device_type == abi::kDLCUDAHost;
+  const bool readable =
+      problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
   if (readable) check_box_values(problem.op, problem.boxes, problem.images);
 }
 

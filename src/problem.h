@@ -52,7 +52,8 @@ struct Problem {
   PooledView pooled;
 };
 
-// Fills in all but the buffers that are written; `input` may lack data when only its shape is known.
+// Fills in all but the buffers that are written; `input` may lack data when only its shape is
+// known.
 void describe_problem(Problem& problem, const Tensor& input, double scale, const Tensor& boxes,
                       const Tensor* indices);
 Shape pooled_shape(const Problem& problem);

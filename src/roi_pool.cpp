@@ -36,8 +36,7 @@ void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor
     problem.argmax = attach_pooled(problem, "argmax", *argmax, kInt32);
     check_written(problem, {"argmax", argmax}, {});
   }
-  check_written(problem, {"out", &out},
-                {{"input", &input}, {"boxes", &boxes}, {"argmax", argmax}});
+  check_written(problem, {"out", &out}, {{"input", &input}, {"boxes", &boxes}, {"argmax", argmax}});
   check_values(problem);
   run(problem, &Backend::roi_pool_forward);
 }

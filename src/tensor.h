@@ -54,9 +54,9 @@ inline std::ostream& operator<<(std::ostream& stream, DLDataType dtype) {
                      : dtype.code == kDLUInt   ? "uint"
                      : dtype.code == kDLFloat  ? "float"
                      : dtype.code == kDLBfloat ? "bfloat"
-                     : dtype.code == 5              ? "complex"
-                     : dtype.code == 6              ? "bool"
-                                                    : nullptr;
+                     : dtype.code == 5         ? "complex"
+                     : dtype.code == 6         ? "bool"
+                                               : nullptr;
   if (name == nullptr) return stream << "DLPack type code " << int{dtype.code};
   stream << name;
   if (dtype.code != 6) stream << int{dtype.bits};
@@ -68,17 +68,38 @@ inline std::ostream& operator<<(std::ostream& stream, DLDataType dtype) {
 inline std::ostream& operator<<(std::ostream& stream, DLDevice device) {
   const char* name = nullptr;
   switch (device.device_type) {
-    case 1: name = "cpu"; break;
-    case 2: name = "cuda"; break;
-    case 3: name = "cuda_host"; break;
-    case 4: name = "opencl"; break;
-    case 7: name = "vulkan"; break;
-    case 8: name = "mps"; break;
-    case 10: name = "rocm"; break;
-    case 11: name = "rocm_host"; break;
-    case 13: name = "cuda_managed"; break;
-    case 14: name = "xpu"; break;
-    default: return stream << "DLPack device " << device.device_type;
+    case 1:
+      name = "cpu";
+      break;
+    case 2:
+      name = "cuda";
+      break;
+    case 3:
+      name = "cuda_host";
+      break;
+    case 4:
+      name = "opencl";
+      break;
+    case 7:
+      name = "vulkan";
+      break;
+    case 8:
+      name = "mps";
+      break;
+    case 10:
+      name = "rocm";
+      break;
+    case 11:
+      name = "rocm_host";
+      break;
+    case 13:
+      name = "cuda_managed";
+      break;
+    case 14:
+      name = "xpu";
+      break;
+    default:
+      return stream << "DLPack device " << device.device_type;
   }
   return stream << name;
 }

@@ -1,7 +1,8 @@
-"""The array front end: NumPy, CuPy and any object with `__dlpack__`; results of the input's library.
+"""The array front end: NumPy, CuPy and any object with `__dlpack__`.
 
-`LIBRARIES` has one row per library that needs more than the standard: what to do before DLPack reads an
-array, and how to make a result. A row's module is looked up in `sys.modules`, never imported for itself.
+Results are of the input's library. `LIBRARIES` has one row per library that needs more than the
+standard: what to do before DLPack reads an array, and how to make a result. A row's module is looked
+up in `sys.modules`, never imported for itself.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _as_it_is(op: str, array: Array) -> Array:
     return array
 
 
-def _numpy_dtype(name: str) -> np.dtype[Any]:
+def _numpy_dtype(name: str) -> Any:
     if name != "bfloat16":
         return np.dtype(name)
     try:
@@ -87,7 +88,9 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
         tensor = tensor.read_value()
     # TensorFlow ends the process when DLPack is asked for a tensor of strings.
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
-        raise TypeError(f"{op}: tensors must be of a float or integer type, got {tensor.dtype.name}")
+        raise TypeError(
+            f"{op}: tensors must be of a float or integer type, got {tensor.dtype.name}"
+        )
     return tensor
 
 
@@ -218,4 +221,3 @@ roi_align_backward = _adapt(_ops.roi_align_backward)
 roi_align_backward_boxes = front_end(_run_for_boxes)(_ops.roi_align_backward_boxes)
 roi_pool = _adapt(_ops.roi_pool)
 roi_pool_backward = _adapt(_ops.roi_pool_backward)
-

@@ -1,7 +1,7 @@
-"""The operators as users see them: signature, docstring and parameters, said once for every front end.
+"""The operators as users see them: signature, docstring, parameters, said once for all front ends.
 
-A function here turns its arguments into a `Call` and leaves the rest to whoever runs it; a front end
-makes its public functions from these with `_params.front_end(run)`.
+A function here turns its arguments into a `Call` and leaves the rest to whoever runs it; a front
+end makes its public functions from these with `_params.front_end(run)`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def roi_align(
 ) -> Call:
     """Pool regions of interest by bilinear sampling (RoIAlign).
 
-    Every box is divided into ``output_size`` bins, the features are interpolated at regularly spaced
-    samples in each bin, and the samples of a bin are averaged (or their maximum is taken). Samples
-    further than one cell outside the map count as 0.
+    Every box is divided into ``output_size`` bins, the features are interpolated at regularly
+    spaced samples in each bin, and the samples of a bin are averaged (or their maximum is taken).
+    Samples further than one cell outside the map count as 0.
 
     Parameters
     ----------
     input : array [N, C, H, W] (or [N, H, W, C])
         Features: float16, bfloat16, float32 or float64; any strides; never copied nor written to.
     boxes : array [K, 5], array [K, 4], array [N, L, 4], or a list of N arrays [L_i, 4]
-        Rows ``(batch index, x1, y1, x2, y2)``, or ``(x1, y1, x2, y2)``, in pixels of the image, of any
-        float or integer type. Coordinates are computed in float32, in float64 if ``input`` or
+        Rows ``(batch index, x1, y1, x2, y2)``, or ``(x1, y1, x2, y2)``, in pixels of the image, of
+        any float or integer type. Coordinates are computed in float32, in float64 if ``input`` or
         ``boxes`` are float64.
     output_size : int or (height, width)
         Bins per region.
@@ -143,7 +143,9 @@ def roi_align_backward(
     size = grid_of(op, grad_output, layout)
     params = align_params(op, size, spatial_scale, sampling_ratio, aligned, mode, layout)
     arguments = (grad_output, input_shape, input)
-    return Call(op, params, boxes, batch_indices, out, grad_output, images_of(input_shape), arguments)
+    return Call(
+        op, params, boxes, batch_indices, out, grad_output, images_of(input_shape), arguments
+    )
 
 
 def roi_align_backward_boxes(
@@ -160,8 +162,8 @@ def roi_align_backward_boxes(
 ) -> Call:
     """Compute the gradient of `roi_align` to its boxes, for mode "avg" or "max".
 
-    The number of adaptive samples counts as a constant; where a sample was clamped to the map, or lies
-    off it, it does not follow the box.
+    The number of adaptive samples counts as a constant; where a sample was clamped to the map, or
+    lies off it, it does not follow the box.
 
     Parameters
     ----------
@@ -213,9 +215,9 @@ def roi_pool(
 ) -> Call:
     """Pool regions of interest over whole cells (RoIPool).
 
-    Boxes are rounded to cells and divided into ``output_size`` bins of whole cells, which may overlap
-    by one; each bin yields its maximum (or its mean), and 0 if it is empty. The result is piecewise
-    constant in the boxes: its gradient there is zero.
+    Boxes are rounded to cells and divided into ``output_size`` bins of whole cells, which may
+    overlap by one; each bin yields its maximum (or its mean), and 0 if it is empty. The result is
+    piecewise constant in the boxes: its gradient there is zero.
 
     Parameters
     ----------
@@ -322,4 +324,6 @@ def roi_pool_backward(
     size = grid_of(op, grad_output, layout)
     params = pool_params(op, size, spatial_scale, mode, layout)
     arguments = (grad_output, argmax, input_shape)
-    return Call(op, params, boxes, batch_indices, out, grad_output, images_of(input_shape), arguments)
+    return Call(
+        op, params, boxes, batch_indices, out, grad_output, images_of(input_shape), arguments
+    )

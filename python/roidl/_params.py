@@ -1,4 +1,4 @@
-"""What one call of an operator is made of: its parameters, and the checks that only Python can make."""
+"""What a call of an operator is made of, and the checks that only Python can make."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// The C structs of DLPack, declared from its public specification (dlpack 1.3, dmlc.github.io/dlpack).
-// tests/cpp/abi_dlpack.cpp compiles them against the official header.
+// The C structs of DLPack, declared from its public specification (dlpack 1.3,
+// dmlc.github.io/dlpack). tests/cpp/abi_dlpack.cpp compiles them against the official header.
 #pragma once
 #include <cstdint>
 

@@ -10,6 +10,9 @@ namespace roidl::cpu {
 inline constexpr int kBlockBytes = 64;
 // Bins of this many output rows are worked on together: their sums stay in L1.
 inline constexpr int kRowsTogether = 8;
+// Blocks of channels that are read together where they lie: four lines that follow each other are
+// fetched ahead, single ones at the distance of a cell are not.
+inline constexpr int kBlocksTogether = 4;
 
 // The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps.
 template <class A>
@@ -27,10 +30,10 @@ struct Taps {
 // The samples of one axis of one RoI that lie on the map; the max modes need them one by one.
 template <class A>
 struct Samples {
-  const int32_t* start = nullptr;  // [bins + 1]
+  const int32_t* start = nullptr;    // [bins + 1]
   const bool* off_before = nullptr;  // [bins]: samples of the bin lie off the map, before these
   const bool* off_after = nullptr;   // [bins]: or after them
-  const int32_t* low = nullptr;    // [samples]: the cells and their weights
+  const int32_t* low = nullptr;      // [samples]: the cells and their weights
   const int32_t* high = nullptr;
   const A* weight_low = nullptr;
   const A* weight_high = nullptr;
@@ -111,10 +114,11 @@ struct Task {
 // What one task may take from its scratch, for any kernel.
 inline int64_t scratch_bytes(const Task& task, int planes) {
   constexpr int64_t line = kBlockBytes;
+  const int64_t blocks = task.direct ? kBlocksTogether : 1;
   const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 17) * line + line;
-  const int64_t grid = (task.output_height * task.output_width + 1) * line;
-  const int64_t sums = kRowsTogether * (task.max_cells + 1) * line;
-  const int64_t places = 2 * (task.max_cells * 8 + line);
+  const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
+  const int64_t sums = (kRowsTogether * task.max_cells * blocks + 1) * line;
+  const int64_t places = (1 + kBlocksTogether) * task.max_cells * 8 + 2 * line;
   return planes * plane + 2 * grid + sums + places;
 }
 

@@ -11,8 +11,8 @@ struct IndexBlock {
   Index<A> lane(int c) const { return v[c / Native<A>::lanes][c % Native<A>::lanes]; }
 };
 
-// For every channel the winning value and where it stands: indices into the samples of y and of x, or
-// -1 for a winner that no feature moves. The ONNX mode counts corners, two to a sample.
+// For every channel the winning value and where it stands: indices into the samples of y and of x,
+// or -1 for a winner that no feature moves. The ONNX mode counts corners, two to a sample.
 template <class A>
 struct Winner {
   Block<A> value = fill<A>(0);
@@ -71,13 +71,15 @@ ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t 
       continue;
     }
     const int64_t column = right ? roi.x.high[j] : roi.x.low[j];
-    add_product(value, weight,
-                load(plane.row(bottom ? roi.y.high[i] : roi.y.low[i]) + column * plane.cell_stride));
+    add_product(
+        value, weight,
+        load(plane.row(bottom ? roi.y.high[i] : roi.y.low[i]) + column * plane.cell_stride));
     winner.consider(value, 2 * i + bottom, 2 * j + right);
   }
 }
 
-// Bin (p, q), samples in row-major order. Those off the map are worth 0; the first of them decides ties.
+// Bin (p, q), samples in row-major order. Those off the map are worth 0; the first of them decides
+// ties.
 template <class A>
 void find_winner(const SamplesRoi<A>& roi, int64_t p, int64_t q, bool onnx, const Plane<A>& plane,
                  Winner<A>& winner) {
@@ -189,10 +191,10 @@ void add_edges(const SamplesRoi<A>& roi, const Winner<A>& winner, int c, A grad,
   };
   const auto slope_y = [&](int64_t column) { return at(y.high[i], column) - at(y.low[i], column); };
   const auto slope_x = [&](int64_t row) { return at(row, x.high[j]) - at(row, x.low[j]); };
-  const double by_y = grad * along(x.weight_low[j], x.weight_high[j], slope_y(x.low[j]),
-                                   slope_y(x.high[j]));
-  const double by_x = grad * along(y.weight_low[i], y.weight_high[i], slope_x(y.low[i]),
-                                   slope_x(y.high[i]));
+  const double by_y =
+      grad * along(x.weight_low[j], x.weight_high[j], slope_y(x.low[j]), slope_y(x.high[j]));
+  const double by_x =
+      grad * along(y.weight_low[i], y.weight_high[i], slope_x(y.low[i]), slope_x(y.high[i]));
   const double terms[4] = {by_x * x.derivative_low[j], by_y * y.derivative_low[i],
                            by_x * x.derivative_high[j], by_y * y.derivative_high[i]};
   for (int edge = 0; edge < 4; ++edge) sum[edge] += terms[edge];

@@ -7,8 +7,8 @@ namespace {
 
 // The maximum over a bin, the first in row-major order; NaN wins, so that it cannot hide.
 template <class A>
-void pool_bin(const Plane<A>& plane, int64_t y_begin, int64_t y_end, int64_t x_begin,
-              int64_t x_end, int64_t width, A* value, A* index) {
+void pool_bin(const Plane<A>& plane, int64_t y_begin, int64_t y_end, int64_t x_begin, int64_t x_end,
+              int64_t width, A* value, A* index) {
   using Indices = typename Native<Index<A>>::Vector;
   Block<A> best = fill<A>(0);
   IndexBlock<A> where;
@@ -65,8 +65,8 @@ void pool_forward(const Task& task) {
               [&](const Row<int32_t>& row, int64_t first, int64_t count) {
                 for (int64_t i = 0; i < count; ++i)
                   for (int64_t c = 0; c < channels; ++c)
-                    row.data[i * row.cell_stride + c * row.channel_stride] = static_cast<int32_t>(
-                        bit_cast<Index<A>>(index[(first + i) * lanes + c]));
+                    row.data[i * row.cell_stride + c * row.channel_stride] =
+                        static_cast<int32_t>(bit_cast<Index<A>>(index[(first + i) * lanes + c]));
               });
         }
       });

@@ -12,10 +12,14 @@ struct Places {
   int64_t* column;
 
   Places(const Task& task, Scratch& scratch)
-      : row(scratch.take<A*>(task.max_cells)), column(scratch.take<int64_t>(task.max_cells)) {}
-  void find(const Taps<A>& y, const Taps<A>& x, const Plane<A>& plane) {
+      : row(scratch.take<A*>(task.max_cells)),
+        column(scratch.take<int64_t>(task.max_cells * kBlocksTogether)) {}
+  // With several blocks of channels, each column stands for as many, side by side.
+  void find(const Taps<A>& y, const Taps<A>& x, const Plane<A>& plane, int64_t blocks = 1) {
     for (int32_t i = 0; i < y.count; ++i) row[i] = plane.row(y.position[i]);
-    for (int32_t j = 0; j < x.count; ++j) column[j] = x.position[j] * plane.cell_stride;
+    for (int32_t j = 0; j < x.count; ++j)
+      for (int64_t b = 0; b < blocks; ++b)
+        column[j * blocks + b] = x.position[j] * plane.cell_stride + b * kLanes<A>;
   }
 };
 
@@ -36,11 +40,12 @@ ROIDL_INLINE void sum_rows(const Taps<A>& y, int32_t first, int32_t last, const 
 // out[r] = the taps [first, last) of x over row r of sums, for Count rows.
 template <class A, int Count>
 ROIDL_INLINE void sum_columns(const int32_t* slot, const A* weights, int32_t first, int32_t last,
-                              const A* sums, int64_t sums_stride, A* out, int64_t out_stride) {
+                              const A* sums, int64_t slot_stride, int64_t sums_stride, A* out,
+                              int64_t out_stride) {
   Block<A> sum[Count];
   for (int u = 0; u < Count; ++u) sum[u] = fill<A>(0);
   for (int32_t tap = first; tap < last; ++tap) {
-    const A* column = sums + slot[tap] * kLanes<A>;
+    const A* column = sums + slot[tap] * slot_stride;
     const A weight = weights[tap];
     for (int u = 0; u < Count; ++u) add_product(sum[u], weight, load(column + u * sums_stride));
   }
@@ -51,8 +56,7 @@ ROIDL_INLINE void sum_columns(const int32_t* slot, const A* weights, int32_t fir
 template <class Body>
 ROIDL_INLINE void unrolled(int64_t count, Body&& body) {
   int64_t i = 0;
-  for (; i + kUnroll <= count; i += kUnroll)
-    body(std::integral_constant<int, kUnroll>{}, i);
+  for (; i + kUnroll <= count; i += kUnroll) body(std::integral_constant<int, kUnroll>{}, i);
   const int64_t left = count - i;
   if constexpr (kUnroll > 4) {
     // 7 rows are what detectors have: one step instead of three.
@@ -64,28 +68,30 @@ ROIDL_INLINE void unrolled(int64_t count, Body&& body) {
   for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
 }
 
-// out [bins][kLanes] = Wy . plane . Wx^T; sums holds kRowsTogether rows of max_cells blocks.
+// out [bins][blocks][kLanes] = Wy . plane . Wx^T; sums holds kRowsTogether rows of max_cells
+// columns.
 template <class A>
 void apply_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Plane<A>& plane,
-                Places<A>& places, A* sums, A* out) {
+                Places<A>& places, A* sums, A* out, int64_t blocks = 1) {
   constexpr int64_t lanes = kLanes<A>;
-  const int64_t width = task.output_width, sums_stride = x.count * lanes;
-  places.find(y, x, plane);
+  const int64_t width = task.output_width, cell = blocks * lanes, sums_stride = x.count * cell;
+  places.find(y, x, plane, blocks);
   for (int64_t p = 0; p < task.output_height; p += kRowsTogether) {
     const int64_t rows = least(kRowsTogether, task.output_height - p);
     for (int64_t r = 0; r < rows; ++r) {
       A* row_sums = sums + r * sums_stride;
-      unrolled(x.count, [&](auto count, int64_t j) {
+      unrolled(x.count * blocks, [&](auto count, int64_t j) {
         sum_rows<A, decltype(count)::value>(y, y.start[p + r], y.start[p + r + 1], places,
                                             places.column + j, row_sums + j * lanes);
       });
     }
     for (int64_t q = 0; q < width; ++q)
-      unrolled(rows, [&](auto count, int64_t r) {
-        sum_columns<A, decltype(count)::value>(x.slot, x.weight, x.start[q], x.start[q + 1],
-                                               sums + r * sums_stride, sums_stride,
-                                               out + ((p + r) * width + q) * lanes, width * lanes);
-      });
+      for (int64_t b = 0; b < blocks; ++b)
+        unrolled(rows, [&](auto count, int64_t r) {
+          sum_columns<A, decltype(count)::value>(
+              x.slot, x.weight, x.start[q], x.start[q + 1], sums + r * sums_stride + b * lanes,
+              cell, sums_stride, out + ((p + r) * width + q) * cell + b * lanes, width * cell);
+        });
   }
 }
 
@@ -108,12 +114,14 @@ void taps_forward(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   Places<A> places(task, scratch);
-  A* sums = scratch.take<A>(kRowsTogether * task.max_cells * kLanes<A>);
-  A* out = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
-  for_each_roi<T, TapsRoi<A>>(
+  const int64_t most_blocks = task.direct ? kBlocksTogether : 1;
+  A* sums = scratch.take<A>(kRowsTogether * task.max_cells * most_blocks * kLanes<A>);
+  A* out = scratch.take<A>(task.output_height * task.output_width * most_blocks * kLanes<A>);
+  for_each_roi<T, TapsRoi<A>, kBlocksTogether>(
       task, scratch, ReadTaps<A>{},
       [&](const TapsRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
-        apply_taps(task, roi.y, roi.x, plane, places, sums, out);
+        const int64_t blocks = (channels + kLanes<A> - 1) / kLanes<A>;
+        apply_taps(task, roi.y, roi.x, plane, places, sums, out, blocks);
         store_grid<T>(out, task.pooled, task, roi.row, channel, channels);
       });
 }
@@ -159,10 +167,10 @@ void spread_taps(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane,
     const int64_t rows = least(kRowsTogether, task.output_height - p);
     for (int32_t j = 0; j < x.count; ++j)
       unrolled(rows, [&](auto count, int64_t r) {
-        sum_columns<A, decltype(count)::value>(
-            x.column_bin, x.column_weight, x.column_start[j], x.column_start[j + 1],
-            grad + (p + r) * width * lanes, width * lanes, sums + r * sums_stride + j * lanes,
-            sums_stride);
+        sum_columns<A, decltype(count)::value>(x.column_bin, x.column_weight, x.column_start[j],
+                                               x.column_start[j + 1],
+                                               grad + (p + r) * width * lanes, lanes, width * lanes,
+                                               sums + r * sums_stride + j * lanes, sums_stride);
       });
     for (int64_t r = 0; r < rows; ++r) {
       const A* row_sums = sums + r * sums_stride;
@@ -180,8 +188,8 @@ void spread_taps(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane,
   }
 }
 
-// Calls add(roi, plane, channel, channels) with a plane that the RoI's window may be added to, in the
-// order of the RoIs, and writes every row of the gradient exactly once.
+// Calls add(roi, plane, channel, channels) with a plane that the RoI's window may be added to, in
+// the order of the RoIs, and writes every row of the gradient exactly once.
 template <class T, class RoiType, class Touch, class Add>
 void gather_gradient(const Task& task, Scratch& scratch, Touch&& touch, Add&& add) {
   PackedPlane<T> packed(task, scratch);

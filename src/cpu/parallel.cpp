@@ -1,5 +1,5 @@
-// The thread pool. Workers wait for a job, take tasks from it, and leave; the caller does what nobody
-// has claimed, so a job always ends even if no worker ever comes.
+// The thread pool. Workers wait for a job, take tasks from it, and leave; the caller does what
+// nobody has claimed, so a job always ends even if no worker ever comes.
 #include "parallel.h"
 
 #include <pthread.h>
@@ -29,8 +29,7 @@ constexpr double kNanosecondsPerThread = 150e3;
 constexpr int kMaxThreads = 1024;
 
 struct Job final : Tasks {
-  explicit Job(int64_t count, const std::function<void(Tasks&)>& body)
-      : count(count), body(body) {}
+  explicit Job(int64_t count, const std::function<void(Tasks&)>& body) : count(count), body(body) {}
 
   bool next(int64_t& task) override {
     task = claimed.fetch_add(1, std::memory_order_relaxed);
@@ -111,8 +110,8 @@ class Pool {
 };
 
 // Made when the library is loaded and never destroyed: detached workers may outlive static
-// destructors. After fork() the child has none of the parent's threads, so it forgets the pool (a leak
-// on purpose) and starts a new one.
+// destructors. After fork() the child has none of the parent's threads, so it forgets the pool (a
+// leak on purpose) and starts a new one.
 Pool* pool = [] {
   pthread_atfork([] { pool->mutex().lock(); }, [] { pool->mutex().unlock(); },
                  [] { pool = new Pool; });

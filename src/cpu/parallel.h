@@ -15,8 +15,8 @@ class Tasks {
 };
 
 // Runs body on the calling thread and on up to get_num_threads() - 1 others; each takes tasks until
-// none is left. The caller never waits for a thread that has not started. `nanoseconds` is the whole
-// work on one thread: below about 0.3 ms no other thread is asked.
+// none is left. The caller never waits for a thread that has not started. `nanoseconds` is the
+// whole work on one thread: below about 0.3 ms no other thread is asked.
 void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&)>& body);
 
 // The default is ROIDL_NUM_THREADS, or the CPUs that the process may use (affinity, cgroup quota).

@@ -1,5 +1,5 @@
-// Plane: one block of channels of one image, channels innermost; packed row by row as it is needed, or
-// the tensor itself. Also the loads and stores between blocks and the caller's strided arrays.
+// Plane: one block of channels of one image, channels innermost; packed row by row as it is needed,
+// or the tensor itself. Also the loads and stores between blocks and the caller's strided arrays.
 #pragma once
 #include "block.h"
 
@@ -52,15 +52,18 @@ void pack(const Row<const T>& from, int64_t count, int64_t channels, accumulator
   for (int64_t x = 0; x < count; ++x) {
     A* cell = to + x * lanes;
     const T* source = from.data + x * from.cell_stride;
-    for (int64_t c = 0; c < channels; ++c) cell[c] = static_cast<A>(source[c * from.channel_stride]);
+    for (int64_t c = 0; c < channels; ++c)
+      cell[c] = static_cast<A>(source[c * from.channel_stride]);
     for (int64_t c = channels; c < lanes; ++c) cell[c] = 0;
   }
 }
 
+// `from` holds one block a cell, or several side by side when there are more channels.
 template <class T>
 void unpack(const accumulator<T>* from, int64_t count, int64_t channels, const Row<T>& to) {
   using A = accumulator<T>;
   constexpr int lanes = kLanes<A>;
+  const int64_t from_stride = most(lanes, channels);
   if (channels == lanes && to.cell_stride == 1) {
     for (int64_t x = 0; x < count; x += kTile) {
       const int64_t cells = least(kTile, count - x);
@@ -78,8 +81,14 @@ void unpack(const accumulator<T>* from, int64_t count, int64_t channels, const R
     return;
   }
   for (int64_t x = 0; x < count; ++x) {
-    const A* cell = from + x * lanes;
+    const A* cell = from + x * from_stride;
     T* target = to.data + x * to.cell_stride;
+    if constexpr (sizeof(T) == sizeof(A)) {
+      if (to.channel_stride == 1) {
+        std::memcpy(target, cell, channels * sizeof(A));
+        continue;
+      }
+    }
     for (int64_t c = 0; c < channels; ++c) target[c * to.channel_stride] = static_cast<T>(cell[c]);
   }
 }
@@ -135,7 +144,8 @@ class PackedPlane {
     });
   }
   // Writes row y of the gradient; what was never touched is zero.
-  void write(const MapTask& map, int64_t image, int64_t channel, int64_t channels, int64_t y) const {
+  void write(const MapTask& map, int64_t image, int64_t channel, int64_t channels,
+             int64_t y) const {
     const State& state = state_[y & plane_.row_mask];
     const Row<T> row = map_row<T>(map, image, channel, y);
     if (state.y != y) return clear(row, width_, channels);
@@ -186,8 +196,8 @@ ROIDL_INLINE T* pooled_row(const PooledTask& pooled, int64_t k, int64_t channel)
          (k - image * pooled.per_image) * pooled.row + channel * pooled.c;
 }
 
-// The grid of bins of RoI k, [bins][kLanes], from or to the caller's array. Bins that follow each other
-// in memory are one row.
+// The grid of bins of RoI k, [bins][kLanes], from or to the caller's array. Bins that follow each
+// other in memory are one row.
 template <class T, class Move>
 ROIDL_INLINE void for_each_grid_row(const PooledTask& pooled, const Task& task, int64_t k,
                                     int64_t channel, Move&& move) {
@@ -213,13 +223,15 @@ void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task
                 int64_t channel, int64_t channels) {
   for_each_grid_row<T>(pooled, task, k, channel,
                        [&](const Row<T>& row, int64_t first, int64_t count) {
-                         unpack<T>(grid + first * kLanes<accumulator<T>>, count, channels, row);
+                         const int64_t stride = most(kLanes<accumulator<T>>, channels);
+                         unpack<T>(grid + first * stride, count, channels, row);
                        });
 }
 
-// Calls visit(roi, plane, channel, channels) for every RoI and block of channels of the task.
-// use(roi, read) names the cells that a RoI reads: read(y, begin, end).
-template <class T, class RoiType, class Use, class Visit>
+// Calls visit(roi, plane, channel, channels) for every RoI and block of channels of the task; for
+// up to Together blocks at a time where the map is read in place. use(roi, read) names the cells
+// that a RoI reads: read(y, begin, end).
+template <class T, class RoiType, int Together = 1, class Use, class Visit>
 void for_each_roi(const Task& task, Scratch& scratch, Use&& use, Visit&& visit) {
   using A = accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
@@ -227,11 +239,11 @@ void for_each_roi(const Task& task, Scratch& scratch, Use&& use, Visit&& visit) 
     if constexpr (sizeof(T) == sizeof(A)) {
       const MapTask& map = task.features;
       for (int64_t i = 0; i < task.count; ++i)
-        for (int64_t channel = 0; channel < task.channels; channel += lanes)
-          visit(static_cast<const RoiType&>(*task.rois[i]),
-                Plane<A>{static_cast<A*>(map.data) + task.image * map.n + channel, map.h, map.w,
-                         -1},
-                channel, lanes);
+        for (int64_t channel = 0; channel < task.channels; channel += Together * lanes)
+          visit(
+              static_cast<const RoiType&>(*task.rois[i]),
+              Plane<A>{static_cast<A*>(map.data) + task.image * map.n + channel, map.h, map.w, -1},
+              channel, least(Together * lanes, task.channels - channel));
     }
     return;
   }

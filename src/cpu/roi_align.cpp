@@ -26,8 +26,8 @@ using Run = void (*)(const Problem&, const Windows&, const Task&, Kernel);
 template <class RoiType>
 void run_rois(const RoiAlignProblem& problem, const std::vector<RoiType>& rois, Run run,
               Kernel kernel) {
-  const Windows windows = windows_of(rois, problem.images,
-                                     [](const RoiType& roi) { return distinct_cells(roi); });
+  const Windows windows =
+      windows_of(rois, problem.images, [](const RoiType& roi) { return distinct_cells(roi); });
   Task task = base_task(problem, windows);
   task.onnx = problem.mode == AlignMode::max_onnx;
   task.boxes_gradient = problem.boxes_gradient;

@@ -22,10 +22,9 @@ void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel ker
   const auto with = [&](auto zero) {
     using A = decltype(zero);
     const auto rois = make_taps<A>(problem, use, arena);
-    const Windows windows =
-        windows_of(rois, problem.images, [](const TapsRoi<A>& roi) -> int64_t {
-          return std::max(roi.y.count, roi.x.count);
-        });
+    const Windows windows = windows_of(rois, problem.images, [](const TapsRoi<A>& roi) -> int64_t {
+      return std::max(roi.y.count, roi.x.count);
+    });
     run(problem, windows, base_task(problem, windows), kernel);
   };
   if (problem.dtype == kFloat64)
@@ -148,9 +147,8 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
   if (problem.mode == PoolMode::avg)
     return run_average(problem, TapsFor::backward, run_by_image,
                        kernels_for(problem.dtype).taps_backward);
-  visit_float(problem.dtype, [&](auto type) {
-    Scatter<typename decltype(type)::type>(problem).run();
-  });
+  visit_float(problem.dtype,
+              [&](auto type) { Scatter<typename decltype(type)::type>(problem).run(); });
 }
 
 }  // namespace roidl::cpu

@@ -12,13 +12,15 @@ namespace roidl::cpu {
 
 namespace {
 
-// Work of one cell or bin in one channel, measured on one core with AVX-512: enough to decide whether
-// a second thread is worth waking.
+// Work of one cell or bin in one channel, measured on one core with AVX-512: enough to decide
+// whether a second thread is worth waking.
 constexpr double kNanoseconds = 0.05;
 // More tasks than threads, so that a slow one does not keep the others waiting.
 constexpr int64_t kTasksPerThread = 4;
 // Neighbouring RoIs read the same cells: they stay together.
 constexpr int64_t kDirectRois = 8;
+// The mean window that is still read in place, in bytes: about what a core's L2 holds.
+constexpr double kDirectWindow = 2 << 20;
 
 struct Deleter {
   void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
@@ -54,7 +56,14 @@ double work(const Problem& problem, const Windows& windows) {
 
 void run_pieces(const Problem& problem, const Windows& windows, const Task& base, Kernel kernel,
                 const std::vector<Piece>& pieces, double nanoseconds, int planes) {
-  const int64_t bytes = scratch_bytes(base, planes);
+  int64_t bytes = 0;
+  for (const bool direct : {false, true}) {
+    const bool used = std::any_of(pieces.begin(), pieces.end(),
+                                  [&](const Piece& piece) { return piece.direct == direct; });
+    Task task = base;
+    task.direct = direct;
+    if (used) bytes = std::max(bytes, scratch_bytes(task, planes));
+  }
   parallel(static_cast<int64_t>(pieces.size()), nanoseconds, [&](Tasks& tasks) {
     const std::unique_ptr<char, Deleter> memory(
         static_cast<char*>(::operator new[](static_cast<size_t>(bytes), std::align_val_t{64})));
@@ -88,9 +97,10 @@ void split_rois(std::vector<Piece>& pieces, const Windows& windows, Piece piece,
 
 const Kernels& kernels_for(abi::DLDataType dtype) {
   const Kernels(&kernels)[4] = instruction_set().kernels;
-  return dtype == kFloat16 ? kernels[0] : dtype == kBfloat16 ? kernels[1]
-                                      : dtype == kFloat32    ? kernels[2]
-                                                             : kernels[3];
+  return dtype == kFloat16    ? kernels[0]
+         : dtype == kBfloat16 ? kernels[1]
+         : dtype == kFloat32  ? kernels[2]
+                              : kernels[3];
 }
 
 void sort_windows(Windows& windows, int64_t images) {
@@ -120,8 +130,8 @@ Task base_task(const Problem& problem, const Windows& windows) {
   while (task.ring_rows < windows.tallest) task.ring_rows *= 2;
   task.features = view(map.features);
   task.gradient = view(map.gradient);
-  task.pooled = {pooled.data, pooled.per_image, pooled.image, pooled.row, pooled.c, pooled.h,
-                 pooled.w};
+  task.pooled = {pooled.data, pooled.per_image, pooled.image, pooled.row,
+                 pooled.c,    pooled.h,         pooled.w};
   return task;
 }
 
@@ -129,25 +139,28 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
   const bool same_type = problem.dtype == kFloat32 || problem.dtype == kFloat64;
   const bool innermost = task.features.c == 1 || channels == 1;
-  // Channels that are innermost are read where they lie; a last part of a block is packed.
-  const int64_t direct = same_type && innermost ? channels / lanes * lanes : 0;
+  // Channels that are innermost are read where they lie, if a window of them fits the cache; else,
+  // and for the last part of a block, packing pays.
+  const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)) *
+                        static_cast<double>(channels) * problem.dtype.bits / 8;
+  const bool in_place = same_type && innermost && window < kDirectWindow;
+  const int64_t direct = in_place ? channels / lanes * lanes : 0;
   const int64_t blocks = (channels - direct + lanes - 1) / lanes;
   const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
-  const int64_t parts = std::max<int64_t>(1, wanted / std::max<int64_t>(1, problem.images * blocks));
+  const int64_t parts =
+      std::max<int64_t>(1, wanted / std::max<int64_t>(1, problem.images * blocks));
   std::vector<Piece> pieces;
   for (int64_t n = 0; n < problem.images; ++n) {
     if (direct > 0) split_rois(pieces, windows, {n, 0, 0, 0, direct, true}, kDirectRois);
     const int64_t rois = windows.image_start[n + 1] - windows.image_start[n];
     for (int64_t channel = direct; channel < channels; channel += lanes)
-      split_rois(pieces, windows,
-                 {n, 0, 0, channel, std::min(lanes, channels - channel), false},
+      split_rois(pieces, windows, {n, 0, 0, channel, std::min(lanes, channels - channel), false},
                  std::max<int64_t>(1, (rois + parts - 1) / parts));
   }
   run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), 1);
 }
 
-void run_by_image(const Problem& problem, const Windows& windows, const Task& task,
-                  Kernel kernel) {
+void run_by_image(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
   std::vector<Piece> pieces;
   for (int64_t n = 0; n < problem.images; ++n)

@@ -14,7 +14,7 @@ const Kernels& kernels_for(abi::DLDataType dtype);
 
 // Rows of every image, the most distinct rows or columns that one of them touches, and the windows.
 struct Windows {
-  std::vector<const Roi*> sorted;   // by image, then by first row of the map; stable
+  std::vector<const Roi*> sorted;    // by image, then by first row of the map; stable
   std::vector<int64_t> image_start;  // [images + 1] into sorted
   int64_t max_cells = 1;
   int64_t tallest = 1;

@@ -45,7 +45,8 @@ class TapsBuilder {
   void add(int64_t cell, double weight) {
     if (weight == 0) return;  // must not read the cell: it may hold NaN
     // Samples are monotone: an equal cell is among the last few of this bin.
-    const size_t first = std::max<size_t>(start_.back(), cell_.size() - std::min<size_t>(cell_.size(), 4));
+    const size_t first =
+        std::max<size_t>(start_.back(), cell_.size() - std::min<size_t>(cell_.size(), 4));
     for (size_t j = cell_.size(); j-- > first;)
       if (cell_[j] == cell) {
         sum_[j] += weight;
@@ -131,9 +132,9 @@ struct EdgeDerivative {
   }
 };
 
-// Calls visit(sample, i, times) for the samples of bin p on the map. Where hundreds of samples share a
-// cell, everything that we sum is linear in i there, so the first and the last stand for the run, half
-// each, and the cost is bounded by the map, not by the grid.
+// Calls visit(sample, i, times) for the samples of bin p on the map. Where hundreds of samples
+// share a cell, everything that we sum is linear in i there, so the first and the last stand for
+// the run, half each, and the cost is bounded by the map, not by the grid.
 template <class T, class Visit>
 void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& visit) {
   constexpr double kDense = 64;  // samples per cell
@@ -157,8 +158,7 @@ void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& 
       visit(sample, i, 1.0);
     } else {
       visit(sample, i, 0.5 * static_cast<double>(times));
-      visit(bilinear(sample_position(axis, p, last), size), last,
-            0.5 * static_cast<double>(times));
+      visit(bilinear(sample_position(axis, p, last), size), last, 0.5 * static_cast<double>(times));
     }
     i = last + 1;
   }
@@ -188,7 +188,8 @@ Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, d
     for_each_sample(axis, p, size, [&](const Bilinear<T>& sample, int64_t i, double times) {
       if (!sample.moves) return;
       const EdgeDerivative<T> edge(axis, scale, bins, p, i);
-      const double share = times * (to_high ? edge.high : edge.low) / static_cast<double>(axis.grid);
+      const double share =
+          times * (to_high ? edge.high : edge.low) / static_cast<double>(axis.grid);
       builder.add(sample.low, -share);
       builder.add(sample.high, share);
     });
@@ -213,8 +214,7 @@ struct AlignAxes {
 };
 
 template <class T, class A>
-std::vector<TapsRoi<A>> make_align_taps(const RoiAlignProblem& problem, TapsFor use,
-                                        Arena& arena) {
+std::vector<TapsRoi<A>> make_align_taps(const RoiAlignProblem& problem, TapsFor use, Arena& arena) {
   const Map& map = problem.maps[0];
   const int64_t ph = problem.output_height, pw = problem.output_width;
   const bool by_column = use == TapsFor::backward;
@@ -253,8 +253,8 @@ Samples<A> align_samples(const AlignAxis<T>& axis, int64_t bins, int64_t size, d
     const bool none = range.first >= range.stop;
     off_before[p] = axis.grid > 0 && (none || range.first > 0);
     off_after[p] = !none && range.stop < axis.grid;
-    // Within a cell the interpolation and the weights are linear along each axis, so the ends of a run
-    // of samples hold its maximum.
+    // Within a cell the interpolation and the weights are linear along each axis, so the ends of a
+    // run of samples hold its maximum.
     for_each_sample(axis, p, size, [&](const Bilinear<T>& sample, int64_t i, double) {
       const EdgeDerivative<T> edge(axis, scale, bins, p, i);
       low.push_back(static_cast<int32_t>(sample.low));
@@ -364,8 +364,8 @@ std::vector<TapsRoi<A>> make_taps(const RoiPoolProblem& problem, TapsFor use, Ar
   for (size_t k = 0; k < bins.size(); ++k) {
     static_cast<Roi&>(rois[k]) = bins[k];
     rois[k].y = bins_to_taps(bins[k].y, problem.output_height, false, builder, arena);
-    rois[k].x = bins_to_taps(bins[k].x, problem.output_width, use == TapsFor::backward, builder,
-                             arena);
+    rois[k].x =
+        bins_to_taps(bins[k].x, problem.output_width, use == TapsFor::backward, builder, arena);
   }
   return rois;
 }

@@ -1,0 +1,117 @@
+# What the Python door calls of the core: the C++ declarations behind _core.pyx.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libcpp cimport bool as cbool
+
+
+cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
+    const uint64_t kDLReadOnly
+    ctypedef struct DLDevice:
+        int32_t device_type
+        int32_t device_id
+    ctypedef struct DLDataType:
+        uint8_t code
+        uint8_t bits
+        uint16_t lanes
+    ctypedef struct DLTensor:
+        void* data
+        DLDevice device
+        int32_t ndim
+        DLDataType dtype
+        int64_t* shape
+        int64_t* strides
+        uint64_t byte_offset
+    ctypedef struct DLPackVersion:
+        uint32_t major
+        uint32_t minor
+    ctypedef struct DLManagedTensor:
+        DLTensor dl_tensor
+        void (*deleter)(DLManagedTensor*) noexcept
+    ctypedef struct DLManagedTensorVersioned:
+        DLPackVersion version
+        void (*deleter)(DLManagedTensorVersioned*) noexcept
+        uint64_t flags
+        DLTensor dl_tensor
+    ctypedef struct DLPackExchangeAPIHeader:
+        DLPackVersion version
+        DLPackExchangeAPIHeader* prev_api
+    ctypedef struct DLPackExchangeAPI:
+        DLPackExchangeAPIHeader header
+        int (*managed_tensor_from_py_object_no_sync)(
+            void*, DLManagedTensorVersioned**) except -1
+
+cdef extern from "python_error.h" namespace "roidl" nogil:
+    void raise_python_error()
+
+cdef extern from "tensor.h" namespace "roidl" nogil:
+    ctypedef struct Shape:
+        int ndim
+        int64_t* size
+    cppclass Tensor:
+        void* data
+        DLDevice device
+        DLDataType dtype
+        int ndim
+        int64_t* shape
+        int64_t* strides
+        cbool empty()
+    Tensor read_dltensor(const DLTensor&, const char*, const char*) except +raise_python_error
+
+cdef extern from "problem.h" namespace "roidl" nogil:
+    cppclass Problem:
+        int64_t rois
+        int64_t images
+        cbool double_coordinates
+    Shape pooled_shape(const Problem&) except +raise_python_error
+
+cdef extern from "roi_align.h" namespace "roidl" nogil:
+    ctypedef struct RoiAlignParams:
+        int64_t output_height
+        int64_t output_width
+        double spatial_scale
+        int64_t sampling_height
+        int64_t sampling_width
+        cbool aligned
+        int32_t mode
+        int32_t layout
+    cppclass RoiAlignProblem(Problem):
+        pass
+    RoiAlignProblem make_roi_align(
+        const char*, const RoiAlignParams&, const Tensor&, const Tensor&, const Tensor*,
+    ) except +raise_python_error
+    void c_roi_align_forward "roidl::roi_align_forward"(
+        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor&,
+    ) except +raise_python_error
+    void c_roi_align_backward "roidl::roi_align_backward"(
+        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor*, const Tensor&,
+    ) except +raise_python_error
+    void c_roi_align_backward_boxes "roidl::roi_align_backward_boxes"(
+        RoiAlignProblem&, const Tensor&, const Tensor&, double*,
+    ) except +raise_python_error
+
+cdef extern from "roi_pool.h" namespace "roidl" nogil:
+    ctypedef struct RoiPoolParams:
+        int64_t output_height
+        int64_t output_width
+        double spatial_scale
+        int32_t mode
+        int32_t layout
+    cppclass RoiPoolProblem(Problem):
+        pass
+    RoiPoolProblem make_roi_pool(
+        const char*, const RoiPoolParams&, const Tensor&, const Tensor&, const Tensor*,
+    ) except +raise_python_error
+    void c_roi_pool_forward "roidl::roi_pool_forward"(
+        RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor&, const Tensor*,
+    ) except +raise_python_error
+    void c_roi_pool_backward "roidl::roi_pool_backward"(
+        RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor*, const Tensor&,
+    ) except +raise_python_error
+
+cdef extern from "cpu/parallel.h" namespace "roidl::cpu" nogil:
+    int c_get_num_threads "roidl::cpu::get_num_threads"() except +raise_python_error
+    void c_set_num_threads "roidl::cpu::set_num_threads"(int) except +raise_python_error
+
+cdef extern from "cpu/isa.h" namespace "roidl::cpu" nogil:
+    ctypedef struct InstructionSet:
+        const char* name
+    const InstructionSet& instruction_set() except +raise_python_error
