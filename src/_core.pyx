@@ -2,7 +2,7 @@
 # distutils: language=c++
 """The compiled core's Python door: arrays in through DLPack, errors out as Python's own."""
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_SetName
-from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libcpp cimport bool as cbool
 
 
@@ -176,8 +176,8 @@ cdef View shaped_like(View leader, input_shape, const char* op):
 
 
 # ---- operators ---------------------------------------------------------------------------------
-# All take: params (a dict of the struct's fields), boxes, batch_indices or None, allocate(shape, dtype's
-# name), out or None; then what is their own. They return the result.
+# All take: params (a dict of the struct's fields), boxes, batch_indices or None, allocate(shape,
+# dtype's name), out or None; then what is their own. They return the result.
 
 def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, out, input):
     cdef View x = view_of(input, b"roi_align", b"input")

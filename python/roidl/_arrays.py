@@ -1,8 +1,8 @@
 """The array front end: NumPy, CuPy and any object with `__dlpack__`.
 
 Results are of the input's library. `LIBRARIES` has one row per library that needs more than the
-standard: what to do before DLPack reads an array, and how to make a result. A row's module is looked
-up in `sys.modules`, never imported for itself.
+standard: what to do before DLPack reads an array, and how to make a result. A row's module is
+looked up in `sys.modules`, never imported for itself.
 """
 
 from __future__ import annotations
