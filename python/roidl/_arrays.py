@@ -59,14 +59,18 @@ def _cupy_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
 
 def _torch_prepare(op: str, tensor: Array) -> Array:
     torch = sys.modules["torch"]
-    if tensor.requires_grad and torch.is_grad_enabled():
-        # The exchange API of DLPack would drop the graph without a word.
-        raise NotImplementedError(
-            f"{op}: gradients through PyTorch tensors are not implemented; pass tensor.detach()"
-        )
+    # DLPack's exchange API looks neither at the graph nor at the bits that negate or conjugate.
+    if tensor.requires_grad:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"{op}: gradients through PyTorch tensors are not implemented; pass tensor.detach()"
+            )
+        tensor = tensor.detach()
     if tensor.layout is not torch.strided:
         raise TypeError(f"{op}: tensors must be strided, got layout {tensor.layout}")
-    return tensor.detach().resolve_conj().resolve_neg()
+    if tensor.is_neg() or tensor.is_conj():
+        tensor = tensor.resolve_neg().resolve_conj()
+    return tensor
 
 
 def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
@@ -138,7 +142,8 @@ def library_of(array: Array) -> Library:
 
 
 def _prepare(op: str, value: Any) -> Any:
-    return library_of(value).prepare(op, value) if hasattr(value, "__dlpack__") else value
+    # What is no array (a shape, None, a mistake) belongs to no row: the core gets it as it is.
+    return library_of(value).prepare(op, value)
 
 
 def _join_boxes(call: Call) -> tuple[Array, Array]:
@@ -151,7 +156,7 @@ def _join_boxes(call: Call) -> tuple[Array, Array]:
                 f"{call.op}: boxes[{i}] must be an array (an object with __dlpack__), "
                 f"got {type(boxes).__name__}"
             )
-    check_box_list(call.op, [tuple(boxes.shape) for boxes in call.boxes], call.images)
+    check_box_list(call.op, [tuple(boxes.shape) for boxes in call.boxes], call.counted)
     counts = [len(boxes) for boxes in call.boxes]
     if not counts:
         return np.empty((0, 4), np.float32), np.empty(0, np.int32)
@@ -162,7 +167,7 @@ def _join_boxes(call: Call) -> tuple[Array, Array]:
 
 
 def _check_out(call: Call) -> None:
-    if hasattr(call.out, "__dlpack__") and not library_of(call.out).writable:
+    if not library_of(call.out).writable:
         kind = type(call.out).__name__
         raise TypeError(f"{call.op}: out must be an array that can be written to, got {kind}")
 

@@ -47,7 +47,7 @@ class Call(NamedTuple):
     batch_indices: Any
     out: Any
     leader: Any  # the array whose library, dtype and device the result has
-    images: int | None  # N, as far as known, for lists of boxes
+    counted: Any  # the features, or the shape of them: how many images lists of boxes are for
     arguments: tuple[Any, ...]  # the compiled function's own, in its order
 
 
@@ -61,16 +61,17 @@ def _integer(op: str, name: str, value: Any) -> int:
 
 
 def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
-    """(height, width) from an integer or a pair; 64 bits, the compiled core checks the range."""
+    """(height, width) from an integer or a pair; the compiled core checks the range."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} must be an integer or a pair, got {value!r}")
-        pair = (_integer(op, name, value[0]), _integer(op, name, value[1]))
+        height, width = _integer(op, name, value[0]), _integer(op, name, value[1])
     else:
-        pair = (_integer(op, name, value),) * 2
-    if not all(-(2**63) <= size < 2**63 for size in pair):
+        height = width = _integer(op, name, value)
+    # The core counts in 64 bits: what does not fit there is put in its words here.
+    if max(height, width) >= 2**63 or min(height, width) < -(2**63):
         raise ValueError(f"{op}: {name} must be at most 2147483647, got {value!r}")
-    return pair
+    return height, width
 
 
 def _number(op: str, name: str, value: Any) -> float:
@@ -88,23 +89,19 @@ def _choice(op: str, name: str, value: Any, choices: dict[str, int]) -> int:
         raise ValueError(f"{op}: {name} must be one of {names}, got {value!r}") from None
 
 
-def images_of(features: Any) -> int | None:
-    """N of an array, or of the shape of one, as far as it has one."""
-    shape = getattr(features, "shape", features)
-    return shape[0] if isinstance(shape, Sequence) and len(shape) == 4 else None
-
-
-def check_box_list(op: str, shapes: Sequence[Sequence[int]], images: int | None) -> None:
-    """Check the shapes of a list of boxes, one array [L_i, 4] per image.
+def check_box_list(op: str, shapes: Sequence[Sequence[int]], counted: Any) -> None:
+    """Check the shapes of a list of boxes, one array [L_i, 4] per image of the features `counted`.
 
     Raises
     ------
     ValueError
         If an array has another shape, or there are more or fewer of them than images.
     """
-    if images is not None and len(shapes) != images:
+    shape = getattr(counted, "shape", counted)
+    # What is no shape of features at all is left to the compiled core, which says so.
+    if isinstance(shape, Sequence) and len(shape) == 4 and len(shapes) != shape[0]:
         raise ValueError(
-            f"{op}: a list of boxes must have one array per image ({images}), got {len(shapes)}"
+            f"{op}: a list of boxes must have one array per image ({shape[0]}), got {len(shapes)}"
         )
     for i, shape in enumerate(shapes):
         if len(shape) != 2 or shape[1] != 4:
