@@ -27,6 +27,8 @@ class Library(NamedTuple):
     # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
     empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
     writable: bool = True  # may be passed as out=
+    # The adapter that runs calls on this library's arrays; None: this front end does
+    run: Callable[[Call], Any] | None = None
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -189,8 +191,8 @@ def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
     return np.empty(shape, _numpy_dtype(dtype))
 
 
-def run(call: Call) -> Any:
-    """Run one call on arrays and return a result of the leader's library."""
+def _run_like_leader(call: Call) -> Any:
+    """The result is of the library of the features or of their gradient."""
     library = library_of(call.leader)
     empty, leader = library.empty, call.leader
     if empty is not None:
@@ -203,8 +205,8 @@ def run(call: Call) -> Any:
     return library.adopt(result, leader)
 
 
-def _run_for_boxes(call: Call) -> Any:
-    """As `run`, for a result shaped like the boxes as they were passed, and of their library."""
+def _run_like_boxes(call: Call) -> Any:
+    """The result is shaped like the boxes as they were passed, and of their library."""
     rows, double = _compiled(call, _numpy_empty)
 
     def like(boxes: Array, values: Array) -> Array:
@@ -220,9 +222,19 @@ def _run_for_boxes(call: Call) -> Any:
     return [like(boxes, part) for boxes, part in zip(call.boxes, np.split(rows, ends), strict=True)]
 
 
+def run(call: Call) -> Any:
+    """Run one call: by the adapter of the leader's library if there is one, else here."""
+    adapter = library_of(call.leader).run
+    if adapter is not None:
+        return adapter(call)
+    if call.op == "roi_align_backward_boxes":
+        return _run_like_boxes(call)
+    return _run_like_leader(call)
+
+
 _adapt = front_end(run)
 roi_align = _adapt(_ops.roi_align)
 roi_align_backward = _adapt(_ops.roi_align_backward)
-roi_align_backward_boxes = front_end(_run_for_boxes)(_ops.roi_align_backward_boxes)
+roi_align_backward_boxes = _adapt(_ops.roi_align_backward_boxes)
 roi_pool = _adapt(_ops.roi_pool)
 roi_pool_backward = _adapt(_ops.roi_pool_backward)
