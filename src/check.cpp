@@ -84,11 +84,9 @@ void check_no_overlap(const char* op, const char* name, const Tensor& written,
     fail(ErrorKind::value, op, name, " must not share memory with ", other_name);
 }
 
-void check_at_least(const char* op, const char* name, int64_t value, int64_t least) {
-  if (value < least) fail(ErrorKind::value, op, name, " must be at least ", least, ", got ", value);
-  // 2^31 - 1 is what the bins and samples are counted in.
-  if (value > INT32_MAX)
-    fail(ErrorKind::value, op, name, " must be at most 2147483647, got ", value);
+void check_count(const char* op, const char* name, int64_t value, int64_t most) {
+  if (value < 1) fail(ErrorKind::value, op, name, " must be at least 1, got ", value);
+  if (value > most) fail(ErrorKind::value, op, name, " must be at most ", most, ", got ", value);
 }
 
 int64_t count_elements(const char* op, const Shape& shape) {

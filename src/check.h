@@ -24,7 +24,7 @@ void check_same_device(const char* op, const char* name, const Tensor& tensor,
 void check_distinct_elements(const char* op, const char* name, const Tensor& tensor);
 void check_no_overlap(const char* op, const char* name, const Tensor& written,
                       const char* other_name, const Tensor& other);
-void check_at_least(const char* op, const char* name, int64_t value, int64_t least);
+void check_count(const char* op, const char* name, int64_t value, int64_t most);
 
 // The number of elements, or an Error when it cannot be addressed.
 int64_t count_elements(const char* op, const Shape& shape);

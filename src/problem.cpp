@@ -30,8 +30,8 @@ void describe_problem(Problem& problem, const Tensor& input, double scale, const
   check_float(op, "input", input);
   check_same_device(op, "boxes", boxes, input.device);
   if (indices != nullptr) check_same_device(op, "batch_indices", *indices, input.device);
-  check_at_least(op, "output_size", problem.output_height, 1);
-  check_at_least(op, "output_size", problem.output_width, 1);
+  check_count(op, "output_size", problem.output_height, kMaxBins);
+  check_count(op, "output_size", problem.output_width, kMaxBins);
   if (!(std::isfinite(scale) && scale > 0))
     fail(ErrorKind::value, op, "spatial_scale must be positive and finite, got ", scale);
 

@@ -13,6 +13,9 @@ enum class Layout : int32_t { nchw = 0, nhwc = 1 };
 // Eight levels of a pyramid are more than any detector has; operators on one map use maps[0].
 inline constexpr int kMaxMaps = 8;
 
+// Bins along an axis: float32 counts no further.
+inline constexpr int64_t kMaxBins = 1 << 24;
+
 // A view in the order N, C, H, W, whatever the order in memory; strides in elements.
 struct MapView {
   void* data = nullptr;

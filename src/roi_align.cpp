@@ -16,9 +16,8 @@ RoiAlignProblem make_roi_align(const char* op, const RoiAlignParams& params, con
   problem.output_height = params.output_height;
   problem.output_width = params.output_width;
   describe_problem(problem, input, params.spatial_scale, boxes, indices);
-  // Anything below 1 is adaptive; above, the check names the limit.
-  if (params.sampling_height > 0) check_at_least(op, "sampling_ratio", params.sampling_height, 1);
-  if (params.sampling_width > 0) check_at_least(op, "sampling_ratio", params.sampling_width, 1);
+  for (const int64_t samples : {params.sampling_height, params.sampling_width})
+    if (samples > 0) check_count(op, "sampling_ratio", samples, INT32_MAX);  // else adaptive
   return problem;
 }
 

@@ -68,10 +68,9 @@ def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
         height, width = _integer(op, name, value[0]), _integer(op, name, value[1])
     else:
         height = width = _integer(op, name, value)
-    # The core counts in 64 bits: what does not fit there is put in its words here.
-    if max(height, width) >= 2**63 or min(height, width) < -(2**63):
-        raise ValueError(f"{op}: {name} must be at most 2147483647, got {value!r}")
-    return height, width
+    # The core counts in 64 bits and says what is too large; beyond them is too large as well.
+    least, most = -(2**63), 2**63 - 1
+    return max(least, min(height, most)), max(least, min(width, most))
 
 
 def _number(op: str, name: str, value: Any) -> float:

@@ -57,20 +57,6 @@ ROIDL_INLINE void add_product(Block<A>& sum, A weight, const Block<A>& values) {
   for (int i = 0; i < kVectors; ++i) sum.v[i] += weight * values.v[i];
 }
 
-#if defined(__clang__)
-#define ROIDL_SHUFFLE_STEP(A, a, b, mask) shuffle_lanes<A>(a, b, mask)
-template <class A, class Mask>
-ROIDL_INLINE typename Native<A>::Vector shuffle_lanes(typename Native<A>::Vector a,
-                                                      typename Native<A>::Vector b, Mask mask) {
-  constexpr int n = Native<A>::lanes;
-  typename Native<A>::Vector result{};
-  for (int i = 0; i < n; ++i) result[i] = mask[i] < n ? a[mask[i]] : b[mask[i] - n];
-  return result;
-}
-#else
-#define ROIDL_SHUFFLE_STEP(A, a, b, mask) __builtin_shuffle(a, b, mask)
-#endif
-
 template <class A>
 struct IndexOf;
 template <>
@@ -97,8 +83,8 @@ ROIDL_INLINE void transpose_step(typename Native<A>::Vector* rows) {
   for (int i = 0; i < n; ++i) {
     if (i & Step) continue;
     const auto a = rows[i], b = rows[i + Step];
-    rows[i] = ROIDL_SHUFFLE_STEP(A, a, b, low);
-    rows[i + Step] = ROIDL_SHUFFLE_STEP(A, a, b, high);
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + Step] = __builtin_shuffle(a, b, high);
   }
 }
 
