@@ -33,95 +33,117 @@ void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel ker
     with(0.0f);
 }
 
-// Adds every output's gradient at its argmax. A task owns some channels of an image; sums are kept
-// cell by cell with the channels of the task innermost.
+// Where a task adds up: sums[cell * cell + c * channel].
+template <class A>
+struct Sums {
+  A* data;
+  int64_t cell, channel;
+};
+
+// Adds every output's gradient at its argmax. A task owns a cache line of channels of an image:
+// what it reads of each RoI lies together.
 template <class T>
 class Scatter {
   using A = accumulator<T>;
+  static constexpr int64_t kTogether = kBlockBytes / static_cast<int64_t>(sizeof(A));
 
  public:
   explicit Scatter(const RoiPoolProblem& problem)
       : problem_(problem), map_(problem.maps[0]), cells_(map_.height * map_.width) {
-    // Where channels are innermost in memory, a cache line of them shares a task.
-    const bool blocked = map_.gradient.c == 1 && problem.channels > 1;
-    together_ = blocked ? kBlockBytes / static_cast<int64_t>(sizeof(A)) : 1;
-    in_place_ = !blocked && std::is_same_v<T, A> && map_.gradient.h == map_.width * map_.gradient.w;
+    innermost_ = map_.gradient.c == 1 && problem.channels > 1;
+    in_place_ =
+        !innermost_ && std::is_same_v<T, A> && map_.gradient.h == map_.width * map_.gradient.w;
     rois_.resize(static_cast<size_t>(problem.images));
     for (int64_t k = 0; k < problem.rois; ++k)
       rois_[load_box<double>(problem.boxes, k).image].push_back(k);
   }
 
   void run() {
-    const int64_t blocks = (problem_.channels + together_ - 1) / together_;
+    const int64_t blocks = (problem_.channels + kTogether - 1) / kTogether;
     const double bins = static_cast<double>(problem_.rois) * problem_.output_height *
                         static_cast<double>(problem_.output_width);
     const double cells = static_cast<double>(cells_) * static_cast<double>(problem_.images);
     parallel(problem_.images * blocks, (bins + cells / 4) * static_cast<double>(problem_.channels),
              [&](Tasks& tasks) {
-               std::vector<A> sums(in_place_ ? 0 : cells_ * together_);
+               std::vector<A> memory(in_place_ ? 0 : cells_ * kTogether);
                for (int64_t i = 0; tasks.next(i);)
-                 scatter(i / blocks, i % blocks * together_, sums);
+                 scatter(i / blocks, i % blocks * kTogether, memory);
              });
-    if (wrong_ != kNone)
+    if (wrong_ != kEmpty)
       fail(ErrorKind::value, problem_.op, "argmax must be -1 or a cell in [0, ", cells_, "), got ",
            wrong_.load());
   }
 
  private:
-  void scatter(int64_t image, int64_t channel, std::vector<A>& sums) {
+  void scatter(int64_t image, int64_t channel, std::vector<A>& memory) {
     const MapView& view = map_.gradient;
-    const int64_t channels = std::min(together_, problem_.channels - channel);
+    const int64_t channels = std::min(kTogether, problem_.channels - channel);
     T* target = static_cast<T*>(view.data) + image * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
       if (in_place_) {
-        for (int64_t y = 0; y < map_.height; ++y) zero(target + y * view.h, view.w);
-        for (const int64_t k : rois_[image]) add(k, channel, 1, target, view.w);
+        for (int64_t c = 0; c < channels; ++c) zero(target + c * view.c, view.w);
+        for (const int64_t k : rois_[image]) add(k, channel, channels, {target, view.w, view.c});
         return;
       }
     }
-    std::fill(sums.begin(), sums.end(), A(0));
-    for (const int64_t k : rois_[image]) add(k, channel, channels, sums.data(), together_);
+    const Sums<A> sums{memory.data(), innermost_ ? kTogether : 1, innermost_ ? 1 : cells_};
+    std::fill(memory.begin(), memory.end(), A(0));
+    for (const int64_t k : rois_[image]) add(k, channel, channels, sums);
     for (int64_t y = 0; y < map_.height; ++y)
       for (int64_t x = 0; x < map_.width; ++x)
         for (int64_t c = 0; c < channels; ++c)
           target[y * view.h + x * view.w + c * view.c] =
-              static_cast<T>(sums[(y * map_.width + x) * together_ + c]);
+              static_cast<T>(sums.data[(y * map_.width + x) * sums.cell + c * sums.channel]);
   }
 
-  void zero(A* row, int64_t stride) const {
+  void zero(A* plane, int64_t stride) const {
     if (stride == 1) {
-      std::memset(row, 0, static_cast<size_t>(map_.width) * sizeof(A));
+      std::memset(plane, 0, static_cast<size_t>(cells_) * sizeof(A));
       return;
     }
-    for (int64_t x = 0; x < map_.width; ++x) row[x * stride] = 0;
+    for (int64_t i = 0; i < cells_; ++i) plane[i * stride] = 0;
   }
 
-  void add(int64_t k, int64_t channel, int64_t channels, A* sums, int64_t cell_stride) {
-    const PooledView &grads = problem_.pooled, &cells = problem_.argmax;
+  // One RoI. The order in which channels and bins are walked is that of the sums in memory; each
+  // sum gets its terms in the order of RoIs and bins either way.
+  void add(int64_t k, int64_t channel, int64_t channels, const Sums<A>& sums) {
+    const PooledView &grads = problem_.pooled, &argmax = problem_.argmax;
     const T* grad = static_cast<const T*>(grads.data) + grads.offset(k) + channel * grads.c;
     const int32_t* cell =
-        static_cast<const int32_t*>(cells.data) + cells.offset(k) + channel * cells.c;
-    for (int64_t p = 0; p < problem_.output_height; ++p)
-      for (int64_t q = 0; q < problem_.output_width; ++q)
-        for (int64_t c = 0; c < channels; ++c) {
-          const int64_t at = cell[p * cells.h + q * cells.w + c * cells.c];
-          // One test keeps out the empty bins and whatever else the caller may have passed.
-          if (static_cast<uint64_t>(at) < static_cast<uint64_t>(cells_))
-            sums[at * cell_stride + c] +=
-                static_cast<A>(grad[p * grads.h + q * grads.w + c * grads.c]);
-          else if (at != -1)
-            wrong_ = at;
-        }
+        static_cast<const int32_t*>(argmax.data) + argmax.offset(k) + channel * argmax.c;
+    // Bins that follow each other in memory are one row.
+    const int64_t width = problem_.output_width;
+    const bool flat = grads.h == width * grads.w && argmax.h == width * argmax.w;
+    const int64_t rows = flat ? 1 : problem_.output_height;
+    const int64_t bins = flat ? problem_.output_height * width : width;
+    const auto add_one = [&](int64_t p, int64_t q, int64_t c) {
+      const int64_t at = cell[p * argmax.h + q * argmax.w + c * argmax.c];
+      // One test keeps out the empty bins and whatever else the caller may have passed.
+      if (static_cast<uint64_t>(at) < static_cast<uint64_t>(cells_))
+        sums.data[at * sums.cell + c * sums.channel] +=
+            static_cast<A>(grad[p * grads.h + q * grads.w + c * grads.c]);
+      else if (at != kEmpty)
+        wrong_ = at;
+    };
+    for (int64_t p = 0; p < rows; ++p) {
+      if (innermost_) {
+        for (int64_t q = 0; q < bins; ++q)
+          for (int64_t c = 0; c < channels; ++c) add_one(p, q, c);
+      } else {
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t q = 0; q < bins; ++q) add_one(p, q, c);
+      }
+    }
   }
 
-  static constexpr int64_t kNone = -1;
+  static constexpr int64_t kEmpty = -1;  // the argmax of an empty bin
   const RoiPoolProblem& problem_;
   const Map& map_;
   const int64_t cells_;
-  int64_t together_ = 1;
-  bool in_place_ = false;
+  bool innermost_ = false;                  // channels are innermost in the gradient's memory
+  bool in_place_ = false;                   // its planes are what is added to
   std::vector<std::vector<int64_t>> rois_;  // of every image, in the caller's order
-  std::atomic<int64_t> wrong_{kNone};
+  std::atomic<int64_t> wrong_{kEmpty};
 };
 
 }  // namespace
