@@ -91,6 +91,12 @@ bool visit_float(abi::DLDataType dtype, F&& f) {
   return false;
 }
 
+// Calls f(Type<A>{}) with the type in which values of this float type are added up.
+template <class F>
+void visit_accumulator(abi::DLDataType dtype, F&& f) {
+  dtype == kFloat64 ? f(Type<double>{}) : f(Type<float>{});
+}
+
 template <class F>
 bool visit_integer(abi::DLDataType dtype, F&& f) {
   if (dtype.lanes != 1) return false;

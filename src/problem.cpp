@@ -21,8 +21,8 @@ const char* axes_name(Layout layout) {
 
 }  // namespace
 
-void describe_problem(Problem& problem, const Tensor& input, double scale, const Tensor& boxes,
-                      const Tensor* indices) {
+void describe_arrays(Problem& problem, double scale, const Tensor& input, const Tensor& boxes,
+                     const Tensor* indices) {
   const char* op = problem.op;
   if (input.ndim != 4)
     fail(ErrorKind::value, op, "input must have shape ", axes_name(problem.layout), ", got ",

@@ -9,13 +9,9 @@ namespace roidl {
 RoiAlignProblem make_roi_align(const char* op, const RoiAlignParams& params, const Tensor& input,
                                const Tensor& boxes, const Tensor* indices) {
   RoiAlignProblem problem;
-  problem.op = op;
+  describe_problem(problem, op, params, input, boxes, indices);
   problem.params = params;
   problem.mode = static_cast<AlignMode>(params.mode);
-  problem.layout = static_cast<Layout>(params.layout);
-  problem.output_height = params.output_height;
-  problem.output_width = params.output_width;
-  describe_problem(problem, input, params.spatial_scale, boxes, indices);
   for (const int64_t samples : {params.sampling_height, params.sampling_width})
     if (samples > 0) check_count(op, "sampling_ratio", samples, INT32_MAX);  // else adaptive
   return problem;

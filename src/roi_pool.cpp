@@ -9,13 +9,9 @@ namespace roidl {
 RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Tensor& input,
                              const Tensor& boxes, const Tensor* indices) {
   RoiPoolProblem problem;
-  problem.op = op;
+  describe_problem(problem, op, params, input, boxes, indices);
   problem.params = params;
   problem.mode = static_cast<PoolMode>(params.mode);
-  problem.layout = static_cast<Layout>(params.layout);
-  problem.output_height = params.output_height;
-  problem.output_width = params.output_width;
-  describe_problem(problem, input, params.spatial_scale, boxes, indices);
   int64_t cells = 0;
   const Map& map = problem.maps[0];
   const bool overflows = __builtin_mul_overflow(map.height, map.width, &cells);

@@ -103,6 +103,18 @@ void find_winner(const SamplesRoi<A>& roi, int64_t p, int64_t q, bool onnx, cons
   outside(y.off_after[p]);
 }
 
+// Calls visit(bin's first value in a grid, winner) for every bin.
+template <class A, class Visit>
+ROIDL_INLINE void for_each_winner(const Task& task, const SamplesRoi<A>& roi, const Plane<A>& plane,
+                                  Visit&& visit) {
+  for (int64_t p = 0; p < task.output_height; ++p)
+    for (int64_t q = 0; q < task.output_width; ++q) {
+      Winner<A> winner;
+      find_winner(roi, p, q, task.onnx, plane, winner);
+      visit((p * task.output_width + q) * kLanes<A>, winner);
+    }
+}
+
 template <class A>
 struct ReadWindow {
   template <class RoiType, class Read>
@@ -120,12 +132,9 @@ void max_forward(const Task& task) {
   for_each_roi<T, SamplesRoi<A>>(
       task, scratch, ReadWindow<A>{},
       [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
-        for (int64_t p = 0; p < task.output_height; ++p)
-          for (int64_t q = 0; q < task.output_width; ++q) {
-            Winner<A> winner;
-            find_winner(roi, p, q, task.onnx, plane, winner);
-            store(out + (p * task.output_width + q) * kLanes<A>, winner.value);
-          }
+        for_each_winner(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
+          store(out + bin, winner.value);
+        });
         store_grid<T>(out, task.pooled, task, roi.row, channel, channels);
       });
 }
@@ -164,15 +173,10 @@ void max_backward(const Task& task) {
           features.read(task.features, task.image, channel, channels, y, begin, end);
         });
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        for (int64_t p = 0; p < task.output_height; ++p)
-          for (int64_t q = 0; q < task.output_width; ++q) {
-            Winner<A> winner;
-            find_winner(roi, p, q, task.onnx, features.plane(), winner);
-            if (winner.empty) continue;
-            const A* bin = grad + (p * task.output_width + q) * kLanes<A>;
-            for (int c = 0; c < channels; ++c)
-              spread_winner(roi, winner, c, task.onnx, bin[c], plane);
-          }
+        for_each_winner(task, roi, features.plane(), [&](int64_t bin, const Winner<A>& winner) {
+          for (int c = 0; c < channels && !winner.empty; ++c)
+            spread_winner(roi, winner, c, task.onnx, grad[bin + c], plane);
+        });
       });
 }
 
@@ -209,15 +213,10 @@ void max_boxes(const Task& task) {
       task, scratch, ReadWindow<A>{},
       [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        for (int64_t p = 0; p < task.output_height; ++p)
-          for (int64_t q = 0; q < task.output_width; ++q) {
-            Winner<A> winner;
-            find_winner(roi, p, q, false, plane, winner);
-            if (winner.empty) continue;
-            const A* bin = grad + (p * task.output_width + q) * kLanes<A>;
-            for (int c = 0; c < channels; ++c)
-              add_edges(roi, winner, c, bin[c], plane, task.boxes_gradient + roi.row * 4);
-          }
+        for_each_winner(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
+          for (int c = 0; c < channels && !winner.empty; ++c)
+            add_edges(roi, winner, c, grad[bin + c], plane, task.boxes_gradient + roi.row * 4);
+        });
       });
 }
 

@@ -21,8 +21,6 @@ int64_t distinct_cells(const SamplesRoi<A>&) {
   return 0;  // the max modes keep no sums of rows
 }
 
-using Run = void (*)(const Problem&, const Windows&, const Task&, Kernel);
-
 template <class RoiType>
 void run_rois(const RoiAlignProblem& problem, const std::vector<RoiType>& rois, Run run,
               Kernel kernel) {
@@ -34,20 +32,15 @@ void run_rois(const RoiAlignProblem& problem, const std::vector<RoiType>& rois, 
   run(problem, windows, task, kernel);
 }
 
-// The same tables in the accumulator's type, whichever it is.
 void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps, Kernel max) {
   Arena arena;
-  const auto with = [&](auto zero) {
-    using A = decltype(zero);
+  visit_accumulator(problem.dtype, [&](auto type) {
+    using A = typename decltype(type)::type;
     if (problem.mode == AlignMode::avg)
       run_rois(problem, make_taps<A>(problem, use, arena), run, taps);
     else
       run_rois(problem, make_samples<A>(problem, arena), run, max);
-  };
-  if (problem.dtype == kFloat64)
-    with(0.0);
-  else
-    with(0.0f);
+  });
 }
 
 }  // namespace

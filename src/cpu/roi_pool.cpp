@@ -15,22 +15,16 @@ namespace roidl::cpu {
 
 namespace {
 
-using Run = void (*)(const Problem&, const Windows&, const Task&, Kernel);
-
 void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel kernel) {
   Arena arena;
-  const auto with = [&](auto zero) {
-    using A = decltype(zero);
-    const auto rois = make_taps<A>(problem, use, arena);
+  visit_accumulator(problem.dtype, [&](auto type) {
+    using A = typename decltype(type)::type;
+    const std::vector<TapsRoi<A>> rois = make_taps<A>(problem, use, arena);
     const Windows windows = windows_of(rois, problem.images, [](const TapsRoi<A>& roi) -> int64_t {
       return std::max(roi.y.count, roi.x.count);
     });
     run(problem, windows, base_task(problem, windows), kernel);
-  };
-  if (problem.dtype == kFloat64)
-    with(0.0);
-  else
-    with(0.0f);
+  });
 }
 
 // Where a task adds up: sums[cell * cell + c * channel].

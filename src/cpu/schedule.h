@@ -28,6 +28,8 @@ Windows windows_of(const std::vector<RoiType>& rois, int64_t images, Cells&& dis
 Task base_task(const Problem& problem, const Windows& windows);
 
 using Kernel = void (*)(const Task&);
+using Run = void (*)(const Problem&, const Windows&, const Task&,
+                     Kernel);  // one of the three below
 
 // Results by RoI: any split of RoIs and channels will do.
 void run_by_roi(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel);
