@@ -55,10 +55,21 @@ struct Problem {
   PooledView pooled;
 };
 
-// Fills in all but the buffers that are written; `input` may lack data when only its shape is
-// known.
-void describe_problem(Problem& problem, const Tensor& input, double scale, const Tensor& boxes,
-                      const Tensor* indices);
+void describe_arrays(Problem& problem, double scale, const Tensor& input, const Tensor& boxes,
+                     const Tensor* indices);
+
+// Fills in all but the buffers. `params` are any operator's; `input` may lack data when only its
+// shape is known; `indices` may be null.
+template <class Params>
+void describe_problem(Problem& problem, const char* op, const Params& params, const Tensor& input,
+                      const Tensor& boxes, const Tensor* indices) {
+  problem.op = op;
+  problem.layout = static_cast<Layout>(params.layout);
+  problem.output_height = params.output_height;
+  problem.output_width = params.output_width;
+  describe_arrays(problem, params.spatial_scale, input, boxes, indices);
+}
+
 Shape pooled_shape(const Problem& problem);
 Shape input_shape(const Problem& problem);
 
