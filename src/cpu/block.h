@@ -1,6 +1,10 @@
 // Block: one cache line of accumulators, computed on in whatever vectors the instruction set has.
 // Everything here has internal linkage: the file is compiled once per instruction set.
 #pragma once
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 
@@ -117,6 +121,43 @@ inline void transpose(const A* from, int64_t from_stride, int64_t rows, int64_t 
     for (int64_t i = 0; i < whole_rows; ++i) to[j * to_stride + i] = from[i * from_stride + j];
   for (int64_t i = whole_rows; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+// Copies to memory that is not read soon, past the caches: the line is not fetched before it is
+// written, and what the caches hold stays. A line that is only partly covered is stored as usual.
+template <class T>
+inline void stream(T* to, const T* from, int64_t count) {
+#if defined(__x86_64__)
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  char* target = reinterpret_cast<char*>(to);
+  const char* source = reinterpret_cast<const char*>(from);
+  const int64_t misaligned = reinterpret_cast<intptr_t>(target) % kBlockBytes;
+  int64_t at = misaligned == 0 ? 0 : kBlockBytes - misaligned;
+  if (at > bytes) at = bytes;
+  std::memcpy(target, source, at);
+  for (; at + kBlockBytes <= bytes; at += kBlockBytes)
+    for (int part = 0; part < kBlockBytes; part += kVectorBytes) {
+#if ROIDL_VECTOR_BYTES == 64
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(target + at), _mm512_loadu_si512(source + at));
+#elif ROIDL_VECTOR_BYTES == 32
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(target + at + part),
+                          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + at + part)));
+#else
+      _mm_stream_si128(reinterpret_cast<__m128i*>(target + at + part),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + at + part)));
+#endif
+    }
+  std::memcpy(target + at, source + at, bytes - at);
+#else
+  std::memcpy(to, from, count * sizeof(T));
+#endif
+}
+
+// Makes streamed stores visible before whatever the thread does next.
+inline void end_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace

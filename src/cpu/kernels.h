@@ -104,6 +104,7 @@ struct Task {
   bool direct;        // channels are innermost and whole blocks: the map is read where it lies
   int64_t ring_rows;  // a power of two, at least the height of the tallest window
   int64_t max_cells;  // the most distinct rows or columns that a RoI touches
+  bool streams;       // the results are too many for the caches
   bool onnx;          // the max modes: over weighted corners instead of interpolated samples
   MapTask features, gradient;
   PooledTask pooled, argmax;
@@ -119,7 +120,7 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
   const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
   const int64_t sums = (kRowsTogether * task.max_cells * blocks + 1) * line;
   const int64_t places = (1 + kBlocksTogether) * task.max_cells * 8 + 2 * line;
-  return planes * plane + 2 * grid + sums + places;
+  return planes * plane + 3 * grid + sums + places;
 }
 
 struct Kernels {

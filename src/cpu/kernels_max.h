@@ -129,13 +129,14 @@ void max_forward(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   A* out = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
+  T* staging = take_staging<T>(task, scratch);
   for_each_roi<T, SamplesRoi<A>>(
       task, scratch, ReadWindow<A>{},
       [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
         for_each_winner(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
           store(out + bin, winner.value);
         });
-        store_grid<T>(out, task.pooled, task, roi.row, channel, channels);
+        store_grid<T>(out, task.pooled, task, roi.row, channel, channels, staging);
       });
 }
 

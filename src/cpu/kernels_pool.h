@@ -45,6 +45,7 @@ void pool_forward(const Task& task) {
   const int64_t bins = task.output_height * task.output_width;
   A* value = scratch.take<A>(bins * lanes);
   A* index = scratch.take<A>(bins * lanes);
+  T* staging = take_staging<T>(task, scratch);
   for_each_roi<T, BinsRoi>(
       task, scratch, ReadWindow<A>{},
       [&](const BinsRoi& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
@@ -54,11 +55,12 @@ void pool_forward(const Task& task) {
             pool_bin(plane, roi.y.begin[p], roi.y.end[p], roi.x.begin[q], roi.x.end[q], task.width,
                      value + bin, index + bin);
           }
-        store_grid<T>(value, task.pooled, task, roi.row, channel, channels);
+        store_grid<T>(value, task.pooled, task, roi.row, channel, channels, staging);
         if (task.argmax.data == nullptr) return;
         if constexpr (sizeof(A) == sizeof(int32_t)) {
-          // Four bytes are four bytes: they move like floats.
-          store_grid<float>(index, task.argmax, task, roi.row, channel, channels);
+          // Four bytes are four bytes: they move like floats. The values are out of the way by now.
+          float* value_done = task.streams ? reinterpret_cast<float*>(value) : nullptr;
+          store_grid<float>(index, task.argmax, task, roi.row, channel, channels, value_done);
         } else {
           for_each_grid_row<int32_t>(
               task.argmax, task, roi.row, channel,

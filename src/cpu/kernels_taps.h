@@ -117,12 +117,13 @@ void taps_forward(const Task& task) {
   const int64_t most_blocks = task.direct ? kBlocksTogether : 1;
   A* sums = scratch.take<A>(kRowsTogether * task.max_cells * most_blocks * kLanes<A>);
   A* out = scratch.take<A>(task.output_height * task.output_width * most_blocks * kLanes<A>);
+  T* staging = take_staging<T>(task, scratch);
   for_each_roi<T, TapsRoi<A>, kBlocksTogether>(
       task, scratch, ReadTaps<A>{},
       [&](const TapsRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
         const int64_t blocks = (channels + kLanes<A> - 1) / kLanes<A>;
         apply_taps(task, roi.y, roi.x, plane, places, sums, out, blocks);
-        store_grid<T>(out, task.pooled, task, roi.row, channel, channels);
+        store_grid<T>(out, task.pooled, task, roi.row, channel, channels, staging);
       });
 }
 

@@ -218,14 +218,29 @@ void load_grid(const PooledTask& pooled, const Task& task, int64_t k, int64_t ch
                              });
 }
 
+// `staging` holds a grid; without it, or where the results of a block do not lie together, the
+// stores go through the caches.
 template <class T>
 void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task& task, int64_t k,
-                int64_t channel, int64_t channels) {
+                int64_t channel, int64_t channels, T* staging) {
+  constexpr int64_t lanes = kLanes<accumulator<T>>;
+  const int64_t bins = task.output_height * task.output_width;
+  const bool together = pooled.w == 1 && pooled.h == task.output_width && pooled.c == bins;
+  if (staging != nullptr && together && channels == lanes) {
+    unpack<T>(grid, bins, lanes, Row<T>{staging, bins, 1});
+    stream(pooled_row<T>(pooled, k, channel), staging, bins * lanes);
+    return;
+  }
   for_each_grid_row<T>(pooled, task, k, channel,
                        [&](const Row<T>& row, int64_t first, int64_t count) {
-                         const int64_t stride = most(kLanes<accumulator<T>>, channels);
-                         unpack<T>(grid + first * stride, count, channels, row);
+                         unpack<T>(grid + first * most(lanes, channels), count, channels, row);
                        });
+}
+
+template <class T>
+T* take_staging(const Task& task, Scratch& scratch) {
+  const int64_t bins = task.output_height * task.output_width;
+  return task.streams ? scratch.take<T>(bins * kLanes<accumulator<T>>) : nullptr;
 }
 
 // Calls visit(roi, plane, channel, channels) for every RoI and block of channels of the task; for
@@ -259,6 +274,7 @@ void for_each_roi(const Task& task, Scratch& scratch, Use&& use, Visit&& visit) 
       visit(roi, packed.plane(), channel, channels);
     }
   }
+  end_streams();
 }
 
 }  // namespace

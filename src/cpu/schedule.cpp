@@ -21,6 +21,8 @@ constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kDirectRois = 8;
 // The mean window that is still read in place, in bytes: about what a core's L2 holds.
 constexpr double kDirectWindow = 2 << 20;
+// Results of more bytes than this would only push everything else out of the caches.
+constexpr double kStreamBytes = 4 << 20;
 
 struct Deleter {
   void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
@@ -128,6 +130,9 @@ Task base_task(const Problem& problem, const Windows& windows) {
   task.max_cells = windows.max_cells;
   task.ring_rows = 1;
   while (task.ring_rows < windows.tallest) task.ring_rows *= 2;
+  const double results = static_cast<double>(problem.rois) * problem.output_height *
+                         static_cast<double>(problem.output_width) * problem.channels;
+  task.streams = results * problem.dtype.bits / 8 > kStreamBytes;
   task.features = view(map.features);
   task.gradient = view(map.gradient);
   task.pooled = {pooled.data, pooled.per_image, pooled.image, pooled.row,
