@@ -61,6 +61,27 @@ ROIDL_INLINE void add_product(Block<A>& sum, A weight, const Block<A>& values) {
   for (int i = 0; i < kVectors; ++i) sum.v[i] += weight * values.v[i];
 }
 
+// How many units one step takes, as a type.
+template <int Count>
+struct Steps {
+  static constexpr int value = Count;
+};
+
+// Calls body(Steps<Count>{}, i) over [0, count) in steps of at most Most.
+template <int Most = kUnroll, class Body>
+ROIDL_INLINE void unrolled(int64_t count, Body&& body) {
+  int64_t i = 0;
+  for (; i + Most <= count; i += Most) body(Steps<Most>{}, i);
+  if constexpr (Most > 4) {
+    // 7 rows are what detectors have: one step instead of three.
+    if (count - i == 7) return body(Steps<7>{}, i);
+    if (count - i >= 4) body(Steps<4>{}, i), i += 4;
+  }
+  if constexpr (Most > 2)
+    if (count - i >= 2) body(Steps<2>{}, i), i += 2;
+  for (; i < count; ++i) body(Steps<1>{}, i);
+}
+
 template <class A>
 struct IndexOf;
 template <>
@@ -74,6 +95,26 @@ struct IndexOf<double> {
 // The integer as wide as A: what comparisons of blocks of A yield.
 template <class A>
 using Index = typename IndexOf<A>::type;
+
+template <class A>
+struct IndexBlock {
+  typename Native<Index<A>>::Vector v[kVectors];
+  Index<A> lane(int c) const { return v[c / Native<A>::lanes][c % Native<A>::lanes]; }
+};
+
+template <class A>
+ROIDL_INLINE IndexBlock<A> load_index(const Index<A>* address) {
+  IndexBlock<A> block;
+  const auto* vectors = reinterpret_cast<const typename Native<Index<A>>::Loose*>(address);
+  for (int i = 0; i < kVectors; ++i) block.v[i] = vectors[i];
+  return block;
+}
+
+template <class A>
+ROIDL_INLINE void store_index(Index<A>* address, const IndexBlock<A>& block) {
+  auto* vectors = reinterpret_cast<typename Native<Index<A>>::Loose*>(address);
+  for (int i = 0; i < kVectors; ++i) vectors[i] = block.v[i];
+}
 
 // Swaps, in rows i and i + Step, the off-diagonal halves of every 2 Step lanes.
 template <class A, int Step>

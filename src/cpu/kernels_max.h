@@ -5,12 +5,6 @@
 namespace roidl::cpu {
 namespace {
 
-template <class A>
-struct IndexBlock {
-  typename Native<Index<A>>::Vector v[kVectors];
-  Index<A> lane(int c) const { return v[c / Native<A>::lanes][c % Native<A>::lanes]; }
-};
-
 // For every channel the winning value and where it stands: indices into the samples of y and of x,
 // or -1 for a winner that no feature moves. The ONNX mode counts corners, two to a sample.
 template <class A>

@@ -52,22 +52,6 @@ ROIDL_INLINE void sum_columns(const int32_t* slot, const A* weights, int32_t fir
   for (int u = 0; u < Count; ++u) store(out + u * out_stride, sum[u]);
 }
 
-// Runs body<Count>(i) over [0, count) in the largest steps that the registers allow.
-template <class Body>
-ROIDL_INLINE void unrolled(int64_t count, Body&& body) {
-  int64_t i = 0;
-  for (; i + kUnroll <= count; i += kUnroll) body(std::integral_constant<int, kUnroll>{}, i);
-  const int64_t left = count - i;
-  if constexpr (kUnroll > 4) {
-    // 7 rows are what detectors have: one step instead of three.
-    if (left == 7) return body(std::integral_constant<int, 7>{}, i);
-    if (left >= 4) body(std::integral_constant<int, 4>{}, i), i += 4;
-  }
-  if constexpr (kUnroll > 2)
-    if (count - i >= 2) body(std::integral_constant<int, 2>{}, i), i += 2;
-  for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
-}
-
 // out [bins][blocks][kLanes] = Wy . plane . Wx^T; sums holds kRowsTogether rows of max_cells
 // columns.
 template <class A>

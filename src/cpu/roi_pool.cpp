@@ -149,8 +149,8 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
     return run_average(problem, TapsFor::forward, run_by_roi, kernels.taps_forward);
   Arena arena;
   const std::vector<BinsRoi> rois = make_bins(problem, arena);
-  const Windows windows =
-      windows_of(rois, problem.images, [](const BinsRoi&) -> int64_t { return 0; });
+  const Windows windows = windows_of(
+      rois, problem.images, [](const BinsRoi& roi) -> int64_t { return roi.x_end - roi.x_begin; });
   Task task = base_task(problem, windows);
   const PooledView& argmax = problem.argmax;
   task.argmax = {argmax.data, argmax.per_image, argmax.image, argmax.row,
