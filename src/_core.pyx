@@ -2,8 +2,11 @@
 # distutils: language=c++
 """The compiled core's Python door: arrays in through DLPack, errors out as Python's own."""
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_SetName
-from libc.stdint cimport int64_t, uint8_t, uintptr_t
+from core_api cimport *
+from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libcpp cimport bool as cbool
+
+import numpy as np
 
 
 # ---- arrays in ---------------------------------------------------------------------------------
@@ -54,8 +57,8 @@ cdef class View:
         """NumPy arrays that DLPack refuses: read-only ones (NumPy 2.0) and ml_dtypes' bfloat16."""
         interface = array.__array_interface__
         cdef DLTensor source
-        cdef int64_t shape[32]
-        cdef int64_t strides[32]
+        cdef int64_t shape[64]  # as many as NumPy has
+        cdef int64_t strides[64]
         cdef int i
         cdef int64_t bytes_per_item = array.itemsize
         kinds = {"f": 2, "i": 0, "u": 1, "b": 6, "c": 5}
@@ -96,7 +99,10 @@ cdef View view_of(obj, const char* op, const char* name):
     if exchange is not None and PyCapsule_IsValid(exchange, "dlpack_exchange_api"):
         api = <DLPackExchangeAPI*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
         if api.header.version.major == 1:
-            api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+            try:
+                api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+            except Exception as error:
+                raise unreadable(op, name, error) from error
             view.read_versioned(op, name)
             return check_memory(view, op, name)
     export = getattr(obj, "__dlpack__", None)
@@ -113,13 +119,18 @@ cdef View view_of(obj, const char* op, const char* name):
         if capsule is None:
             capsule = export()
     except (BufferError, TypeError, ValueError, RuntimeError) as error:
-        if hasattr(obj, "__array_interface__") and hasattr(obj, "itemsize"):
+        if isinstance(obj, np.ndarray):
             view.read_array_interface(obj, op, name)
             return check_memory(view, op, name)
-        raise TypeError(f"{op.decode()}: {name.decode()} cannot be read through DLPack: "
-                        f"{error}") from error
+        raise unreadable(op, name, error) from error
     view.read_capsule(capsule, op, name)
     return check_memory(view, op, name)
+
+
+cdef unreadable(const char* op, const char* name, error):
+    # PyTorch's first line says it; below lies a stack of C++ frames.
+    lines = str(error).splitlines() or [type(error).__name__]
+    return TypeError(f"{op.decode()}: {name.decode()} cannot be read through DLPack: {lines[0]}")
 
 
 cdef View check_memory(View view, const char* op, const char* name):
@@ -155,6 +166,49 @@ cdef str dtype_name(const Tensor& tensor):
     return ("bfloat" if tensor.dtype.code == 4 else "float") + str(tensor.dtype.bits)
 
 
+cdef tuple read_boxes(boxes, batch_indices, const char* op, View features):
+    """Views of the boxes and of their batch indices (or None); a list is joined to one array."""
+    cdef View view
+    cdef View rows
+    cdef View indices
+    cdef int64_t at = 0
+    cdef int32_t image
+    if not isinstance(boxes, (list, tuple)):
+        return view_of(boxes, op, b"boxes"), view_or_none(batch_indices, op, b"batch_indices")
+    if batch_indices is not None:
+        raise ValueError(f"{op.decode()}: batch_indices must be None when boxes is a list")
+    views = []
+    for i, array in enumerate(boxes):
+        view = view_of(array, op, f"boxes[{i}]".encode())
+        check_listed_boxes(op, view.tensor, i)
+        views.append(view)
+    if features.tensor.ndim == 4:
+        check_list_length(op, len(views), features.tensor.shape[0])
+    wide = any([is_double(view) for view in views])
+    count = sum([listed_rows(view) for view in views])
+    rows = view_of(np.empty((count, 4), np.float64 if wide else np.float32), op, b"boxes")
+    indices = view_of(np.empty(count, np.int32), op, b"batch_indices")
+    cdef int32_t* places = <int32_t*>indices.tensor.data
+    for image in range(len(views)):
+        view = views[image]
+        if wide:
+            join_boxes[double](
+                view.tensor, image, <double*>rows.tensor.data + 4 * at, places + at)
+        else:
+            join_boxes[float](
+                view.tensor, image, <float*>rows.tensor.data + 4 * at, places + at)
+        at += view.tensor.shape[0]
+    return rows, indices
+
+
+cdef is_double(View view):
+    return view.tensor.dtype.code == 2 and view.tensor.dtype.bits == 64
+
+
+cdef listed_rows(View view):
+    return view.tensor.shape[0]
+
+
 cdef View shaped_like(View leader, input_shape, const char* op):
     """The metadata of an input of which only the shape is known; the rest is as the leader's."""
     cdef View view = View.__new__(View)
@@ -181,8 +235,8 @@ cdef View shaped_like(View leader, input_shape, const char* op):
 
 def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, out, input):
     cdef View x = view_of(input, b"roi_align", b"input")
-    cdef View b = view_of(boxes, b"roi_align", b"boxes")
-    cdef View i = view_or_none(batch_indices, b"roi_align", b"batch_indices")
+    cdef View b, i
+    b, i = read_boxes(boxes, batch_indices, b"roi_align", x)
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align", params, x.tensor, b.tensor,
                                                   tensor_or_null(i))
     if out is None:
@@ -196,10 +250,11 @@ def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, out, input)
 def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, out, grad_output,
                        input_shape, input):
     cdef View g = view_of(grad_output, b"roi_align_backward", b"grad_output")
-    cdef View b = view_of(boxes, b"roi_align_backward", b"boxes")
-    cdef View i = view_or_none(batch_indices, b"roi_align_backward", b"batch_indices")
+    cdef View b, i
     cdef View x = view_or_none(input, b"roi_align_backward", b"input")
+    check_float(b"roi_align_backward", b"grad_output", g.tensor)
     cdef View shape = shaped_like(g, input_shape, b"roi_align_backward")
+    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward", shape)
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward", params, shape.tensor,
                                                   b.tensor, tensor_or_null(i))
     if out is None:
@@ -216,8 +271,8 @@ def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, alloca
     """Returns float64 [K, 4], to x1, y1, x2, y2, and whether coordinates were float64."""
     cdef View g = view_of(grad_output, b"roi_align_backward_boxes", b"grad_output")
     cdef View x = view_of(input, b"roi_align_backward_boxes", b"input")
-    cdef View b = view_of(boxes, b"roi_align_backward_boxes", b"boxes")
-    cdef View i = view_or_none(batch_indices, b"roi_align_backward_boxes", b"batch_indices")
+    cdef View b, i
+    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward_boxes", x)
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward_boxes", params, x.tensor,
                                                   b.tensor, tensor_or_null(i))
     grads = allocate((problem.rois, 4), "float64")
@@ -230,8 +285,8 @@ def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, alloca
 
 def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, out, input, return_argmax):
     cdef View x = view_of(input, b"roi_pool", b"input")
-    cdef View b = view_of(boxes, b"roi_pool", b"boxes")
-    cdef View i = view_or_none(batch_indices, b"roi_pool", b"batch_indices")
+    cdef View b, i
+    b, i = read_boxes(boxes, batch_indices, b"roi_pool", x)
     cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool", params, x.tensor, b.tensor,
                                                 tensor_or_null(i))
     if out is None:
@@ -251,10 +306,11 @@ def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, out, input, r
 def roi_pool_backward(RoiPoolParams params, boxes, batch_indices, allocate, out, grad_output,
                       argmax, input_shape):
     cdef View g = view_of(grad_output, b"roi_pool_backward", b"grad_output")
-    cdef View b = view_of(boxes, b"roi_pool_backward", b"boxes")
-    cdef View i = view_or_none(batch_indices, b"roi_pool_backward", b"batch_indices")
+    cdef View b, i
     cdef View a = view_or_none(argmax, b"roi_pool_backward", b"argmax")
+    check_float(b"roi_pool_backward", b"grad_output", g.tensor)
     cdef View shape = shaped_like(g, input_shape, b"roi_pool_backward")
+    b, i = read_boxes(boxes, batch_indices, b"roi_pool_backward", shape)
     cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool_backward", params, shape.tensor,
                                                 b.tensor, tensor_or_null(i))
     if out is None:

@@ -7,9 +7,46 @@
 
 namespace roidl {
 
+namespace {
+
+void check_type(const char* op, const Tensor& boxes) {
+  if (!is_float(boxes.dtype) && !is_integer(boxes.dtype))
+    fail(ErrorKind::type, op, "boxes must be of a float or integer type, got ", boxes.dtype);
+}
+
+}  // namespace
+
+void check_listed_boxes(const char* op, const Tensor& boxes, int64_t index) {
+  if (boxes.ndim != 2 || boxes.shape[1] != 4)
+    fail(ErrorKind::value, op, "boxes[", index, "] must have shape [L, 4], got ", shape_of(boxes));
+  check_type(op, boxes);
+  const int32_t device = boxes.device.device_type;
+  if (device != abi::kDLCPU && device != abi::kDLCUDAHost)
+    fail(ErrorKind::unsupported, op, "not implemented for lists of boxes on device ", boxes.device);
+}
+
+void check_list_length(const char* op, int64_t length, int64_t images) {
+  if (length != images)
+    fail(ErrorKind::value, op, "a list of boxes must have one array per image (", images, "), got ",
+         length);
+}
+
+template <class T>
+void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices) {
+  const char* data = static_cast<const char*>(boxes.data);
+  for (int64_t i = 0; i < boxes.shape[0]; ++i) {
+    for (int64_t j = 0; j < 4; ++j)
+      rows[4 * i + j] = load_number<T>(
+          data + (i * boxes.strides[0] + j * boxes.strides[1]) * boxes.item_bytes(), boxes.dtype);
+    indices[i] = image;
+  }
+}
+
+template void join_boxes(const Tensor&, int32_t, float*, int32_t*);
+template void join_boxes(const Tensor&, int32_t, double*, int32_t*);
+
 Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices, int64_t images) {
-  if (!is_float(tensor.dtype) && !is_integer(tensor.dtype))
-    fail(ErrorKind::type, op, "boxes must be of a float or integer type, got ", tensor.dtype);
+  check_type(op, tensor);
   const auto wrong_shape = [&](const char* expected, const char* hint = "") {
     fail(ErrorKind::value, op, "boxes must have shape ", expected, ", got ", shape_of(tensor),
          hint);
@@ -58,12 +95,13 @@ void check_box_values(const char* op, const Boxes& boxes, int64_t images) {
         fail(ErrorKind::value, op, "boxes must be finite, but ", names[j], " of row ", k, " is ",
              coordinates[j]);
     if (box.image >= 0 && box.image < images) continue;
-    double index = static_cast<double>(box.image);
-    if (boxes.has_index_column)
-      index = load_number<double>(boxes.data + k * boxes.row_stride * (boxes.dtype.bits / 8),
-                                  boxes.dtype);
-    fail(ErrorKind::value, op, "the batch index of row ", k, " is ", index,
-         ", but must be a whole number in [0, ", images, ")");
+    const auto refuse = [&](const auto& index) {
+      fail(ErrorKind::value, op, "the batch index of row ", k, " is ", index,
+           ", but must be a whole number in [0, ", images, ")");
+    };
+    if (!boxes.has_index_column || box.image >= 0) refuse(box.image);
+    refuse(load_number<double>(boxes.data + k * boxes.row_stride * (boxes.dtype.bits / 8),
+                               boxes.dtype));
   }
 }
 

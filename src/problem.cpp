@@ -2,6 +2,7 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "backend.h"
 #include "check.h"
 #include "problem.h"
 
@@ -28,6 +29,8 @@ void describe_arrays(Problem& problem, double scale, const Tensor& input, const 
     fail(ErrorKind::value, op, "input must have shape ", axes_name(problem.layout), ", got ",
          shape_of(input));
   check_float(op, "input", input);
+  problem.device = input.device;
+  backend_of(problem);  // before anything else is said about devices
   check_same_device(op, "boxes", boxes, input.device);
   if (indices != nullptr) check_same_device(op, "batch_indices", *indices, input.device);
   check_count(op, "output_size", problem.output_height, kMaxBins);
@@ -38,7 +41,6 @@ void describe_arrays(Problem& problem, double scale, const Tensor& input, const 
   const Axes axes = axes_of(problem.layout);
   problem.images = input.shape[axes.n];
   problem.channels = input.shape[axes.c];
-  problem.device = input.device;
   problem.dtype = input.dtype;
   problem.num_maps = 1;
   Map& map = problem.maps[0];

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _core, _ops
-from ._params import Call, check_box_list, front_end
+from ._params import Call, front_end
 
 Array = Any
 
@@ -23,10 +23,10 @@ class Library(NamedTuple):
     """How arrays of one library are read and made."""
 
     prepare: Callable[[str, Array], Array]  # (op, array): what DLPack reads in its place
-    adopt: Callable[[Array, Array], Array]  # (a NumPy array, the input): the same in this library
+    adopt: Callable[[str, Array, Array], Array]  # (op, a NumPy array, the input): in this library
     # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
     empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
-    writable: bool = True  # may be passed as out=
+    writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
     # The adapter that runs calls on this library's arrays; None: this front end does
     run: Callable[[Call], Any] | None = None
 
@@ -47,11 +47,15 @@ def _numpy_dtype(name: str) -> Any:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-def _unchanged(result: Array, like: Array) -> Array:
+def _never(array: Array) -> bool:
+    return False
+
+
+def _unchanged(op: str, result: Array, like: Array) -> Array:
     return result
 
 
-def _cupy_adopt(result: Array, like: Array) -> Array:
+def _cupy_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["cupy"].asarray(result)
 
 
@@ -75,16 +79,21 @@ def _torch_prepare(op: str, tensor: Array) -> Array:
     return tensor
 
 
+def _torch_writable(tensor: Array) -> bool:
+    # A view that negates or conjugates is read through a copy.
+    return not (tensor.is_neg() or tensor.is_conj())
+
+
 def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
     torch = sys.modules["torch"]
     return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
 
 
-def _torch_adopt(result: Array, like: Array) -> Array:
+def _torch_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["torch"].from_numpy(result)
 
 
-def _jax_adopt(result: Array, like: Array) -> Array:
+def _jax_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["jax"].numpy.asarray(result)
 
 
@@ -100,19 +109,19 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
     return tensor
 
 
-def _tensorflow_adopt(result: Array, like: Array) -> Array:
+def _tensorflow_adopt(op: str, result: Array, like: Array) -> Array:
     # Not by DLPack: TensorFlow ends the process when memory is not aligned as its own is.
     return sys.modules["tensorflow"].convert_to_tensor(result)
 
 
-def _standard_adopt(result: Array, like: Array) -> Array:
+def _standard_adopt(op: str, result: Array, like: Array) -> Array:
     """By the array API standard: the input's own namespace takes the memory over."""
     namespace = getattr(like, "__array_namespace__", None)
     from_dlpack = getattr(namespace(), "from_dlpack", None) if namespace is not None else None
     if from_dlpack is None:
         raise TypeError(
-            f"cannot make a result of type {type(like).__name__}: its library has no from_dlpack; "
-            f"pass out="
+            f"{op}: cannot make a result of type {type(like).__name__}, whose library has no "
+            f"from_dlpack; pass out="
         )
     return from_dlpack(result)
 
@@ -122,10 +131,10 @@ STANDARD = Library(_as_it_is, _standard_adopt)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
-    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty),
-    "jax": Library(_as_it_is, _jax_adopt, writable=False),
-    "jaxlib": Library(_as_it_is, _jax_adopt, writable=False),
-    "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=False),
+    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable),
+    "jax": Library(_as_it_is, _jax_adopt, writable=_never),
+    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never),
+    "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=_never),
 }
 
 # The library of every type seen so far; only ever added to.
@@ -148,43 +157,30 @@ def _prepare(op: str, value: Any) -> Any:
     return library_of(value).prepare(op, value)
 
 
-def _join_boxes(call: Call) -> tuple[Array, Array]:
-    """[K, 4] and batch indices from a list of one array per image."""
-    if call.batch_indices is not None:
-        raise ValueError(f"{call.op}: batch_indices must be None when boxes is a list")
-    for i, boxes in enumerate(call.boxes):
-        if not hasattr(boxes, "__dlpack__"):
-            raise TypeError(
-                f"{call.op}: boxes[{i}] must be an array (an object with __dlpack__), "
-                f"got {type(boxes).__name__}"
-            )
-    check_box_list(call.op, [tuple(boxes.shape) for boxes in call.boxes], call.counted)
-    counts = [len(boxes) for boxes in call.boxes]
-    if not counts:
-        return np.empty((0, 4), np.float32), np.empty(0, np.int32)
-    rows = [_prepare(call.op, boxes) for boxes in call.boxes]
-    numpy = sys.modules["cupy"] if type(rows[0]).__module__.startswith("cupy") else np
-    joined = numpy.concatenate([numpy.asarray(boxes) for boxes in rows])
-    return joined, numpy.repeat(numpy.arange(len(counts), dtype=np.int32), counts)
-
-
-def _check_out(call: Call) -> None:
-    if not library_of(call.out).writable:
-        kind = type(call.out).__name__
-        raise TypeError(f"{call.op}: out must be an array that can be written to, got {kind}")
+def _writable(call: Call) -> Array:
+    """What DLPack writes to in place of out."""
+    library = library_of(call.out)
+    if not library.writable(call.out):
+        raise TypeError(
+            f"{call.op}: out must be an array that can be written to, got {type(call.out).__name__}"
+        )
+    return library.prepare(call.op, call.out)
 
 
 def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> Any:
     """Call the core's function with arrays that it can read."""
-    if isinstance(call.boxes, (list, tuple)):
-        boxes, indices = _join_boxes(call)
+    op, boxes = call.op, call.boxes
+    if isinstance(boxes, (list, tuple)):
+        boxes = [_prepare(op, array) for array in boxes]
     else:
-        boxes, indices = _prepare(call.op, call.boxes), _prepare(call.op, call.batch_indices)
-    if call.out is not None:
-        _check_out(call)
-    arguments = [_prepare(call.op, argument) for argument in call.arguments]
-    function = getattr(_core, call.op)
-    return function(call.params._asdict(), boxes, indices, allocate, call.out, *arguments)
+        boxes = _prepare(op, boxes)
+    arguments = [_prepare(op, argument) for argument in call.arguments]
+    indices = _prepare(op, call.batch_indices)
+    function, params = getattr(_core, op), call.params._asdict()
+    if call.out is None:
+        return function(params, boxes, indices, allocate, None, *arguments)
+    result = function(params, boxes, indices, allocate, _writable(call), *arguments)
+    return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
 
 
 def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
@@ -201,8 +197,8 @@ def _run_like_leader(call: Call) -> Any:
     if call.out is not None or library is NUMPY:
         return result
     if isinstance(result, tuple):
-        return tuple(library.adopt(part, leader) for part in result)
-    return library.adopt(result, leader)
+        return tuple(library.adopt(call.op, part, leader) for part in result)
+    return library.adopt(call.op, result, leader)
 
 
 def _run_like_boxes(call: Call) -> Any:
@@ -210,15 +206,19 @@ def _run_like_boxes(call: Call) -> Any:
     rows, double = _compiled(call, _numpy_empty)
 
     def like(boxes: Array, values: Array) -> Array:
-        shape, name = tuple(boxes.shape), str(boxes.dtype).removeprefix("torch.")
+        dtype = boxes.dtype
+        shape, name = tuple(boxes.shape), getattr(dtype, "name", str(dtype))
         otherwise = "float64" if double else "float32"
+        name = name.removeprefix("torch.")
         grads = np.zeros(shape, name if name in ("float32", "float64") else otherwise)
         grads[..., shape[-1] - 4 :] = values.reshape((*shape[:-1], 4))
-        return library_of(boxes).adopt(grads, boxes)
+        return library_of(boxes).adopt(call.op, grads, boxes)
 
     if not isinstance(call.boxes, (list, tuple)):
         return like(call.boxes, rows)
-    ends = np.cumsum([len(boxes) for boxes in call.boxes])[:-1]
+    if len(call.boxes) == 0:
+        return []
+    ends = np.cumsum([boxes.shape[0] for boxes in call.boxes])[:-1]
     return [like(boxes, part) for boxes, part in zip(call.boxes, np.split(rows, ends), strict=True)]
 
 

@@ -57,7 +57,9 @@ def set_num_threads(threads: int) -> None:
     """
     if isinstance(threads, bool) or not hasattr(threads, "__index__"):
         raise TypeError(f"set_num_threads: threads must be an integer, got {threads!r}")
-    _core.set_num_threads(max(-1, min(threads.__index__(), 2**31 - 1)))
+    if threads < 1:
+        raise ValueError(f"set_num_threads: threads must be at least 1, got {threads}")
+    _core.set_num_threads(min(threads.__index__(), 2**31 - 1))
 
 
 def build_info() -> dict[str, Any]:

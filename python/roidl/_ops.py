@@ -88,7 +88,7 @@ def roi_align(
     """
     op = "roi_align"
     params = align_params(op, output_size, spatial_scale, sampling_ratio, aligned, mode, layout)
-    return Call(op, params, boxes, batch_indices, out, input, input, (input,))
+    return Call(op, params, boxes, batch_indices, out, input, (input,))
 
 
 def roi_align_backward(
@@ -143,7 +143,7 @@ def roi_align_backward(
     size = grid_of(op, grad_output, layout)
     params = align_params(op, size, spatial_scale, sampling_ratio, aligned, mode, layout)
     arguments = (grad_output, input_shape, input)
-    return Call(op, params, boxes, batch_indices, out, grad_output, input_shape, arguments)
+    return Call(op, params, boxes, batch_indices, out, grad_output, arguments)
 
 
 def roi_align_backward_boxes(
@@ -196,7 +196,7 @@ def roi_align_backward_boxes(
     size = grid_of(op, grad_output, layout)
     params = align_params(op, size, spatial_scale, sampling_ratio, aligned, mode, layout)
     arguments = (grad_output, input)
-    return Call(op, params, boxes, batch_indices, None, grad_output, input, arguments)
+    return Call(op, params, boxes, batch_indices, None, grad_output, arguments)
 
 
 def roi_pool(
@@ -268,7 +268,7 @@ def roi_pool(
     op = "roi_pool"
     params = pool_params(op, output_size, spatial_scale, mode, layout)
     arguments = (input, bool(return_argmax))
-    return Call(op, params, boxes, batch_indices, out, input, input, arguments)
+    return Call(op, params, boxes, batch_indices, out, input, arguments)
 
 
 def roi_pool_backward(
@@ -322,4 +322,4 @@ def roi_pool_backward(
     size = grid_of(op, grad_output, layout)
     params = pool_params(op, size, spatial_scale, mode, layout)
     arguments = (grad_output, argmax, input_shape)
-    return Call(op, params, boxes, batch_indices, out, grad_output, input_shape, arguments)
+    return Call(op, params, boxes, batch_indices, out, grad_output, arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator as _operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
 
 P = ParamSpec("P")
@@ -47,7 +47,6 @@ class Call(NamedTuple):
     batch_indices: Any
     out: Any
     leader: Any  # the array whose library, dtype and device the result has
-    counted: Any  # the features, or the shape of them: how many images lists of boxes are for
     arguments: tuple[Any, ...]  # the compiled function's own, in its order
 
 
@@ -68,16 +67,26 @@ def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
         height, width = _integer(op, name, value[0]), _integer(op, name, value[1])
     else:
         height = width = _integer(op, name, value)
-    # The core counts in 64 bits and says what is too large; beyond them is too large as well.
-    least, most = -(2**63), 2**63 - 1
-    return max(least, min(height, most)), max(least, min(width, most))
+    # The core counts in 64 bits, and says itself what is too large for it.
+    if max(height, width) >= 2**63 or min(height, width) < -(2**63):
+        raise ValueError(f"{op}: {name} must be integers of 64 bits, got {value!r}")
+    return height, width
 
 
 def _number(op: str, name: str, value: Any) -> float:
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
+
+
+def _flag(op: str, name: str, value: Any) -> bool:
+    try:
+        return bool(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} must be True or False, got {value!r}") from None
 
 
 def _choice(op: str, name: str, value: Any, choices: dict[str, int]) -> int:
@@ -86,25 +95,6 @@ def _choice(op: str, name: str, value: Any, choices: dict[str, int]) -> int:
     except (KeyError, TypeError):
         names = ", ".join(map(repr, choices))
         raise ValueError(f"{op}: {name} must be one of {names}, got {value!r}") from None
-
-
-def check_box_list(op: str, shapes: Sequence[Sequence[int]], counted: Any) -> None:
-    """Check the shapes of a list of boxes, one array [L_i, 4] per image of the features `counted`.
-
-    Raises
-    ------
-    ValueError
-        If an array has another shape, or there are more or fewer of them than images.
-    """
-    shape = getattr(counted, "shape", counted)
-    # What is no shape of features at all is left to the compiled core, which says so.
-    if isinstance(shape, Sequence) and len(shape) == 4 and len(shapes) != shape[0]:
-        raise ValueError(
-            f"{op}: a list of boxes must have one array per image ({shape[0]}), got {len(shapes)}"
-        )
-    for i, shape in enumerate(shapes):
-        if len(shape) != 2 or shape[1] != 4:
-            raise ValueError(f"{op}: boxes[{i}] must have shape [L, 4], got {list(shape)}")
 
 
 def front_end(run: Callable[[Call], Any]) -> Callable[[Callable[P, Call]], Callable[P, Any]]:
@@ -139,7 +129,7 @@ def align_params(
         _number(op, "spatial_scale", spatial_scale),
         sampling_height,
         sampling_width,
-        bool(aligned),
+        _flag(op, "aligned", aligned),
         _choice(op, "mode", mode, ALIGN_MODES),
         _choice(op, "layout", layout, LAYOUTS),
     )

@@ -194,9 +194,14 @@ void add_edges(const SamplesRoi<A>& roi, const Winner<A>& winner, int c, A grad,
       grad * along(x.weight_low[j], x.weight_high[j], slope_y(x.low[j]), slope_y(x.high[j]));
   const double by_x =
       grad * along(y.weight_low[i], y.weight_high[i], slope_x(y.low[i]), slope_x(y.high[i]));
-  const double terms[4] = {by_x * x.derivative_low[j], by_y * y.derivative_low[i],
-                           by_x * x.derivative_high[j], by_y * y.derivative_high[i]};
-  for (int edge = 0; edge < 4; ++edge) sum[edge] += terms[edge];
+  // Where the value does not follow the box, not even an infinite slope counts.
+  const auto term = [](double slope, double derivative) {
+    return derivative != 0 ? slope * derivative : 0;
+  };
+  sum[0] += term(by_x, x.derivative_low[j]);
+  sum[1] += term(by_y, y.derivative_low[i]);
+  sum[2] += term(by_x, x.derivative_high[j]);
+  sum[3] += term(by_y, y.derivative_high[i]);
 }
 
 template <class T>

@@ -133,8 +133,11 @@ void taps_boxes(const Task& task) {
           apply_taps(task, *pairs[edge][0], *pairs[edge][1], plane, places, sums, out);
           double dot = 0;
           for (int64_t i = 0; i < values; i += kLanes<A>)
-            for (int64_t c = 0; c < channels; ++c)
-              dot += static_cast<double>(grad[i + c]) * static_cast<double>(out[i + c]);
+            for (int64_t c = 0; c < channels; ++c) {
+              const double slope = out[i + c];
+              // Where nothing follows the box, not even an infinite gradient counts.
+              if (slope != 0) dot += static_cast<double>(grad[i + c]) * slope;
+            }
           task.boxes_gradient[roi.row * 4 + edge] += dot;
         }
       });

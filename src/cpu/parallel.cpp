@@ -164,11 +164,7 @@ int get_num_threads() {
   return threads;
 }
 
-void set_num_threads(int threads) {
-  if (threads < 1)
-    fail(ErrorKind::value, "set_num_threads", "threads must be at least 1, got ", threads);
-  chosen_threads = std::min(threads, kMaxThreads);
-}
+void set_num_threads(int threads) { chosen_threads = std::clamp(threads, 1, kMaxThreads); }
 
 void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&)>& body) {
   if (count <= 0) return;

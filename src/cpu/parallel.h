@@ -21,6 +21,6 @@ void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&
 
 // The default is ROIDL_NUM_THREADS, or the CPUs that the process may use (affinity, cgroup quota).
 int get_num_threads();
-void set_num_threads(int threads);
+void set_num_threads(int threads);  // at least 1
 
 }  // namespace roidl::cpu

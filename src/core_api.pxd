@@ -56,6 +56,14 @@ cdef extern from "tensor.h" namespace "roidl" nogil:
         cbool empty()
     Tensor read_dltensor(const DLTensor&, const char*, const char*) except +raise_python_error
 
+cdef extern from "check.h" namespace "roidl" nogil:
+    void check_float(const char*, const char*, const Tensor&) except +raise_python_error
+
+cdef extern from "boxes.h" namespace "roidl" nogil:
+    void check_listed_boxes(const char*, const Tensor&, int64_t) except +raise_python_error
+    void check_list_length(const char*, int64_t, int64_t) except +raise_python_error
+    void join_boxes[T](const Tensor&, int32_t, T*, int32_t*) except +raise_python_error
+
 cdef extern from "problem.h" namespace "roidl" nogil:
     cppclass Problem:
         int64_t rois
@@ -109,7 +117,7 @@ cdef extern from "roi_pool.h" namespace "roidl" nogil:
 
 cdef extern from "cpu/parallel.h" namespace "roidl::cpu" nogil:
     int c_get_num_threads "roidl::cpu::get_num_threads"() except +raise_python_error
-    void c_set_num_threads "roidl::cpu::set_num_threads"(int) except +raise_python_error
+    void c_set_num_threads "roidl::cpu::set_num_threads"(int)
 
 cdef extern from "cpu/isa.h" namespace "roidl::cpu" nogil:
     ctypedef struct InstructionSet:

@@ -1,0 +1,1 @@
+"""The benchmark: every engine in its own process, one run, error beside speed."""

@@ -1,0 +1,80 @@
+"""RoIAlign written by hand in JAX, as model code does it: gather four corners, weigh, average."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..case import OPERATIONS, Array, Case, Data
+from . import Call, Engine, arranged, as_nchw
+
+
+class Gather(Engine):
+    """Compiled by jit; shapes are static, so there is no adaptive sampling."""
+
+    operations = ("roi_align", "roi_align_backward")
+    packages = ("jax", "jaxlib")
+
+    def prepare(self, case: Case, data: Data) -> Call:
+        if case.sampling_ratio <= 0:
+            raise NotImplementedError("adaptive sampling has no static shape")
+        pool = partial(_roi_align, case)
+
+        def backward(features: Any, boxes: Any, grad: Any) -> Any:
+            _, pull = jax.vjp(lambda features: pool(features, boxes), features)
+            return pull(grad)[0]
+
+        arrays = [jnp.array(arranged(data.inputs[0], case.layout)), jnp.array(data.boxes)]
+        function: Any = pool
+        if OPERATIONS[case.operation].backward:
+            function = backward
+            arrays.append(jnp.array(arranged(data.grad, case.layout)))
+        compiled = jax.jit(function).lower(*arrays).compile()
+        wait: Any = jax.block_until_ready
+        return lambda: wait(compiled(*arrays))
+
+    def to_numpy(self, result: Any, case: Case) -> list[Array]:
+        return [as_nchw(jax.device_get(result), case.layout)]
+
+
+def _taps(case: Case, start: Any, end: Any, size: int) -> tuple[Any, Any, Any, Any]:
+    """Per RoI and sample: the two indices, the weight of the second, and whether it is on it."""
+    count = case.output_size * case.sampling_ratio
+    offset = 0.5 if case.aligned else 0.0
+    low = start * case.scales[0] - offset
+    extent = end * case.scales[0] - offset - low
+    extent = extent if case.aligned else jnp.maximum(extent, 1)
+    position = low[:, None] + (jnp.arange(count) + 0.5) * extent[:, None] / count
+    on_map = (position >= -1) & (position <= size)
+    position = jnp.clip(position, 0, size - 1)
+    lo = jnp.floor(position).astype(jnp.int32)
+    return lo, jnp.minimum(lo + 1, size - 1), position - lo, on_map
+
+
+def _roi_align(case: Case, features: Any, boxes: Any) -> Any:
+    channels_last = case.layout == "NHWC"
+    height, width = features.shape[1:3] if channels_last else features.shape[2:]
+    images = boxes[:, 0].astype(jnp.int32)[:, None, None]
+    y_lo, y_hi, y_frac, y_on = (
+        tap[:, :, None] for tap in _taps(case, boxes[:, 2], boxes[:, 4], height)
+    )
+    x_lo, x_hi, x_frac, x_on = (
+        tap[:, None, :] for tap in _taps(case, boxes[:, 1], boxes[:, 3], width)
+    )
+
+    def corner(y: Any, x: Any, weight: Any) -> Any:
+        found = features[images, y, x] if channels_last else features[images, :, y, x]
+        return found * jnp.where(y_on & x_on, weight, 0)[..., None]  # [K, samples, samples, C]
+
+    total = (
+        corner(y_lo, x_lo, (1 - y_frac) * (1 - x_frac))
+        + corner(y_lo, x_hi, (1 - y_frac) * x_frac)
+        + corner(y_hi, x_lo, y_frac * (1 - x_frac))
+        + corner(y_hi, x_hi, y_frac * x_frac)
+    )
+    bins, each = case.output_size, case.sampling_ratio
+    pooled = total.reshape(len(boxes), bins, each, bins, each, -1).mean(axis=(2, 4))
+    return pooled if channels_last else pooled.transpose(0, 3, 1, 2)

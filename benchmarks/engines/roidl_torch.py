@@ -1,0 +1,36 @@
+"""roidl, called with PyTorch tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import roidl
+
+from ..case import Array, Case
+from .roidl import Numpy
+from .torch_tensors import TorchEngine
+
+
+class Torch(TorchEngine, Numpy):
+    """Tensors in, tensors out; a channels_last tensor stays NCHW for roidl."""
+
+    operations = Numpy.operations
+    packages = ("roidl", "torch")
+
+    def __init__(self, threads: int, device: str) -> None:
+        super().__init__(threads, device)
+        roidl.set_num_threads(threads)  # torch's own count does not reach the array front end
+
+    def features(self, array: Array, case: Case) -> Any:
+        return self.tensor(array, case)
+
+    def boxes(self, array: Array) -> Any:
+        return torch.tensor(array, device=self.device)
+
+    def layout(self, case: Case) -> str:
+        return "NCHW"
+
+    def to_numpy(self, result: Any, case: Case) -> list[Array]:
+        return self.arrays(result)

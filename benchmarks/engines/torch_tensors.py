@@ -1,0 +1,73 @@
+"""What engines over PyTorch tensors share: tensors of a case, and measuring on CUDA devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..case import Array, Case
+from . import Call, Engine
+
+
+class TorchEngine(Engine):
+    """An engine whose arrays are PyTorch tensors; NHWC means channels_last memory."""
+
+    devices = ("cpu", "cuda")
+
+    def __init__(self, threads: int, device: str) -> None:
+        super().__init__(threads, device)
+        torch.set_num_threads(threads)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(f"torch {torch.__version__} finds no usable CUDA device")
+
+    def tensor(self, array: Array, case: Case) -> Any:
+        memory = torch.channels_last if case.layout == "NHWC" else torch.contiguous_format
+        dtype = getattr(torch, case.dtype)
+        tensor = torch.tensor(array).to(device=self.device, dtype=dtype, memory_format=memory)
+        return tensor
+
+    def rows(self, array: Array) -> Any:
+        return torch.tensor(array, device=self.device)
+
+    def arrays(self, result: Any) -> list[Array]:
+        tensors = result if isinstance(result, (list, tuple)) else [result]
+        return [tensor.detach().float().cpu().contiguous().numpy() for tensor in tensors]
+
+    def versions(self) -> dict[str, str]:
+        found = super().versions()
+        if self.device == "cuda":
+            found["CUDA"] = str(torch.version.cuda)
+            found["GPU"] = torch.cuda.get_device_name()
+        return found
+
+    def time(self, call: Call, count: int) -> list[float]:
+        if self.device == "cpu":
+            return super().time(call, count)
+        times = []
+        for _ in range(count):
+            event: Any = torch.cuda.Event
+            start, end = event(enable_timing=True), event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            result = call()
+            end.record()
+            end.synchronize()
+            del result
+            times.append(start.elapsed_time(end) / 1e3)
+        return times
+
+    def first_call(self, call: Call) -> tuple[Any, int]:
+        if self.device == "cpu":
+            return super().first_call(call)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        result = call()
+        torch.cuda.synchronize()
+        return result, torch.cuda.max_memory_allocated() - before
+
+    def bandwidth(self) -> float:
+        source = torch.ones(2**28, dtype=torch.float32, device=self.device)
+        target = torch.empty_like(source)
+        best = min(self.time(lambda: target.copy_(source), 10))
+        return 2 * source.nbytes / best

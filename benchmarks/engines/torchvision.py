@@ -1,0 +1,50 @@
+"""torchvision's operators, their gradient by torch.autograd.grad, and MultiScaleRoIAlign."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torchvision import ops
+
+from ..case import OPERATIONS, Array, Case, Data
+from . import Call
+from .torch_tensors import TorchEngine
+
+
+class Torchvision(TorchEngine):
+    """roi_pool computes the argmax in every call; there is no max mode of roi_align."""
+
+    operations = tuple(name for name in OPERATIONS if "align_max" not in name)
+    packages = ("torchvision", "torch")
+    # float16 features want float16 boxes there, which costs 1e-3 and more; bfloat16 has no kernel.
+    note = "roi_pool computes the argmax too; NHWC is channels_last memory"
+
+    def prepare(self, case: Case, data: Data) -> Call:
+        operation = OPERATIONS[case.operation]
+        inputs = [self.tensor(array, case) for array in data.inputs]
+        boxes = self.rows(data.boxes)
+        forward: Any
+        if operation.function == "multiscale_roi_align":
+            names = [str(level) for level in range(len(inputs))]
+            pooler = ops.MultiScaleRoIAlign(names, case.output_size, case.sampling_ratio)
+            maps = dict(zip(names, inputs, strict=True))
+            lists = [boxes[boxes[:, 0] == image, 1:] for image in range(len(inputs[0]))]
+            forward = partial(pooler, maps, lists, [tuple(case.image_size)] * len(lists))
+        elif operation.function == "roi_align":
+            sampling = (case.sampling_ratio, case.aligned)
+            forward = partial(
+                ops.roi_align, inputs[0], boxes, case.output_size, case.scales[0], *sampling
+            )
+        else:
+            forward = partial(ops.roi_pool, inputs[0], boxes, case.output_size, case.scales[0])
+        if not operation.backward:
+            return cast(Call, forward)  # no input asks for a gradient: no graph, as in inference
+        for tensor in inputs:
+            tensor.requires_grad_()
+        grad = self.tensor(data.grad, case)
+        return partial(torch.autograd.grad, forward(), inputs, grad, retain_graph=True)
+
+    def to_numpy(self, result: Any, case: Case) -> list[Array]:
+        return self.arrays(result)

@@ -1,0 +1,109 @@
+"""The error column: part of every result against tests/oracle.py, the definition in float64."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .case import OPERATIONS, Array, Data
+from .workloads import Workload
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+oracle: Any = importlib.import_module("oracle")
+
+SAMPLES = 10_000  # that the oracle may visit for one result: about 0.2 s
+CHANNELS = 4
+CANONICAL_SCALE, CANONICAL_LEVEL = 224, 4  # of feature pyramid networks, arXiv:1612.03144
+
+
+def levels_of(boxes: Array, workload: Workload) -> Array:
+    """The map that each box is pooled from, as torchvision and detectron2 choose it."""
+    area = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
+    level = np.floor(CANONICAL_LEVEL + np.log2(np.sqrt(area) / CANONICAL_SCALE) + 1e-6)
+    first = int(np.log2(workload.strides[0]))
+    last = int(np.log2(workload.strides[-1]))
+    found: Array = np.clip(level, first, last).astype(int) - first
+    return found
+
+
+def checked_rois(workload: Workload, boxes: Array) -> list[int]:
+    """RoIs from all over the list, as many as the oracle can do in its time; at least one."""
+    order = np.random.default_rng(1).permutation(len(boxes))
+    strides = np.array(workload.strides)[levels_of(boxes, workload)]
+    grid = float(workload.sampling_ratio)
+    chosen: list[int] = []
+    visited = 0.0
+    for roi in order.tolist():
+        x1, y1, x2, y2 = boxes[roi, 1:] / strides[roi]
+        samples = grid**2 * workload.output_size**2 if grid > 0 else (x2 - x1) * (y2 - y1) * 1.3
+        if chosen and visited + samples > SAMPLES:
+            break
+        chosen.append(roi)
+        visited += samples
+    return sorted(chosen)
+
+
+def checked_channels(workload: Workload) -> list[int]:
+    """The first channel, the last, and some between: enough to meet every kind of block."""
+    count = min(CHANNELS, workload.channels)
+    return [int(channel) for channel in np.linspace(0, workload.channels - 1, count)]
+
+
+def _rounded(array: Array, dtype: str) -> Array:
+    stored: Any = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    return array.astype(stored).astype(np.float64)
+
+
+def expected(
+    workload: Workload,
+    operation: str,
+    dtype: str,
+    data: Data,
+    rois: list[int],
+    channels: list[int],
+) -> list[Array]:
+    """What a worker should have saved: one array, or for a gradient one per map."""
+    asked = OPERATIONS[operation]
+    boxes = data.boxes[rois]
+    inputs = [_rounded(features[:, channels], dtype) for features in data.inputs]
+    grad = _rounded(data.grad[rois][:, channels], dtype)
+    bins = (workload.output_size, workload.output_size)
+    scales = [1 / stride for stride in workload.strides]
+    if asked.function == "roi_pool":
+        result, argmax = oracle.roi_pool(inputs[0], boxes, bins, scales[0])
+        if not asked.backward:
+            return [result]
+        shape: Any = inputs[0].shape
+        return [oracle.roi_pool_backward(grad, boxes, argmax, shape, scales[0])]
+
+    levels = levels_of(boxes, workload) if workload.multiscale else np.zeros(len(boxes), int)
+    sampling = (workload.sampling_ratio, workload.aligned)
+    pooled = np.zeros((len(boxes), len(channels), *bins))
+    gradients = []
+    for level, (features, scale) in enumerate(zip(inputs, scales, strict=True)):
+        here = levels == level
+        rule: Any = (scale, *sampling)
+        if asked.backward:
+            gradients.append(
+                oracle.roi_align_backward(grad[here], features, boxes[here], *rule, mode=asked.mode)
+            )
+        else:
+            pooled[here] = oracle.roi_align(features, boxes[here], bins, *rule, mode=asked.mode)
+    return gradients if asked.backward else [pooled]
+
+
+def error(got: list[Array], wanted: list[Array]) -> float:
+    """The largest difference, relative to the largest number of the result."""
+    if [part.shape for part in got] != [part.shape for part in wanted]:
+        raise ValueError(
+            f"shapes {[part.shape for part in got]}, expected {[part.shape for part in wanted]}"
+        )
+    difference = max(
+        float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(got, wanted, strict=True)
+    )
+    return difference / max(float(np.abs(part).max()) for part in wanted)

@@ -1,0 +1,243 @@
+"""Results as Markdown: every row, the page in docs/, and the block of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .case import OPERATIONS
+from .workloads import ITEM_BYTES, WORKLOADS
+
+Row = dict[str, Any]
+Results = dict[str, Any]
+
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+# Above this an output is not rounded differently, but defined differently.
+DIFFERS = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
+BASELINES = ("torchvision", "onnxruntime")  # the first that is there
+# For each operation of the README and the plot, which of roidl's engines does the peer's work.
+HEADLINES = {
+    "roi_align": "roidl-numpy",
+    "roi_align_backward": "roidl-numpy",
+    "roi_pool": "roidl-numpy-argmax",
+}
+README_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits that mean something."""
+    value = seconds * 1e3
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.4f}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
+    """A Markdown table, figures to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def differs(row: Row) -> bool:
+    """Whether the engine computes something else than the definition; marked `~`."""
+    return bool(row["error"] > DIFFERS[row["dtype"]])
+
+
+def _time(row: Row) -> str:
+    return milliseconds(row["min"]) + "~" * differs(row)
+
+
+def timed(results: Results, **where: Any) -> list[Row]:
+    """The rows that have times and these values."""
+    return [
+        row
+        for row in results["rows"]
+        if "min" in row and all(row[name] == value for name, value in where.items())
+    ]
+
+
+def baseline(results: Results) -> str | None:
+    """The engine that others are compared with, if one was there."""
+    names = {row["engine"] for row in timed(results)}
+    return next((name for name in BASELINES if name in names), None)
+
+
+def headline(results: Results, engine: str, operation: str, workload: str) -> Row | None:
+    """The row that README and plot show: one thread, float32, NCHW where the engine has it."""
+    where = {"engine": engine, "operation": operation, "workload": workload}
+    rows = timed(results, **where, threads=1, dtype="float32")
+    return min(rows, key=lambda row: str(row["layout"]), default=None)
+
+
+def _machine(results: Results) -> str:
+    """What the figures were measured on, as one paragraph."""
+    machine = results["machine"]
+    caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
+    pages = machine["transparent_huge_pages"].get("enabled", "not there")
+    bandwidth = ", ".join(
+        f"{speed / 1e9:.1f} GB/s on {count} thread{'s' * (count != '1')}"
+        for count, speed in results["bandwidth"].items()
+    )
+    versions: dict[str, str] = {}
+    for engine in results["engines"].values():
+        versions.update(engine["versions"])
+    named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+    commit = machine["commit"] or "unknown commit"
+    return (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, caches {caches}; "
+        f"{', '.join(machine['instruction_sets'])}; {machine['system']}, {machine['libc']}; "
+        f"transparent huge pages: {pages}; a NumPy copy reads and writes {bandwidth}. "
+        f"{named}. {machine['date'][:10]}, {commit[:10]}{commit[40:]}."
+    )
+
+
+def _notes(results: Results) -> str:
+    lines = [
+        f"- {name}: {engine['note']}."
+        for name, engine in results["engines"].items()
+        if engine["note"]
+    ]
+    lines += [f"- {name} did not run: {why}." for name, why in results["left_out"].items()]
+    failures = {(row["engine"], row["failure"]) for row in results["rows"] if "failure" in row}
+    lines += [f"- {name} failed: {why}." for name, why in sorted(failures)]
+    return "\n".join(lines)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    dtype = list(ITEM_BYTES).index(row["dtype"])
+    return row["workload"], row["threads"], dtype, row["layout"], row["engine"]
+
+
+def full(results: Results) -> str:
+    """Every row of the run."""
+    memory = "peak RSS MB" if results["device"] == "cpu" else "peak device MB"
+    header = ["workload", "engine", "layout", "dtype", "threads", "min ms", "median ms", "timings"]
+    header += ["error", "MB to move", "of bandwidth", memory]
+    parts = [f"# Benchmark results\n\n{_machine(results)}\n\n{_notes(results)}"]
+    for operation, described in OPERATIONS.items():
+        rows = timed(results, operation=operation)
+        rows.sort(key=_order)
+        cells = [
+            [
+                row["workload"],
+                row["engine"],
+                row["layout"],
+                row["dtype"],
+                str(row["threads"]),
+                _time(row),
+                milliseconds(row["median"]),
+                str(row["timings"]),
+                f"{row['error']:.0e}",
+                f"{row['bytes'] / 1e6:.3g}",
+                f"{row['share']:.1%}",
+                f"{row['peak_bytes'] / 1e6:.3g}",
+            ]
+            for row in rows
+        ]
+        if cells:
+            parts.append(f"## {described.title}\n\n{table(header, cells, 5)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _workloads(rows: list[Row]) -> list[str]:
+    there = {row["workload"] for row in rows}
+    return [name for name in WORKLOADS if name in there]
+
+
+def _wide(results: Results, operation: str) -> str:
+    """One line per engine, layout, dtype and threads; workloads side by side."""
+    rows = timed(results, operation=operation)
+    names = _workloads(rows)
+    lines: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        key = (row["engine"], row["layout"], row["dtype"], str(row["threads"]))
+        lines.setdefault(key, {})[row["workload"]] = row
+    cells = [
+        [*key]
+        + [_time(line[name]) if name in line else "" for name in names]
+        + [f"{max(row['error'] for row in line.values()):.0e}"]
+        for key, line in lines.items()
+    ]
+    header = ["engine", "layout", "dtype", "threads", *names, "largest error"]
+    return table(header, cells, 4)
+
+
+def _bound(results: Results, engine: str) -> str:
+    """Bytes, share of the bandwidth and memory of one engine."""
+    rows = timed(results, engine=engine, dtype="float32", layout="NCHW")
+    cells = [
+        [
+            OPERATIONS[row["operation"]].title,
+            row["workload"],
+            str(row["threads"]),
+            milliseconds(row["min"]),
+            f"{row['bytes'] / 1e6:.3g}",
+            f"{row['share']:.0%}",
+            f"{row['peak_bytes'] / 1e6:.3g}",
+        ]
+        for row in rows
+    ]
+    header = ["operation", "workload", "threads", "min ms", "MB to move", "of bandwidth"]
+    return table([*header, "peak RSS MB"], cells, 2)
+
+
+def page_block(results: Results, picture: str) -> str:
+    """The block of docs/performance.md."""
+    parts = [f"![Speed-up over the baseline, one thread]({picture})", _machine(results)]
+    parts.append(_notes(results))
+    for operation, described in OPERATIONS.items():
+        if timed(results, operation=operation):
+            parts.append(f"### {described.title}: minimum, ms\n\n{_wide(results, operation)}")
+    parts.append(
+        f"### What limits us: roidl-numpy, NCHW, float32\n\n{_bound(results, 'roidl-numpy')}"
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def readme_block(results: Results, picture: str) -> str:
+    """The block of README.md: the baseline and roidl, one thread."""
+    peer = baseline(results)
+    if peer is None:
+        raise SystemExit(f"the results have none of {', '.join(BASELINES)} to compare with")
+    names = _workloads([row for row in timed(results) if row["workload"] in README_WORKLOADS])
+    cells = []
+    for operation, ours in HEADLINES.items():
+        for engine in (peer, ours):
+            line, errors = [OPERATIONS[operation].title, engine.partition("-")[0]], []
+            for name in names:
+                row = headline(results, engine, operation, name)
+                other = headline(results, peer, operation, name)
+                if row is None:
+                    line.append("")
+                    continue
+                errors.append(row["error"])
+                if engine == peer or other is None:
+                    line.append(_time(row))
+                else:
+                    line.append(f"**{_time(row)}** ({other['min'] / row['min']:.3g}x)")
+            if errors:
+                cells.append([*line, f"{max(errors):.0e}"])
+    header = ["ms, 1 thread, float32", ""]
+    header += [f"{name} {WORKLOADS[name].title}" for name in names]
+    return "\n\n".join(
+        [
+            table([*header, "largest error"], cells, 2),
+            f"![Speed-up over {peer}, one thread]({picture})",
+            f"<sub>{_machine(results)}</sub>",
+        ]
+    )
+
+
+def fill(file: Path, block: str) -> None:
+    """Put the block between the file's markers.
+
+    Raises
+    ------
+    SystemExit
+        If the file has no markers.
+    """
+    text = file.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{file} lacks the lines {BEGIN} and {END}")
+    file.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")

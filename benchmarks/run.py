@@ -1,0 +1,283 @@
+"""The run: who is asked what, in which order, and how often; yields the results as plain data."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import machine, reference
+from .case import OPERATIONS, Array, Case, Data
+from .process import ROOT, Process, WorkerError
+from .workloads import WORKLOADS, Workload, bytes_to_move, make_data
+
+FORMAT = 1  # of the JSON file
+ROUNDS = 7
+SLOW_CALL, SLOW_TIMINGS = 1.0, 3  # a call of so many seconds is timed fewer times than ROUNDS
+MOST_PER_ROUND = 1000
+WARM_BELOW = 0.1  # seconds: a call whose arrays the caches can keep gets an uncounted one first
+SETTLE = 0.005  # seconds in which the threads of the engine before stop spinning
+
+
+class EngineSpec(NamedTuple):
+    """An engine and the interpreter that runs it."""
+
+    python: str
+    location: str  # module:class
+
+
+class Plan(NamedTuple):
+    """What to run."""
+
+    engines: dict[str, EngineSpec]
+    workloads: list[str]
+    operations: list[str]
+    layouts: list[str]
+    dtypes: list[str]
+    threads: list[int]
+    seconds: float  # to spend on timing a case of one engine, where its calls are fast enough
+    device: str
+
+
+class Competitor(NamedTuple):
+    """One engine on one layout and dtype."""
+
+    engine: str
+    layout: str
+    dtype: str
+
+    @property
+    def key(self) -> str:
+        return " ".join(self)
+
+
+class Fleet:
+    """The workers of one number of threads; one that dies is replaced when it is next asked."""
+
+    def __init__(self, plan: Plan, threads: int, stack: ExitStack) -> None:
+        self._plan, self._threads, self._stack = plan, threads, stack
+        self._processes: dict[str, Process] = {}
+        self.engines: dict[str, dict[str, Any]] = {}
+        self.left_out: dict[str, str] = {}
+        for name in plan.engines:
+            try:
+                self.engines[name] = self.ask(name, "describe")
+            except WorkerError as error:
+                self.left_out[name] = str(error)
+                _say(f"  without {name}: {error}")
+
+    def ask(self, engine: str, order: str, **arguments: Any) -> Any:
+        process = self._processes.get(engine)
+        if process is None or not process.alive:
+            spec, device = self._plan.engines[engine], self._plan.device
+            process = Process(spec.python, spec.location, self._threads, device)
+            self._stack.callback(process.close)
+            self._processes[engine] = process
+        return process.order(order, **arguments)
+
+    def competitors(self, operation: str) -> Iterator[Competitor]:
+        for name, engine in self.engines.items():
+            if operation in engine["operations"]:
+                for layout in (one for one in self._plan.layouts if one in engine["layouts"]):
+                    for dtype in (one for one in self._plan.dtypes if one in engine["dtypes"]):
+                        yield Competitor(name, layout, dtype)
+
+
+class Group(NamedTuple):
+    """What is timed in turns: one operation of one workload on one number of threads."""
+
+    name: str
+    operation: str
+    workload: Workload
+    data: Data
+    folder: Path
+    rois: list[int]  # which part of the results the oracle computes
+    channels: list[int]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _timings(seconds: float, budget: float) -> int:
+    if seconds >= SLOW_CALL:
+        return SLOW_TIMINGS
+    return min(max(int(budget / seconds), ROUNDS), ROUNDS * MOST_PER_ROUND)
+
+
+def _in_turns(fleet: Fleet, calls: dict[Competitor, float], budget: float) -> dict[str, str]:
+    """Time all calls, given what one takes; answers what went wrong, by competitor."""
+    failures: dict[str, str] = {}
+    for turn in range(ROUNDS):
+        for competitor, seconds in calls.items():
+            count = _timings(seconds, budget)
+            if turn >= count or competitor.key in failures:
+                continue
+            time.sleep(SETTLE)
+            each = math.ceil(count / ROUNDS)
+            try:
+                warm = seconds < WARM_BELOW
+                fleet.ask(competitor.engine, "time", key=competitor.key, count=each, warm=warm)
+            except WorkerError as error:
+                failures[competitor.key] = str(error)
+    return failures
+
+
+def _case(group: Group, competitor: Competitor) -> Case:
+    workload = group.workload
+    return Case(
+        group.name,
+        group.operation,
+        competitor.layout,
+        competitor.dtype,
+        [1 / stride for stride in workload.strides],
+        list(workload.image_size),
+        workload.output_size,
+        workload.sampling_ratio,
+        workload.aligned,
+    )
+
+
+def _run_group(
+    fleet: Fleet, group: Group, budget: float, expected: Callable[[str], list[Array]]
+) -> list[dict[str, Any]]:
+    """Compare with the oracle, then time; one row per competitor."""
+    rows: dict[Competitor, dict[str, Any]] = {}
+    calls = {}
+    for competitor in fleet.competitors(group.operation):
+        row = rows[competitor] = {"engine": competitor.engine, **competitor._asdict()}
+        saved = group.folder / "result.npz"
+        try:
+            found = fleet.ask(
+                competitor.engine,
+                "prepare",
+                key=competitor.key,
+                case=list(_case(group, competitor)),
+                folder=str(group.folder),
+                rois=group.rois,
+                channels=group.channels,
+                to=str(saved),
+            )
+            with np.load(saved) as parts:
+                got = [parts[name] for name in parts.files]
+            row["error"] = reference.error(got, expected(competitor.dtype))
+        except (WorkerError, ValueError) as error:
+            if isinstance(error, WorkerError) and error.unsupported:
+                del rows[competitor]
+            else:
+                row["failure"] = str(error)
+            continue
+        row["peak_bytes"] = found["peak_bytes"]
+        calls[competitor] = found["seconds"]
+
+    failures = _in_turns(fleet, calls, budget)
+    for competitor in calls:
+        row = rows[competitor]
+        try:
+            row.update(fleet.ask(competitor.engine, "summary", key=competitor.key))
+        except WorkerError as error:
+            row["failure"] = failures.get(competitor.key, str(error))
+        row["bytes"] = bytes_to_move(group.workload, group.operation, competitor.dtype)
+    return list(rows.values())
+
+
+def _operations(plan: Plan, workload: Workload) -> list[str]:
+    return [
+        name
+        for name in plan.operations
+        if (OPERATIONS[name].function == "multiscale_roi_align") == workload.multiscale
+    ]
+
+
+def _bandwidth(plan: Plan, fleet: Fleet, threads: int) -> float:
+    if plan.device == "cpu":
+        return machine.copy_bandwidth(threads)
+    return float(fleet.ask(next(iter(fleet.engines)), "bandwidth"))
+
+
+def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run the plan; `save` gets the results so far after every group.
+
+    Raises
+    ------
+    SystemExit
+        If no engine can run.
+    """
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "machine": machine.describe(ROOT),
+        "device": plan.device,
+        "seconds": plan.seconds,
+        "engines": {},
+        "left_out": {},
+        "bandwidth": {},
+        "rows": [],
+    }
+    total = len(plan.threads) * sum(
+        len(_operations(plan, WORKLOADS[name])) for name in plan.workloads
+    )
+    done, begun = 0, time.monotonic()
+    oracles: dict[tuple[str, str, str], list[Array]] = {}
+    for threads in plan.threads:
+        with ExitStack() as stack:
+            _say(f"Starting the workers, {threads} thread{'s' * (threads > 1)} each")
+            fleet = Fleet(plan, threads, stack)
+            results["left_out"].update(fleet.left_out)
+            if not fleet.engines:
+                reasons = "".join(f"\n  {name}: {why}" for name, why in fleet.left_out.items())
+                raise SystemExit(f"no engine can run on {plan.device}:{reasons}")
+            results["engines"].update(fleet.engines)
+            speed = _bandwidth(plan, fleet, threads)
+            results["bandwidth"][str(threads)] = speed
+            for name in plan.workloads:
+                workload = WORKLOADS[name]
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                data = make_data(workload)
+                data.save(folder)
+                rois = reference.checked_rois(workload, data.boxes)
+                channels = reference.checked_channels(workload)
+                for operation in _operations(plan, workload):
+                    group = Group(name, operation, workload, data, folder, rois, channels)
+
+                    def expected(dtype: str, group: Group = group) -> list[Array]:
+                        key = (group.name, group.operation, dtype)
+                        if key not in oracles:
+                            oracles[key] = reference.expected(
+                                group.workload,
+                                group.operation,
+                                dtype,
+                                group.data,
+                                group.rois,
+                                group.channels,
+                            )
+                        return oracles[key]
+
+                    started = time.monotonic()
+                    rows = _run_group(fleet, group, plan.seconds, expected)
+                    for row in rows:
+                        where = {"workload": name, "operation": operation, "threads": threads}
+                        row.update(where, device=plan.device)
+                        if "min" in row:
+                            row["share"] = row["bytes"] / row["min"] / speed
+                        if "failure" in row:
+                            _say(f"  {row['engine']} failed: {row['failure']}")
+                    results["rows"] += rows
+                    done += 1
+                    now = time.monotonic()
+                    _say(
+                        f"[{done}/{total}] {name} {OPERATIONS[operation].title}, "
+                        f"{threads} thread{'s' * (threads > 1)}: {len(rows)} rows in "
+                        f"{now - started:.1f} s, {(now - begun) / 60:.1f} min so far"
+                    )
+                    results["wall_seconds"] = now - begun
+                    save(results)
+                for file in folder.iterdir():  # some are large, and temporary folders small
+                    file.unlink()
+    return results

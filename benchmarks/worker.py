@@ -1,0 +1,116 @@
+"""The process of one engine: takes orders as JSON lines on stdin, answers on stdout.
+
+It imports NumPy, the engine's library and nothing else, and runs on as many CPUs as it has threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .case import OPERATIONS, Case, Data
+
+ONE_TIME_COSTS = 1.0  # seconds above which they no longer matter
+LONG_CALL = 0.1  # seconds above which a single call tells how long one takes
+
+
+class Prepared(NamedTuple):
+    """A call that is ready to be timed, and its times so far."""
+
+    call: Any
+    times: list[float]
+
+
+class Worker:
+    """One engine and the calls that it has prepared; every public method is an order."""
+
+    def __init__(self, name: str, threads: int, device: str) -> None:
+        module, _, kind = name.partition(":")
+        self._prepared: dict[str, Prepared] = {}
+        engine_class = getattr(importlib.import_module(module), kind)
+        if device not in engine_class.devices:
+            raise NotImplementedError(f"it does not run on {device}")
+        self._engine = engine_class(threads, device)
+
+    def describe(self) -> dict[str, Any]:
+        engine = self._engine
+        return {
+            "operations": list(engine.operations),
+            "layouts": list(engine.layouts),
+            "dtypes": list(engine.dtypes),
+            "note": engine.note,
+            "versions": {"python": sys.version.split()[0], **engine.versions()},
+        }
+
+    def bandwidth(self) -> float:
+        return float(self._engine.bandwidth())
+
+    def prepare(
+        self, key: str, case: list[Any], folder: str, rois: list[int], channels: list[int], to: str
+    ) -> dict[str, Any]:
+        """Prepare a call and save that part of its result which the oracle computes too.
+
+        A gradient depends on all RoIs: it is taken with a gradient to the result of zero for all
+        RoIs but those of the oracle, which costs the same time.
+        """
+        asked = Case(*case)
+        backward = OPERATIONS[asked.operation].backward
+        checked = Data.load(Path(folder), rois if backward else None)
+        call = self._engine.prepare(asked, checked)
+        start = time.perf_counter()
+        result, grown = self._engine.first_call(call)
+        seconds = time.perf_counter() - start
+        parts = self._engine.to_numpy(result, asked)
+        chosen = [part if backward else part[rois] for part in parts]
+        np.savez(to, *[part[:, channels] for part in chosen])
+        del result, parts, chosen
+        if seconds < ONE_TIME_COSTS:  # a first call does things once: ask the second one
+            seconds = min(self._engine.time(call, 1 if seconds > LONG_CALL else 3))
+        if backward:
+            call = self._engine.prepare(asked, Data.load(Path(folder)))
+        self._prepared[key] = Prepared(call, [])
+        return {"seconds": seconds, "peak_bytes": grown}
+
+    def time(self, key: str, count: int, warm: bool) -> None:
+        """Time some calls; `warm`: after one that is not counted, as others had the caches."""
+        call, times = self._prepared[key]
+        if warm:
+            self._engine.time(call, 1)
+        times.extend(self._engine.time(call, count))
+
+    def summary(self, key: str) -> dict[str, Any]:
+        times = self._prepared.pop(key).times
+        return {"min": min(times), "median": statistics.median(times), "timings": len(times)}
+
+
+def main() -> None:
+    """Serve until stdin ends; arguments: engine, threads, device, CPUs."""
+    engine, threads, device, cpus = sys.argv[1:]
+    os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    # Libraries print as they like: answers get a descriptor that is theirs alone.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    worker = None
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            if worker is None:
+                worker = Worker(engine, int(threads), device)
+            answer = {"value": getattr(worker, order.pop("order"))(**order)}
+        except Exception as error:
+            last = traceback.format_exception_only(error)[-1].strip()
+            answer = {"error": last, "unsupported": isinstance(error, NotImplementedError)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

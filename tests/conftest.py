@@ -1,0 +1,150 @@
+"""The fixture `lib`: every array library and device that the operators serve, one row each."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import roidl
+
+NumpyArray = npt.NDArray[Any]
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
+
+ALL_DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of a name, bfloat16 included."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+class Lib(NamedTuple):
+    """One array library on one device."""
+
+    name: str
+    # The dtype is kept; so are the strides and the memory where the library has a way to say them.
+    asarray: Callable[[NumpyArray], Any]
+    to_numpy: Callable[[Any], NumpyArray]
+    array: type[Any]  # what results are instances of
+    writable: bool = True  # may be passed as out=
+    dtypes: tuple[str, ...] = ALL_DTYPES
+
+
+def _numpy() -> Lib:
+    return Lib("numpy", lambda array: array, lambda array: array, np.ndarray)
+
+
+def _torch() -> Lib:
+    import torch
+
+    def asarray(array: NumpyArray) -> Any:
+        if not array.flags.writeable or any(step < 0 for step in array.strides):
+            array = array.copy()  # PyTorch warns of the one and has no notion of the other
+        if array.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    def to_numpy(tensor: Any) -> NumpyArray:
+        if tensor.dtype == torch.bfloat16:
+            bits: NumpyArray = tensor.view(torch.int16).numpy()
+            return bits.view(ml_dtypes.bfloat16)
+        array: NumpyArray = tensor.numpy()
+        return array
+
+    return Lib("torch", asarray, to_numpy, torch.Tensor)
+
+
+def _jax() -> Lib:
+    import jax
+
+    config: Any = jax.config
+    config.update("jax_enable_x64", True)  # or float64 would become float32
+    cpu = jax.devices("cpu")[0]
+    return Lib("jax", lambda array: jax.device_put(array, cpu), np.asarray, jax.Array, False)
+
+
+def _tensorflow() -> Lib:
+    import tensorflow as tf
+
+    def asarray(array: NumpyArray) -> Any:
+        with tf.device("CPU"):
+            return tf.constant(array)
+
+    return Lib("tensorflow", asarray, lambda tensor: tensor.numpy(), tf.Tensor, False)
+
+
+def _cupy() -> Lib:
+    import cupy
+
+    if not roidl.build_info()["cuda"]["usable"]:
+        pytest.skip("roidl has no usable CUDA here")
+    return Lib("cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3])
+
+
+# A row is called what its library is imported as.
+ROWS: dict[str, Callable[[], Lib]] = {
+    "numpy": _numpy,
+    "torch": _torch,
+    "jax": _jax,
+    "tensorflow": _tensorflow,
+    "cupy": _cupy,
+}
+
+
+@cache
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+@cache
+def _load(name: str) -> Lib:
+    return ROWS[name]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-front-ends",
+        default="",
+        metavar="NAMES",
+        help=f"fail, not skip, where one of these is missing; of {','.join(ROWS)}",
+    )
+
+
+def _required(config: pytest.Config) -> set[str]:
+    return {name for name in config.getoption("--require-front-ends").split(",") if name}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "each_instruction_set: test_another_instruction_set runs it, too"
+    )
+    if unknown := _required(config) - set(ROWS):
+        raise pytest.UsageError(f"--require-front-ends: no row for {', '.join(sorted(unknown))}")
+
+
+@pytest.fixture(scope="session")
+def get_lib(request: pytest.FixtureRequest) -> Callable[[str], Lib]:
+    """The row of a name; skips where the library is not installed, or fails if it is required."""
+    required = _required(request.config)
+
+    def get(name: str) -> Lib:
+        if not _is_installed(name):
+            (pytest.fail if name in required else pytest.skip)(f"{name} is not installed")
+        return _load(name)
+
+    return get
+
+
+@pytest.fixture(scope="session", params=ROWS)
+def lib(request: pytest.FixtureRequest, get_lib: Callable[[str], Lib]) -> Lib:
+    """Every library in turn; none is imported before a test asks for its row."""
+    return get_lib(request.param)

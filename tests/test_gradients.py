@@ -1,0 +1,179 @@
+"""Gradients against what they are derivatives of: central differences, and adjointness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roidl
+from cases import random_boxes
+from conftest import NumpyArray
+from trials import Float64, from_nchw
+
+H, W = 7, 9
+SCALE = 0.5  # boxes are in image pixels of half a cell
+STEP = 1e-6  # in image pixels
+
+# What `boxes_like` draws: where starts and sizes lie, in cells, and with which arguments.
+KINDS: dict[str, tuple[tuple[float, float], tuple[float, float], dict[str, Any]]] = {
+    "inside": ((0, 3), (1.5, 4), {"sampling_ratio": 2, "aligned": True}),
+    "inside_adaptive": ((0, 3), (1.5, 4), {"sampling_ratio": -1, "aligned": True}),
+    "ratio_pair": ((0, 3), (1.5, 4), {"sampling_ratio": (3, 1), "aligned": False}),
+    "larger_than_one": ((1, 4), (1.1, 3), {"sampling_ratio": 2, "aligned": False}),
+    "clamped_to_one": ((1, 4), (0.1, 0.9), {"sampling_ratio": 2, "aligned": False}),
+    "clamped_from_below_zero": ((1, 4), (-3, -0.5), {"sampling_ratio": -1, "aligned": False}),
+    "tiny": ((1, 4), (0.01, 0.2), {"sampling_ratio": 2, "aligned": True}),
+    "mirrored": ((4, 6), (-4, -1), {"sampling_ratio": 3, "aligned": True}),
+    "across_the_start": ((-3, -0.8), (2, 5), {"sampling_ratio": 2, "aligned": True}),
+    "across_the_end": ((4, 6), (4, 7), {"sampling_ratio": 2, "aligned": False}),
+    "around_the_map": ((-3, -1), (12, 14), {"sampling_ratio": -1, "aligned": False}),
+    "mirrored_across_both_ends": ((9, 11), (-14, -11), {"sampling_ratio": 4, "aligned": True}),
+    "outside": ((12, 14), (1, 3), {"sampling_ratio": 2, "aligned": True}),
+}
+SIZE = (2, 3)
+
+
+def positions(start: float, end: float, bins: int, ratio: int, aligned: bool) -> Float64:
+    """Where the samples of a box lie along an axis, in real numbers; none if it has no samples."""
+    low = SCALE * start - 0.5 * aligned
+    size = SCALE * (end - start)
+    if not aligned:
+        size = max(size, 1.0)
+    grid = ratio if ratio > 0 else max(int(np.ceil(size / bins)), 0)
+    return low + size / bins * ((np.arange(bins * grid) + 0.5) / max(grid, 1))
+
+
+def away_from_kinks(box: Float64, rule: dict[str, Any]) -> bool:
+    """Whether no sample is near a pixel or the border, and no size near a switch of the rules."""
+    ratios = np.broadcast_to(rule["sampling_ratio"], 2)
+    for axis, bins in ((0, SIZE[1]), (1, SIZE[0])):
+        start, end = box[axis], box[axis + 2]
+        sizes = SCALE * (end - start) / np.array([1, bins])  # near 1 for the clamp, n for the grid
+        where = positions(start, end, bins, int(ratios[1 - axis]), rule["aligned"])
+        margins = np.concatenate([sizes, where])
+        if np.abs(margins - np.round(margins)).min() < 1e-3:
+            return False
+    return True
+
+
+def boxes_like(kind: str, count: int) -> tuple[NumpyArray, dict[str, Any]]:
+    starts, sizes, rule = KINDS[kind]
+    rng = np.random.default_rng(41)
+    boxes: list[Float64] = []
+    while len(boxes) < count:
+        start = rng.uniform(*starts, 2)
+        box = np.concatenate([start, start + rng.uniform(*sizes, 2)]) / SCALE
+        if away_from_kinks(box, rule):
+            boxes.append(box)
+    rows = np.column_stack([rng.integers(0, 2, count), boxes])
+    return rows, {"spatial_scale": SCALE, **rule}
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_by_central_differences(kind: str, mode: str) -> None:
+    rng = np.random.default_rng(42)
+    input = rng.standard_normal((2, 3, H, W))
+    boxes, rule = boxes_like(kind, 6)
+    rule["mode"] = mode
+    gradient = rng.standard_normal((len(boxes), 3, *SIZE))
+    got = roidl.roi_align_backward_boxes(gradient, input, boxes, **rule)
+    expected = np.zeros_like(boxes)
+    for column in range(1, 5):
+        step = np.zeros(5)
+        step[column] = STEP
+        there = roidl.roi_align(input, boxes + step, SIZE, **rule)
+        back = roidl.roi_align(input, boxes - step, SIZE, **rule)
+        expected[:, column] = (gradient * (there - back)).sum(axis=(1, 2, 3)) / (2 * STEP)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-7)
+    assert np.any(expected) == (kind != "outside")
+
+
+def differences(input: Float64, loss: Callable[[Float64], Float64]) -> Float64:
+    """Central differences of the sum of `loss(input)`, pixel by pixel."""
+    result = np.zeros_like(input)
+    for index in np.ndindex(*input.shape):
+        there, back = input.copy(), input.copy()
+        there[index] += STEP
+        back[index] -= STEP
+        result[index] = (loss(there) - loss(back)).sum() / (2 * STEP)
+    return result
+
+
+@pytest.mark.parametrize("mode", ["avg", "max", "max_onnx"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_input_by_central_differences(kind: str, mode: str) -> None:
+    rng = np.random.default_rng(43)
+    input = rng.standard_normal((2, 1, H, W))
+    boxes, rule = boxes_like(kind, 5)
+    rule["mode"] = mode
+    gradient = rng.standard_normal((len(boxes), 1, *SIZE))
+    got = roidl.roi_align_backward(gradient, boxes, input.shape, input=input, **rule)
+    expected = differences(input, lambda x: gradient * roidl.roi_align(x, boxes, SIZE, **rule))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8)
+    assert np.any(expected) == (kind != "outside")
+
+
+@pytest.mark.parametrize("mode", ["max", "avg"])
+def test_input_of_roi_pool_by_central_differences(mode: str) -> None:
+    rng = np.random.default_rng(44)
+    input = rng.standard_normal((2, 1, H, W))
+    boxes = random_boxes(rng, 12, 2, H, W, SCALE)
+    gradient = rng.standard_normal((len(boxes), 1, *SIZE))
+    argmax = None
+    if mode == "max":
+        argmax = roidl.roi_pool(input, boxes, SIZE, SCALE, return_argmax=True)[1]
+    got = roidl.roi_pool_backward(gradient, boxes, argmax, input.shape, SCALE, mode=mode)
+    expected = differences(
+        input, lambda x: gradient * roidl.roi_pool(x, boxes, SIZE, SCALE, mode=mode)
+    )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("dtype", "budget"), [("float32", 1e-6), ("float64", 1e-14)])
+@pytest.mark.parametrize(
+    ("op", "mode"),
+    [("align", "avg"), ("align", "max"), ("align", "max_onnx"), ("pool", "avg"), ("pool", "max")],
+)
+def test_adjoint(op: str, mode: str, dtype: str, budget: float, layout: str) -> None:
+    """<A x, y> = <x, A^T y>: A is linear, in the max modes as long as the winners stay the same."""
+    rng = np.random.default_rng(45)
+    boxes = random_boxes(rng, 60, 3, 33, 41, 0.25).astype(dtype)
+    options: dict[str, Any] = {"spatial_scale": 0.25, "mode": mode, "layout": layout}
+    for channels, size in ((35, (7, 7)), (9, (14, 3))):
+        x = from_nchw(rng.standard_normal((3, channels, 33, 41)).astype(dtype), layout)
+        y = from_nchw(rng.standard_normal((60, channels, *size)).astype(dtype), layout)
+        if op == "align":
+            pooled = roidl.roi_align(x, boxes, size, **options)
+            back = roidl.roi_align_backward(y, boxes, x.shape, input=x, **options)
+        elif mode == "avg":
+            pooled = roidl.roi_pool(x, boxes, size, **options)
+            back = roidl.roi_pool_backward(y, boxes, None, x.shape, **options)
+        else:
+            pooled, argmax = roidl.roi_pool(x, boxes, size, return_argmax=True, **options)
+            back = roidl.roi_pool_backward(y, boxes, argmax, x.shape, **options)
+        terms = pooled.astype(np.float64) * y, x * back.astype(np.float64)
+        scale = max(np.abs(term).sum() for term in terms)
+        assert abs(terms[0].sum() - terms[1].sum()) <= budget * scale
+
+
+def test_derivative_along_a_ramp() -> None:
+    """On a plane the result follows the box: by hand, per corner, not aligned and clamped too."""
+    y, x = np.mgrid[:H, :W].astype(np.float64)
+    ramp = (2 * x + 5 * y)[None, None]
+    one = np.ones((1, 1, 1, 1))
+    rule: dict[str, Any] = {"spatial_scale": SCALE, "sampling_ratio": 2}
+    box = np.array([[0, 4.0, 3.0, 9.0, 8.0]])
+    # The middle of the box moves by half of what a corner does, times the scale.
+    got = roidl.roi_align_backward_boxes(one, ramp, box, **rule)
+    np.testing.assert_allclose(got, [[0, 0.5, 1.25, 0.5, 1.25]], rtol=1e-12)
+    small = np.array([[0, 4.0, 3.0, 5.0, 8.0]])  # half a cell wide: clamped to one
+    got = roidl.roi_align_backward_boxes(one, ramp, small, **rule)
+    np.testing.assert_allclose(got, [[0, 1.0, 1.25, 0, 1.25]], rtol=1e-12)
+    just_one = np.array([[0, 4.0, 3.0, 6.0, 8.0]])  # one cell wide: still free
+    got = roidl.roi_align_backward_boxes(one, ramp, just_one, **rule)
+    np.testing.assert_allclose(got, [[0, 0.5, 1.25, 0.5, 1.25]], rtol=1e-12)
