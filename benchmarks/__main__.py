@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from . import compare, report
-from .case import OPERATIONS
+from .case import ITEM_BYTES, OPERATIONS
 from .process import ROOT
 from .run import EngineSpec, Plan, run
-from .workloads import ITEM_BYTES, WORKLOADS
+from .workloads import WORKLOADS
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -37,6 +37,9 @@ OPERATIONS = {
 }
 
 
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # the dtypes
+
+
 class Case(NamedTuple):
     """One call to time; what the arrays hold is in the workload's folder."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-COPY_BYTES = 2**29  # beyond the caches of most machines
+COPY_BYTES = 2**28  # beyond the caches of most machines
 COPIES = 7
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .case import OPERATIONS
-from .workloads import ITEM_BYTES, WORKLOADS
+from .case import ITEM_BYTES, OPERATIONS
+from .workloads import WORKLOADS
 
 Row = dict[str, Any]
 Results = dict[str, Any]

@@ -83,11 +83,12 @@ class Fleet:
         return process.order(order, **arguments)
 
     def competitors(self, operation: str) -> Iterator[Competitor]:
+        """Who offers the operation, within the plan."""
         for name, engine in self.engines.items():
-            if operation in engine["operations"]:
-                for layout in (one for one in self._plan.layouts if one in engine["layouts"]):
-                    for dtype in (one for one in self._plan.dtypes if one in engine["dtypes"]):
-                        yield Competitor(name, layout, dtype)
+            for offered, layout, dtype in engine["offers"]:
+                planned = layout in self._plan.layouts and dtype in self._plan.dtypes
+                if offered == operation and planned:
+                    yield Competitor(name, layout, dtype)
 
 
 class Group(NamedTuple):
@@ -152,7 +153,7 @@ def _run_group(
     rows: dict[Competitor, dict[str, Any]] = {}
     calls = {}
     for competitor in fleet.competitors(group.operation):
-        row = rows[competitor] = {"engine": competitor.engine, **competitor._asdict()}
+        row = rows[competitor] = {**competitor._asdict()}
         saved = group.folder / "result.npz"
         try:
             found = fleet.ask(
@@ -233,7 +234,12 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             if not fleet.engines:
                 reasons = "".join(f"\n  {name}: {why}" for name, why in fleet.left_out.items())
                 raise SystemExit(f"no engine can run on {plan.device}:{reasons}")
-            results["engines"].update(fleet.engines)
+            for name, engine in fleet.engines.items():
+                results["engines"][name] = {
+                    "note": engine["note"],
+                    "versions": engine["versions"],
+                    "python": plan.engines[name].python,
+                }
             speed = _bandwidth(plan, fleet, threads)
             results["bandwidth"][str(threads)] = speed
             for name in plan.workloads:

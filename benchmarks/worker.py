@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .case import OPERATIONS, Case, Data
+from .case import ITEM_BYTES, OPERATIONS, Case, Data
 
-ONE_TIME_COSTS = 1.0  # seconds above which they no longer matter
+ONE_TIME_COSTS = 0.25  # seconds above which they no longer matter
 LONG_CALL = 0.1  # seconds above which a single call tells how long one takes
 
 
@@ -44,9 +44,13 @@ class Worker:
     def describe(self) -> dict[str, Any]:
         engine = self._engine
         return {
-            "operations": list(engine.operations),
-            "layouts": list(engine.layouts),
-            "dtypes": list(engine.dtypes),
+            "offers": [
+                [operation, layout, dtype]
+                for operation in OPERATIONS
+                for layout in engine.layouts
+                for dtype in ITEM_BYTES
+                if engine.offers(operation, dtype)
+            ],
             "note": engine.note,
             "versions": {"python": sys.version.split()[0], **engine.versions()},
         }

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .case import OPERATIONS, Array, Data
+from .case import ITEM_BYTES, OPERATIONS, Array, Data
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BOX_BYTES = 5 * 4
 ARGMAX_BYTES = 4
 OBJECTS = 12  # per image

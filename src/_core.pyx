@@ -187,7 +187,9 @@ cdef tuple read_boxes(boxes, batch_indices, const char* op, View features):
     wide = any([is_double(view) for view in views])
     count = sum([listed_rows(view) for view in views])
     rows = view_of(np.empty((count, 4), np.float64 if wide else np.float32), op, b"boxes")
-    indices = view_of(np.empty(count, np.int32), op, b"batch_indices")
+    owner = np.empty(count, np.int32)
+    indices = view_of(owner, op, b"batch_indices")
+    indices.owner = owner
     cdef int32_t* places = <int32_t*>indices.tensor.data
     for image in range(len(views)):
         view = views[image]
@@ -199,6 +201,11 @@ cdef tuple read_boxes(boxes, batch_indices, const char* op, View features):
                 view.tensor, image, <float*>rows.tensor.data + 4 * at, places + at)
         at += view.tensor.shape[0]
     return rows, indices
+
+
+cdef indices_of(View view):
+    """The batch indices that a list was joined with."""
+    return view.owner
 
 
 cdef is_double(View view):
@@ -268,7 +275,8 @@ def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, ou
 
 def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, allocate, out,
                              grad_output, input):
-    """Returns float64 [K, 4], to x1, y1, x2, y2, and whether coordinates were float64."""
+    """Returns float64 [K, 4], to x1, y1, x2, y2; the shapes of the boxes as they were passed, one
+    or a list's; and whether coordinates were float64."""
     cdef View g = view_of(grad_output, b"roi_align_backward_boxes", b"grad_output")
     cdef View x = view_of(input, b"roi_align_backward_boxes", b"input")
     cdef View b, i
@@ -280,7 +288,11 @@ def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, alloca
     cdef double* data = &rows[0, 0] if problem.rois > 0 else NULL
     with nogil:
         c_roi_align_backward_boxes(problem, g.tensor, x.tensor, data)
-    return grads, problem.double_coordinates
+    if isinstance(boxes, (list, tuple)):
+        shapes = [(rows, 4) for rows in np.bincount(indices_of(i), minlength=len(boxes)).tolist()]
+    else:
+        shapes = [tuple([b.tensor.shape[axis] for axis in range(b.tensor.ndim)])]
+    return grads, shapes, problem.double_coordinates
 
 
 def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, out, input, return_argmax):

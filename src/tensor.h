@@ -111,6 +111,8 @@ inline Tensor read_dltensor(const abi::DLTensor& source, const char* op, const c
   if (source.ndim < 0 || source.ndim > kMaxDims)
     fail(ErrorKind::value, op, name, " has ", source.ndim, " dimensions, at most ", kMaxDims,
          " are understood");
+  if (source.ndim > 0 && source.shape == nullptr)
+    fail(ErrorKind::value, op, name, " has ", source.ndim, " dimensions, but no shape");
   Tensor tensor;
   tensor.device = source.device;
   tensor.dtype = source.dtype;

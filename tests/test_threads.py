@@ -5,6 +5,7 @@ What needs a process with a young pool, or may hang, runs in a process of its ow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -313,6 +314,35 @@ def an_error_of_a_worker_arrives() -> None:
     assert solve("roi_align", "NCHW") == expected
 
 
+def boxes_may_change_under_way() -> None:
+    """Whatever another thread writes into them after their check: no memory outside is touched."""
+    k, shape = 20000, (2, 8, 32, 32)
+    rows = np.tile(np.array([[0, 0, 0, 3, 3]], np.float32), (k, 1))
+    grads, cells = np.ones((k, 8, 1, 1), np.float32), np.zeros((k, 8, 1, 1), np.int32)
+    stop = False
+
+    def spoil() -> None:
+        while not stop:
+            rows[:, 0] = 1e9
+            rows[:, 0] = 0
+
+    calls: list[Callable[[], Any]] = [
+        lambda: roidl.roi_align(np.ones(shape, np.float32), rows, 1),
+        lambda: roidl.roi_align_backward(grads, rows, shape),
+        lambda: roidl.roi_pool(np.ones(shape, np.float32), rows, 1),
+        lambda: roidl.roi_pool_backward(grads, rows, cells, shape),
+    ]
+    spoiler = threading.Thread(target=spoil)
+    spoiler.start()
+    try:
+        for call in calls * 25:
+            with contextlib.suppress(ValueError):
+                call()
+    finally:
+        stop = True
+        spoiler.join()
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -320,6 +350,7 @@ def an_error_of_a_worker_arrives() -> None:
         a_fork_has_a_pool_of_its_own,
         the_environment_says_how_many,
         an_error_of_a_worker_arrives,
+        boxes_may_change_under_way,
     ],
 )
 def test_in_a_process_of_its_own(function: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import time
@@ -39,6 +40,10 @@ class Engine:
         self.threads = threads
         self.device = device
 
+    def offers(self, operation: str, dtype: str) -> bool:
+        """Whether to time this operation on this dtype."""
+        return operation in self.operations and dtype in self.dtypes
+
     def prepare(self, case: Case, data: Data) -> Call:
         """Copy the data into arrays of the library; the call returns a fresh result each time.
 
@@ -71,6 +76,8 @@ class Engine:
 
     def first_call(self, call: Call) -> tuple[Any, int]:
         """The result of a call, and the bytes that the process grew by at most during it."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # or the call grows into what others have freed
         before = _resident("VmRSS")
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak

@@ -33,6 +33,11 @@ class Numpy(Engine):
         super().__init__(threads, device)
         roidl.set_num_threads(threads)
 
+    def offers(self, operation: str, dtype: str) -> bool:
+        """The max modes store half types as the others do: one type is enough."""
+        wanted = dtype == "float32" or "_max" not in operation
+        return wanted and super().offers(operation, dtype)
+
     def features(self, array: Array, case: Case) -> Any:
         """A map or a gradient, in the layout and dtype of the case."""
         dtype: Any = ml_dtypes.bfloat16 if case.dtype == "bfloat16" else case.dtype
@@ -88,6 +93,10 @@ class Numpy(Engine):
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
         return [as_nchw(np.asarray(result).astype(np.float32), case.layout)]
+
+
+# Of engines with other arrays: what differs is the way in and out, the same for every mode.
+WITHOUT_MAX = tuple(name for name in Numpy.operations if "_max" not in name)
 
 
 class NumpyArgmax(Numpy):

@@ -8,12 +8,13 @@ import jax
 
 from ..case import Array, Case
 from . import Call, arranged
-from .roidl import Numpy
+from .roidl import WITHOUT_MAX, Numpy
 
 
 class Jax(Numpy):
     """Arrays in, arrays out, outside of jit."""
 
+    operations = WITHOUT_MAX
     packages = ("roidl", "jax")
     dtypes = ("float32",)
 

@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from ..case import Array, Case
 from . import arranged
-from .roidl import Numpy
+from .roidl import WITHOUT_MAX, Numpy
 
 
 class Tensorflow(Numpy):
     """Eager tensors in, eager tensors out."""
 
+    operations = WITHOUT_MAX
     packages = ("roidl",)
     dtypes = ("float32",)
 

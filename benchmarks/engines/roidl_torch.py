@@ -9,15 +9,16 @@ import torch
 import roidl
 
 from ..case import Array, Case
-from .roidl import Numpy
+from .roidl import WITHOUT_MAX, Numpy
 from .torch_tensors import TorchEngine
 
 
 class Torch(TorchEngine, Numpy):
     """Tensors in, tensors out; a channels_last tensor stays NCHW for roidl."""
 
-    operations = Numpy.operations
+    operations = WITHOUT_MAX
     packages = ("roidl", "torch")
+    dtypes = ("float32",)
 
     def __init__(self, threads: int, device: str) -> None:
         super().__init__(threads, device)

@@ -80,8 +80,8 @@ def _torch_prepare(op: str, tensor: Array) -> Array:
 
 
 def _torch_writable(tensor: Array) -> bool:
-    # A view that negates or conjugates is read through a copy.
-    return not (tensor.is_neg() or tensor.is_conj())
+    # A view that negates or conjugates is read through a copy; a graph would not know of the write.
+    return not (tensor.requires_grad or tensor.is_neg() or tensor.is_conj())
 
 
 def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
@@ -162,7 +162,8 @@ def _writable(call: Call) -> Array:
     library = library_of(call.out)
     if not library.writable(call.out):
         raise TypeError(
-            f"{call.op}: out must be an array that can be written to, got {type(call.out).__name__}"
+            f"{call.op}: out must be an array that can be written to as it is, "
+            f"got {type(call.out).__name__}"
         )
     return library.prepare(call.op, call.out)
 
@@ -203,23 +204,22 @@ def _run_like_leader(call: Call) -> Any:
 
 def _run_like_boxes(call: Call) -> Any:
     """The result is shaped like the boxes as they were passed, and of their library."""
-    rows, double = _compiled(call, _numpy_empty)
+    rows, shapes, double = _compiled(call, _numpy_empty)
 
-    def like(boxes: Array, values: Array) -> Array:
-        dtype = boxes.dtype
-        shape, name = tuple(boxes.shape), getattr(dtype, "name", str(dtype))
-        otherwise = "float64" if double else "float32"
-        name = name.removeprefix("torch.")
-        grads = np.zeros(shape, name if name in ("float32", "float64") else otherwise)
+    def like(boxes: Array, shape: tuple[int, ...], values: Array) -> Array:
+        dtype = getattr(boxes, "dtype", None)
+        name = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
+        if name not in ("float32", "float64"):
+            name = "float64" if double else "float32"
+        grads = np.zeros(shape, name)
         grads[..., shape[-1] - 4 :] = values.reshape((*shape[:-1], 4))
         return library_of(boxes).adopt(call.op, grads, boxes)
 
     if not isinstance(call.boxes, (list, tuple)):
-        return like(call.boxes, rows)
-    if len(call.boxes) == 0:
-        return []
-    ends = np.cumsum([boxes.shape[0] for boxes in call.boxes])[:-1]
-    return [like(boxes, part) for boxes, part in zip(call.boxes, np.split(rows, ends), strict=True)]
+        return like(call.boxes, shapes[0], rows)
+    ends = np.cumsum([shape[0] for shape in shapes])
+    parts = [rows[end - shape[0] : end] for end, shape in zip(ends, shapes, strict=True)]
+    return [like(*each) for each in zip(call.boxes, shapes, parts, strict=True)]
 
 
 def run(call: Call) -> Any:

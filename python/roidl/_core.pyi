@@ -30,7 +30,7 @@ def roi_align_backward_boxes(
     out: None,
     grad_output: Any,
     input: Any,
-) -> tuple[Any, bool]: ...
+) -> tuple[Any, list[tuple[int, ...]], bool]: ...
 def roi_pool(
     params: dict[str, Any],
     boxes: Any,

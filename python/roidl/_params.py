@@ -14,6 +14,10 @@ ALIGN_MODES = {"avg": 0, "max": 1, "max_onnx": 2}
 POOL_MODES = {"max": 0, "avg": 1}
 LAYOUTS = {"NCHW": 0, "NHWC": 1}
 
+# Along an axis; the limits of the C++ core.
+MAX_BINS = 2**24
+MAX_SAMPLES = 2**31 - 1
+
 
 class RoiAlignParams(NamedTuple):
     """What was asked of RoIAlign; the fields of the C++ struct of the same name."""
@@ -59,18 +63,24 @@ def _integer(op: str, name: str, value: Any) -> int:
         ) from None
 
 
-def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
-    """(height, width) from an integer or a pair; the compiled core checks the range."""
+def _pair(op: str, name: str, value: Any, most: int) -> tuple[int, int]:
+    """(height, width) from an integer or a pair.
+
+    The compiled core checks the range, but counts in 64 bits: what they cannot hold is refused
+    here, in the core's words.
+    """
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} must be an integer or a pair, got {value!r}")
-        height, width = _integer(op, name, value[0]), _integer(op, name, value[1])
+        pair = _integer(op, name, value[0]), _integer(op, name, value[1])
     else:
-        height = width = _integer(op, name, value)
-    # The core counts in 64 bits, and says itself what is too large for it.
-    if max(height, width) >= 2**63 or min(height, width) < -(2**63):
-        raise ValueError(f"{op}: {name} must be integers of 64 bits, got {value!r}")
-    return height, width
+        pair = (_integer(op, name, value),) * 2
+    for size in pair:
+        if size >= 2**63:
+            raise ValueError(f"{op}: {name} must be at most {most}, got {size}")
+        if size < -(2**63):
+            raise ValueError(f"{op}: {name} must be at least 1, got {size}")
+    return pair
 
 
 def _number(op: str, name: str, value: Any) -> float:
@@ -121,8 +131,8 @@ def align_params(
     mode: Any,
     layout: Any,
 ) -> RoiAlignParams:
-    height, width = _pair(op, "output_size", output_size)
-    sampling_height, sampling_width = _pair(op, "sampling_ratio", sampling_ratio)
+    height, width = _pair(op, "output_size", output_size, MAX_BINS)
+    sampling_height, sampling_width = _pair(op, "sampling_ratio", sampling_ratio, MAX_SAMPLES)
     return RoiAlignParams(
         height,
         width,
@@ -138,7 +148,7 @@ def align_params(
 def pool_params(
     op: str, output_size: Any, spatial_scale: Any, mode: Any, layout: Any
 ) -> RoiPoolParams:
-    height, width = _pair(op, "output_size", output_size)
+    height, width = _pair(op, "output_size", output_size, MAX_BINS)
     return RoiPoolParams(
         height,
         width,
@@ -151,9 +161,10 @@ def pool_params(
 def grid_of(op: str, grad_output: Any, layout: Any) -> tuple[int, int]:
     """The output size that a gradient was computed for."""
     shape = getattr(grad_output, "shape", None)
-    if shape is None or len(shape) < 4:
-        got = type(grad_output).__name__ if shape is None else list(shape)
-        raise ValueError(f"{op}: grad_output must have the shape of the result, got {got}")
+    if shape is None:
+        return 1, 1  # the core says that this is no array
+    if len(shape) < 4:
+        raise ValueError(f"{op}: grad_output must have the shape of the result, got {list(shape)}")
     tail = shape[-2:] if _choice(op, "layout", layout, LAYOUTS) == 0 else shape[-3:-1]
     # An empty grid is of no size that a forward call could have had; the compiled core says so.
     return int(tail[0]), int(tail[1])
