@@ -22,7 +22,7 @@ cdef class View:
     cdef cbool read_only
     cdef DLManagedTensor* legacy
     cdef DLManagedTensorVersioned* versioned
-    cdef object owner
+    cdef object owner  # what the memory belongs to; of joined boxes, the shapes that were passed
 
     def __dealloc__(self):
         if self.versioned != NULL and self.versioned.deleter != NULL:
@@ -187,9 +187,8 @@ cdef tuple read_boxes(boxes, batch_indices, const char* op, View features):
     wide = any([is_double(view) for view in views])
     count = sum([listed_rows(view) for view in views])
     rows = view_of(np.empty((count, 4), np.float64 if wide else np.float32), op, b"boxes")
-    owner = np.empty(count, np.int32)
-    indices = view_of(owner, op, b"batch_indices")
-    indices.owner = owner
+    rows.owner = [tensor_shape(view) for view in views]
+    indices = view_of(np.empty(count, np.int32), op, b"batch_indices")
     cdef int32_t* places = <int32_t*>indices.tensor.data
     for image in range(len(views)):
         view = views[image]
@@ -203,9 +202,8 @@ cdef tuple read_boxes(boxes, batch_indices, const char* op, View features):
     return rows, indices
 
 
-cdef indices_of(View view):
-    """The batch indices that a list was joined with."""
-    return view.owner
+cdef tuple tensor_shape(View view):
+    return tuple([view.tensor.shape[i] for i in range(view.tensor.ndim)])
 
 
 cdef is_double(View view):
@@ -289,9 +287,9 @@ def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, alloca
     with nogil:
         c_roi_align_backward_boxes(problem, g.tensor, x.tensor, data)
     if isinstance(boxes, (list, tuple)):
-        shapes = [(rows, 4) for rows in np.bincount(indices_of(i), minlength=len(boxes)).tolist()]
+        shapes = b.owner
     else:
-        shapes = [tuple([b.tensor.shape[axis] for axis in range(b.tensor.ndim)])]
+        shapes = [tensor_shape(b)]
     return grads, shapes, problem.double_coordinates
 
 
