@@ -20,6 +20,7 @@ cdef class View:
     """One imported array. Whatever was acquired is released exactly once: when this object dies."""
     cdef Tensor tensor
     cdef cbool read_only
+    cdef cbool copied
     cdef DLManagedTensor* legacy
     cdef DLManagedTensorVersioned* versioned
     cdef object owner  # what the memory belongs to; of joined boxes, the shapes that were passed
@@ -50,6 +51,7 @@ cdef class View:
             raise BufferError(f"{op.decode()}: {name.decode()}: DLPack version "
                               f"{self.versioned.version.major} is not understood")
         self.read_only = (self.versioned.flags & kDLReadOnly) != 0
+        self.copied = (self.versioned.flags & kDLIsCopied) != 0
         self.tensor = read_dltensor(self.versioned.dl_tensor, op, name)
         return 0
 
@@ -148,6 +150,9 @@ cdef View writable_view_of(obj, const char* op, const char* name):
     cdef View view = view_of(obj, op, name)
     if view.read_only:
         raise ValueError(f"{op.decode()}: {name.decode()} is read-only")
+    if view.copied:
+        raise ValueError(f"{op.decode()}: {name.decode()} is exported as a copy, which would take "
+                         f"the result with it")
     return view
 
 
@@ -263,7 +268,7 @@ def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, ou
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward", params, shape.tensor,
                                                   b.tensor, tensor_or_null(i))
     if out is None:
-        out = allocate(tuple(input_shape), dtype_name(g.tensor))
+        out = allocate(tensor_shape(shape), dtype_name(g.tensor))
     cdef View y = writable_view_of(out, b"roi_align_backward", b"out")
     cdef const Tensor* features = tensor_or_null(x)
     with nogil:
@@ -324,7 +329,7 @@ def roi_pool_backward(RoiPoolParams params, boxes, batch_indices, allocate, out,
     cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool_backward", params, shape.tensor,
                                                 b.tensor, tensor_or_null(i))
     if out is None:
-        out = allocate(tuple(input_shape), dtype_name(g.tensor))
+        out = allocate(tensor_shape(shape), dtype_name(g.tensor))
     cdef View y = writable_view_of(out, b"roi_pool_backward", b"out")
     cdef const Tensor* cells = tensor_or_null(a)
     with nogil:

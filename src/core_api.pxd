@@ -5,6 +5,7 @@ from libcpp cimport bool as cbool
 
 cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
     const uint64_t kDLReadOnly
+    const uint64_t kDLIsCopied
     ctypedef struct DLDevice:
         int32_t device_type
         int32_t device_id

@@ -26,8 +26,6 @@ EDGE_LIMIT = 2.0**30  # RoIPool clamps scaled coordinates to +- this, then round
 
 
 # RoIAlign: where the samples fall -----------------------------------------------------------------
-
-
 class Sample(NamedTuple):
     """A sample on the map along one axis, of value (1 - frac) * map[lo] + frac * map[hi]."""
 
@@ -130,8 +128,6 @@ def _cells(
 
 
 # RoIAlign: what the samples see -------------------------------------------------------------------
-
-
 class Candidate(NamedTuple):
     """A sample of a bin, or in max_onnx one of its weighted corners."""
 
@@ -302,8 +298,6 @@ def roi_align_backward_boxes(
 
 
 # RoIPool ------------------------------------------------------------------------------------------
-
-
 def _pool_axis(
     start: float, end: float, bins: int, size: int, spatial_scale: float, real: Coordinate
 ) -> list[tuple[int, int]]:
@@ -403,7 +397,7 @@ def roi_pool_backward(
                 pixels = out[image, :, ys, xs]
                 pixels += gradient[:, None, None] / (pixels.shape[1] * pixels.shape[2])
                 continue
-            assert argmax is not None, "mode max needs the argmax of the forward"
+            assert argmax is not None
             for c, where in enumerate(argmax[roi, :, row, column].tolist()):
                 out[image, c, where // width, where % width] += gradient[c]
     return out

@@ -102,10 +102,9 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
     if isinstance(tensor, tensorflow.Variable):
         tensor = tensor.read_value()
     # TensorFlow ends the process when DLPack is asked for a tensor of strings.
-    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
-        raise TypeError(
-            f"{op}: tensors must be of a float or integer type, got {tensor.dtype.name}"
-        )
+    kind = tensor.dtype
+    if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
+        raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
     return tensor
 
 
@@ -123,7 +122,12 @@ def _standard_adopt(op: str, result: Array, like: Array) -> Array:
             f"{op}: cannot make a result of type {type(like).__name__}, whose library has no "
             f"from_dlpack; pass out="
         )
-    return from_dlpack(result)
+    try:
+        return from_dlpack(result)
+    except (BufferError, TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{op}: {type(like).__name__} cannot hold a result of dtype {result.dtype}: {error}"
+        ) from error
 
 
 NUMPY = Library(_as_it_is, _unchanged)

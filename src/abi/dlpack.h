@@ -11,7 +11,7 @@ enum DLDeviceType : int32_t { kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3 };
 
 enum DLDataTypeCode : uint8_t { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4 };
 
-enum : uint64_t { kDLReadOnly = 1 };
+enum : uint64_t { kDLReadOnly = 1, kDLIsCopied = 2 };
 
 struct DLDevice {
   int32_t device_type;

@@ -48,7 +48,7 @@ class Scatter {
         !innermost_ && std::is_same_v<T, A> && map_.gradient.h == map_.width * map_.gradient.w;
     rois_.resize(static_cast<size_t>(problem.images));
     for (int64_t k = 0; k < problem.rois; ++k)
-      rois_[load_box<double>(problem.boxes, k).image].push_back(k);
+      rois_[load_known_box<float>(problem.op, problem.boxes, k, problem.images).image].push_back(k);
   }
 
   void run() {

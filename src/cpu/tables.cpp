@@ -221,7 +221,7 @@ std::vector<TapsRoi<A>> make_align_taps(const RoiAlignProblem& problem, TapsFor 
   std::vector<TapsRoi<A>> rois(problem.rois);
   TapsBuilder<A> builder;
   for (int64_t k = 0; k < problem.rois; ++k) {
-    const Box<T> box = load_box<T>(problem.boxes, k);
+    const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
     const AlignAxes<T> axes(problem, box);
     TapsRoi<A>& roi = rois[k];
     roi.row = k;
@@ -288,7 +288,7 @@ std::vector<SamplesRoi<A>> make_align_samples(const RoiAlignProblem& problem, Ar
   const Map& map = problem.maps[0];
   std::vector<SamplesRoi<A>> rois(problem.rois);
   for (int64_t k = 0; k < problem.rois; ++k) {
-    const Box<T> box = load_box<T>(problem.boxes, k);
+    const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
     const AlignAxes<T> axes(problem, box);
     SamplesRoi<A>& roi = rois[k];
     roi.row = k;
@@ -324,7 +324,7 @@ std::vector<BinsRoi> make_pool_bins(const RoiPoolProblem& problem, Arena& arena)
   const T scale = static_cast<T>(map.scale);
   std::vector<BinsRoi> rois(problem.rois);
   for (int64_t k = 0; k < problem.rois; ++k) {
-    const Box<T> box = load_box<T>(problem.boxes, k);
+    const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
     BinsRoi& roi = rois[k];
     roi.row = k;
     roi.image = box.image;
