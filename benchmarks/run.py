@@ -238,7 +238,6 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                 results["engines"][name] = {
                     "note": engine["note"],
                     "versions": engine["versions"],
-                    "python": plan.engines[name].python,
                 }
             speed = _bandwidth(plan, fleet, threads)
             results["bandwidth"][str(threads)] = speed

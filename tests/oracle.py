@@ -230,11 +230,10 @@ def roi_align(
     """RoIAlign, modes avg, max, max_onnx -> [K, C, PH, PW]."""
     _check_mode(mode, "avg", "max", "max_onnx")
     images = _channels_last(input)
-    _, height, width, channels = images.shape
     box_rule = (spatial_scale, aligned, coordinates)
-    out = np.zeros((len(boxes), channels, *output_size))
+    out = np.zeros((len(boxes), images.shape[3], *output_size))
     with np.errstate(all="ignore"):
-        for cell in _cells(boxes, (height, width), output_size, sampling_ratio, box_rule):
+        for cell in _cells(boxes, images.shape[1:3], output_size, sampling_ratio, box_rule):
             candidates = _candidates(images[cell.image], cell, mode)
             result = out[cell.roi, :, cell.row, cell.column]
             if mode == "avg":
@@ -387,17 +386,15 @@ def roi_pool_backward(
     _check_mode(mode, "max", "avg")
     gradients = np.asarray(grad_output).astype(np.float64)
     height, width = input_shape[2:]
-    output_size = (gradients.shape[2], gradients.shape[3])
     out = np.zeros(input_shape)
     with np.errstate(all="ignore"):
-        bins = _pool_bins(boxes, (height, width), output_size, spatial_scale, coordinates)
+        bins = _pool_bins(boxes, (height, width), gradients.shape[2:], spatial_scale, coordinates)
         for roi, image, row, column, ys, xs in bins:
             gradient = gradients[roi, :, row, column]
             if mode == "avg":
                 pixels = out[image, :, ys, xs]
                 pixels += gradient[:, None, None] / (pixels.shape[1] * pixels.shape[2])
                 continue
-            assert argmax is not None
-            for c, where in enumerate(argmax[roi, :, row, column].tolist()):
+            for c, where in enumerate(np.asarray(argmax)[roi, :, row, column].tolist()):
                 out[image, c, where // width, where % width] += gradient[c]
     return out

@@ -103,6 +103,7 @@ class NumpyArgmax(Numpy):
     """What torchvision's roi_pool always does, and training needs."""
 
     operations = ("roi_pool",)
+    dtypes = ("float32",)
     note = "computes the argmax too"
 
     def pool(self, *arguments: Any, **options: Any) -> Any:
