@@ -1,4 +1,5 @@
-// Compiled by tests/test_dlpack.py: src/abi/dlpack.h agrees with the official dlpack.h, or this is no C++.
+// Compiled by tests/test_dlpack.py: src/abi/dlpack.h agrees with the official dlpack.h, or this is
+// no C++.
 #include <dlpack/dlpack.h>
 
 #include <cstddef>
@@ -8,13 +9,12 @@
 
 namespace ours = roidl::abi;
 
-#define SAME_SIZE(type)                                      \
-  static_assert(sizeof(ours::type) == sizeof(::type) &&      \
-                    alignof(ours::type) == alignof(::type),  \
+#define SAME_SIZE(type)                                                                         \
+  static_assert(sizeof(ours::type) == sizeof(::type) && alignof(ours::type) == alignof(::type), \
                 "size or alignment of " #type)
-#define SAME_FIELD(type, field)                                                   \
-  static_assert(offsetof(ours::type, field) == offsetof(::type, field) &&         \
-                    sizeof(ours::type::field) == sizeof(::type::field),           \
+#define SAME_FIELD(type, field)                                           \
+  static_assert(offsetof(ours::type, field) == offsetof(::type, field) && \
+                    sizeof(ours::type::field) == sizeof(::type::field),   \
                 #type "." #field)
 #define SAME_VALUE(name) static_assert(int{ours::name} == int{::name}, #name)
 
@@ -75,7 +75,6 @@ SAME_FIELD(DLPackExchangeAPI, dltensor_from_py_object_no_sync);
 SAME_FIELD(DLPackExchangeAPI, current_work_stream);
 
 // The one entry that is called takes and returns what ours does, by the C calling convention.
-static_assert(
-    std::is_same_v<decltype(::DLPackExchangeAPI::managed_tensor_from_py_object_no_sync),
-                   int (*)(void*, ::DLManagedTensorVersioned**)>,
-    "managed_tensor_from_py_object_no_sync");
+static_assert(std::is_same_v<decltype(::DLPackExchangeAPI::managed_tensor_from_py_object_no_sync),
+                             int (*)(void*, ::DLManagedTensorVersioned**)>,
+              "managed_tensor_from_py_object_no_sync");
