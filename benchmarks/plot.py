@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from .case import OPERATIONS
-from .report import HEADLINES, README_WORKLOADS, Results, baseline, differs, headline
+from .report import HEADLINES, README_WORKLOADS, Results, baseline, differs, headline, times
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; shapes differ as well.
 LOOKS = {
@@ -42,27 +42,25 @@ def save(results: Results, file: Path) -> None:
     for panel, (operation, ours) in zip(panels, HEADLINES.items(), strict=True):
         for name, (colour, shape) in LOOKS.items():
             engine = ours if name == "roidl" else name
-            points, hollow = [], []
             for place, workload in enumerate(README_WORKLOADS):
                 row = headline(results, engine, operation, workload)
                 other = headline(results, peer, operation, workload)
                 if row is None or other is None or engine == peer:
                     continue
-                points.append((place, other["min"] / row["min"]))
-                hollow.append(differs(row))
-            for (place, ratio), other_rule in zip(points, hollow, strict=True):
-                shown[name] = panel.scatter(
+                ratio = other["min"] / row["min"]
+                label = name + " (other definition)" * differs(row)
+                shown[label] = panel.scatter(
                     place,
                     ratio,
                     s=70 if name == "roidl" else 32,
                     marker=shape,
-                    facecolors="none" if other_rule else colour,
+                    facecolors="none" if differs(row) else colour,
                     edgecolors=colour,
                     zorder=3,
                 )
                 if name == "roidl":
                     panel.annotate(
-                        f"{ratio:.3g}x",
+                        times(other, row),
                         (place, ratio),
                         xytext=(0, 7),
                         textcoords="offset points",

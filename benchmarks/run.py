@@ -232,8 +232,7 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             fleet = Fleet(plan, threads, stack)
             results["left_out"].update(fleet.left_out)
             if not fleet.engines:
-                reasons = "".join(f"\n  {name}: {why}" for name, why in fleet.left_out.items())
-                raise SystemExit(f"no engine can run on {plan.device}:{reasons}")
+                raise SystemExit(f"no engine can run on {plan.device}, for the reasons above")
             for name, engine in fleet.engines.items():
                 results["engines"][name] = {
                     "note": engine["note"],

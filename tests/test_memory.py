@@ -201,8 +201,8 @@ def test_strides_beyond_32_bits(op: str, mode: str, axis: int) -> None:
     expected = expect(op, mode, input, boxes, gradient)
 
     def spread(array: NumpyArray) -> NumpyArray:
-        """Room for the array, whose last index along `axis` is more than 2^31 elements away."""
-        step = 2**31 // (array.shape[axis] - 1) + array.size
+        """Room for the array; its last two indices along `axis` are 2^31 elements away or more."""
+        step = 2**31 // max(1, array.shape[axis] - 2) + array.size
         memory = empty_memory(step * (array.shape[axis] - 1) + array.size)
         strides = list(array.strides)
         strides[axis] = 2 * step
