@@ -94,7 +94,8 @@ def _torch_adopt(op: str, result: Array, like: Array) -> Array:
 
 
 def _jax_adopt(op: str, result: Array, like: Array) -> Array:
-    return sys.modules["jax"].numpy.asarray(result)
+    (device,) = like.devices()
+    return sys.modules["jax"].device_put(result, device)
 
 
 def _tensorflow_prepare(op: str, tensor: Array) -> Array:
