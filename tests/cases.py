@@ -207,8 +207,8 @@ HALF_WAY: list[Corners] = [
     (13.5, 10.5, 14.5, 11.5),
 ]
 # Extents 57, 114, 121: float32(extent / bins) * bins exceeds the extent, so that the last bin sees
-# one pixel more; 62 for 14 bins: an inner bin begins one earlier. Both maps are larger than that, or
-# nobody would notice.
+# one pixel more; 62 for 14 bins: an inner bin begins one earlier. Both maps are larger than that,
+# or nobody would notice.
 ROUNDED_QUOTIENT: list[Corners] = [
     *((x, 1, x + extent - 1, 8) for extent in (57, 62, 114, 121, 58) for x in (0, 5)),
     *((2, y, 9, y + extent - 1) for extent in (57, 62, 114, 121, 58) for y in (0, 4)),
