@@ -246,7 +246,7 @@ def test_inputs_stay_what_they_were(op: str, lib: Lib) -> None:
 # What DLPack does not carry, NumPy's own interface does -------------------------------------------
 
 
-class NumPy20(NumpyArray):
+class NumPy20(np.ndarray[Any, np.dtype[Any]]):
     """As arrays were in NumPy 2.0: those that are read-only are not exported."""
 
     def __dlpack__(self, *, stream: Any = None) -> Any:  # type: ignore[override]
