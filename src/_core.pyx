@@ -278,24 +278,20 @@ def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, ou
 
 def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, allocate, out,
                              grad_output, input):
-    """Returns float64 [K, 4], to x1, y1, x2, y2; the shapes of the boxes as they were passed, one
-    or a list's; and whether coordinates were float64."""
+    """Returns float64 shaped like the boxes (a list's, joined); the shapes of the boxes as they
+    were passed, one or a list's; and whether coordinates were float64."""
     cdef View g = view_of(grad_output, b"roi_align_backward_boxes", b"grad_output")
     cdef View x = view_of(input, b"roi_align_backward_boxes", b"input")
     cdef View b, i
     b, i = read_boxes(boxes, batch_indices, b"roi_align_backward_boxes", x)
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward_boxes", params, x.tensor,
                                                   b.tensor, tensor_or_null(i))
-    grads = allocate((problem.rois, 4), "float64")
-    cdef double[:, ::1] rows = grads
-    cdef double* data = &rows[0, 0] if problem.rois > 0 else NULL
+    out = allocate(tensor_shape(b), "float64")
+    cdef View y = writable_view_of(out, b"roi_align_backward_boxes", b"grad_boxes")
     with nogil:
-        c_roi_align_backward_boxes(problem, g.tensor, x.tensor, data)
-    if isinstance(boxes, (list, tuple)):
-        shapes = b.owner
-    else:
-        shapes = [tensor_shape(b)]
-    return grads, shapes, problem.double_coordinates
+        c_roi_align_backward_boxes(problem, g.tensor, x.tensor, b.tensor, y.tensor)
+    shapes = b.owner if isinstance(boxes, (list, tuple)) else [tensor_shape(b)]
+    return out, shapes, problem.double_coordinates
 
 
 def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, out, input, return_argmax):
@@ -335,6 +331,59 @@ def roi_pool_backward(RoiPoolParams params, boxes, batch_indices, allocate, out,
     with nogil:
         c_roi_pool_backward(problem, g.tensor, b.tensor, cells, y.tensor)
     return out
+
+
+# ---- shapes alone ------------------------------------------------------------------------------
+# For tracing, where a framework knows shapes and dtypes only: the checks and the words of run time.
+
+cdef dict TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
+
+
+cdef View view_of_metadata(metadata):
+    """From (shape, name of the dtype), in CPU memory."""
+    cdef View view = View.__new__(View)
+    cdef int64_t sizes[64]
+    cdef DLTensor source
+    shape, dtype = metadata
+    kind = dtype.rstrip("0123456789")
+    source.data = NULL
+    source.device.device_type = 1
+    source.device.device_id = 0
+    source.dtype.code = TYPE_CODES.get(kind, 255)
+    source.dtype.bits = int(dtype[len(kind):] or 8)
+    source.dtype.lanes = 1
+    source.ndim = len(shape)
+    for axis, size in enumerate(shape[:64]):
+        sizes[axis] = size
+    source.shape = sizes
+    source.strides = NULL
+    source.byte_offset = 0
+    view.tensor = read_dltensor(source, b"roidl", b"an array")
+    return view
+
+
+def result_shape(str op, dict params, input, boxes, batch_indices):
+    """The shape of a forward call's result, or the error of the call. Each array is a pair
+    (shape, name of the dtype); batch_indices may be None."""
+    cdef bytes name = op.encode()
+    cdef View x = view_of_metadata(input)
+    cdef View b = view_of_metadata(boxes)
+    cdef View i = None if batch_indices is None else view_of_metadata(batch_indices)
+    if "sampling_height" in params:
+        return shape_tuple(pooled_shape(make_roi_align(name, params, x.tensor, b.tensor,
+                                                       tensor_or_null(i))))
+    return shape_tuple(pooled_shape(make_roi_pool(name, params, x.tensor, b.tensor,
+                                                  tensor_or_null(i))))
+
+
+def check_box_list(str op, list boxes, int64_t images):
+    """Check a list of boxes, each a pair (shape, name of the dtype): one array [L, 4] per image."""
+    cdef bytes name = op.encode()
+    cdef View view
+    for index, metadata in enumerate(boxes):
+        view = view_of_metadata(metadata)
+        check_listed_boxes(name, view.tensor, index)
+    check_list_length(name, len(boxes), images)
 
 
 # ---- the process -------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ struct Backend {
   void (*roi_align_forward)(const RoiAlignProblem&);
   void (*roi_align_backward)(const RoiAlignProblem&);
   void (*roi_align_backward_boxes)(const RoiAlignProblem&);
+  void (*roi_align_jvp)(const RoiAlignProblem&);
+  void (*roi_align_jvp_boxes)(const RoiAlignProblem&);
+  void (*roi_align_jvp_boxes_backward)(const RoiAlignProblem&);
   void (*roi_pool_forward)(const RoiPoolProblem&);
   void (*roi_pool_backward)(const RoiPoolProblem&);
+  void (*roi_pool_jvp)(const RoiPoolProblem&);
 };
 
 extern const Backend cpu_backend;

@@ -85,6 +85,37 @@ Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices
   return boxes;
 }
 
+Boxes describe_like_boxes(const Boxes& boxes, const Tensor& tensor) {
+  Boxes like = boxes;
+  const int row = tensor.ndim - 2;
+  like.data = static_cast<const char*>(tensor.data);
+  like.dtype = tensor.dtype;
+  like.image_stride = boxes.by_position ? tensor.strides[0] : 0;
+  like.row_stride = tensor.strides[row];
+  like.column_stride = tensor.strides[row + 1];
+  return like;
+}
+
+void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& out) {
+  const int row_axis = out.ndim - 2;
+  const int64_t columns = out.shape[row_axis + 1];
+  char* data = static_cast<char*>(out.data);
+  visit_float(out.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    for (int64_t k = 0; k < boxes.count; ++k) {
+      const int64_t image = k / boxes.per_image, row = k % boxes.per_image;
+      const int64_t first =
+          (boxes.by_position ? image * out.strides[0] : 0) + row * out.strides[row_axis];
+      for (int64_t j = 0; j < columns; ++j) {
+        const int64_t coordinate = j - (columns - 4);
+        const T value(coordinate < 0 ? 0.0 : rows[4 * k + coordinate]);
+        std::memcpy(data + (first + j * out.strides[row_axis + 1]) * out.item_bytes(), &value,
+                    sizeof value);
+      }
+    }
+  });
+}
+
 void check_box_values(const char* op, const Boxes& boxes, int64_t images) {
   static const char* const names[] = {"x1", "y1", "x2", "y2"};
   for (int64_t k = 0; k < boxes.count; ++k) {

@@ -31,12 +31,19 @@ struct Boxes {
 // Boxes of any form from what the caller gave; `indices` may be null.
 Boxes describe_boxes(const char* op, const Tensor& boxes, const Tensor* indices, int64_t images);
 
+// What is shaped like the boxes, row for row: a direction for each of them.
+Boxes describe_like_boxes(const Boxes& boxes, const Tensor& tensor);
+
 // A list of boxes, one array [L_i, 4] per image: `index` is the array's place in the list.
 void check_listed_boxes(const char* op, const Tensor& boxes, int64_t index);
 void check_list_length(const char* op, int64_t length, int64_t images);
 // Writes the rows of [L, 4] in CPU memory to rows [L][4], and `image` to indices [L].
 template <class T>
 void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices);
+
+// Writes gradients to x1, y1, x2, y2, rows [K][4], to `out` (CPU memory only), which is of a float
+// type and shaped like the boxes that `boxes` describes; the batch column becomes 0.
+void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& out);
 
 // Reads every row (CPU memory only) and names the first that has no image or is not finite.
 void check_box_values(const char* op, const Boxes& boxes, int64_t images);

@@ -94,7 +94,7 @@ cdef extern from "roi_align.h" namespace "roidl" nogil:
         RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor*, const Tensor&,
     ) except +raise_python_error
     void c_roi_align_backward_boxes "roidl::roi_align_backward_boxes"(
-        RoiAlignProblem&, const Tensor&, const Tensor&, double*,
+        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
     ) except +raise_python_error
 
 cdef extern from "roi_pool.h" namespace "roidl" nogil:

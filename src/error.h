@@ -10,7 +10,8 @@ namespace roidl {
 // Python names them ValueError, TypeError, NotImplementedError and RuntimeError.
 enum class ErrorKind { value, type, unsupported, runtime };
 
-class Error : public std::exception {
+// Exported, so that it can be caught on the other side of a shared library.
+class __attribute__((visibility("default"))) Error : public std::exception {
  public:
   Error(ErrorKind kind, std::string message) : kind_(kind), message_(std::move(message)) {}
   ErrorKind kind() const { return kind_; }

@@ -99,6 +99,13 @@ MapView attach_map(const Problem& problem, const char* name, const Tensor& tenso
           tensor.strides[axes.w]};
 }
 
+void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
+                      const Tensor& boxes) {
+  check_float(problem.op, name, tensor);
+  check_shape(problem.op, name, tensor, shape_of(boxes));
+  check_same_device(problem.op, name, tensor, problem.device);
+}
+
 void check_written(const Problem& problem, const Named& written,
                    std::initializer_list<Named> others) {
   check_distinct_elements(problem.op, written.name, *written.tensor);

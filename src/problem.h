@@ -26,6 +26,7 @@ struct Map {
   int64_t height = 0, width = 0;
   double scale = 1;
   MapView features;
+  MapView tangent;
   MapView gradient;
 };
 
@@ -77,6 +78,10 @@ Shape input_shape(const Problem& problem);
 PooledView attach_pooled(const Problem& problem, const char* name, const Tensor& tensor,
                          abi::DLDataType dtype);
 MapView attach_map(const Problem& problem, const char* name, const Tensor& tensor);
+
+// Check a tensor of numbers for every coordinate of the boxes.
+void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
+                      const Tensor& boxes);
 
 // The last step before the kernels: what is written overlaps nothing, and on CPU the boxes hold
 // numbers. `others` are the tensors that are read, named alike.

@@ -40,15 +40,76 @@ void roi_align_backward(RoiAlignProblem& problem, const Tensor& grad_output, con
   run(problem, &Backend::roi_align_backward);
 }
 
-void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_output,
-                              const Tensor& input, double* grad_boxes) {
+namespace {
+
+void check_boxes_derivative(const RoiAlignProblem& problem) {
   if (problem.mode == AlignMode::max_onnx)
     fail(ErrorKind::unsupported, problem.op, "mode 'max_onnx' has no gradient to the boxes");
+}
+
+// Directions of the boxes: how the largest sample moves with them is not offered.
+void attach_boxes_tangent(RoiAlignProblem& problem, const Tensor& boxes,
+                          const Tensor& boxes_tangent) {
+  check_boxes_derivative(problem);
+  if (problem.mode != AlignMode::avg)
+    fail(ErrorKind::unsupported, problem.op,
+         "forward mode and second derivatives along the boxes are implemented for mode 'avg' only");
+  check_like_boxes(problem, "boxes_tangent", boxes_tangent, boxes);
+  problem.boxes_tangent = describe_like_boxes(problem.boxes, boxes_tangent);
+}
+
+}  // namespace
+
+void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_output,
+                              const Tensor& input, const Tensor& boxes, const Tensor& grad_boxes) {
+  check_boxes_derivative(problem);
   problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
   problem.maps[0].features = attach_map(problem, "input", input);
+  check_like_boxes(problem, "grad_boxes", grad_boxes, boxes);
+  check_written(problem, {"grad_boxes", &grad_boxes},
+                {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", &input}});
   problem.boxes_gradient = grad_boxes;
   check_values(problem);
   run(problem, &Backend::roi_align_backward_boxes);
+}
+
+void roi_align_jvp(RoiAlignProblem& problem, const Tensor& input_tangent, const Tensor& boxes,
+                   const Tensor* input, const Tensor& out) {
+  if (problem.mode == AlignMode::avg)
+    return roi_align_forward(problem, input_tangent, boxes, out);  // it is linear
+  problem.maps[0].tangent = attach_map(problem, "input_tangent", input_tangent);
+  if (input == nullptr)
+    fail(ErrorKind::value, problem.op, "input is needed for the derivative of the max modes");
+  problem.maps[0].features = attach_map(problem, "input", *input);
+  problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  check_written(problem, {"out", &out},
+                {{"input_tangent", &input_tangent}, {"boxes", &boxes}, {"input", input}});
+  check_values(problem);
+  run(problem, &Backend::roi_align_jvp);
+}
+
+void roi_align_jvp_boxes(RoiAlignProblem& problem, const Tensor& input, const Tensor& boxes,
+                         const Tensor& boxes_tangent, const Tensor& out) {
+  attach_boxes_tangent(problem, boxes, boxes_tangent);
+  problem.maps[0].features = attach_map(problem, "input", input);
+  problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  check_written(problem, {"out", &out},
+                {{"input", &input}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
+  check_values(problem);
+  run(problem, &Backend::roi_align_jvp_boxes);
+}
+
+void roi_align_jvp_boxes_backward(RoiAlignProblem& problem, const Tensor& grad_output,
+                                  const Tensor& boxes, const Tensor& boxes_tangent,
+                                  const Tensor& grad_input) {
+  attach_boxes_tangent(problem, boxes, boxes_tangent);
+  problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
+  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
+  check_written(
+      problem, {"out", &grad_input},
+      {{"grad_output", &grad_output}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
+  check_values(problem);
+  run(problem, &Backend::roi_align_jvp_boxes_backward);
 }
 
 }  // namespace roidl

@@ -20,10 +20,24 @@ struct RoiAlignParams {
   int32_t layout;  // Layout
 };
 
+// Calls visit(name, field) for each: the bridges read and declare them by these names.
+template <class Visit>
+void visit_fields(RoiAlignParams& params, Visit&& visit) {
+  visit("output_height", params.output_height);
+  visit("output_width", params.output_width);
+  visit("spatial_scale", params.spatial_scale);
+  visit("sampling_height", params.sampling_height);
+  visit("sampling_width", params.sampling_width);
+  visit("aligned", params.aligned);
+  visit("mode", params.mode);
+  visit("layout", params.layout);
+}
+
 struct RoiAlignProblem : Problem {
   RoiAlignParams params{};
   AlignMode mode = AlignMode::avg;
-  double* boxes_gradient = nullptr;  // [K, 4] C order: to x1, y1, x2, y2
+  Tensor boxes_gradient;  // of backward_boxes: shaped like the boxes
+  Boxes boxes_tangent;    // of jvp_boxes: a direction for every box
 };
 
 // Checks metadata; no data is touched, so shapes alone are enough. `indices` may be null.
@@ -35,8 +49,22 @@ void roi_align_forward(RoiAlignProblem& problem, const Tensor& input, const Tens
 // `input` may be null for the average, whose gradient does not depend on it.
 void roi_align_backward(RoiAlignProblem& problem, const Tensor& grad_output, const Tensor& boxes,
                         const Tensor* input, const Tensor& grad_input);
-// `grad_boxes` is float64 [K, 4] in C order, in memory of our own.
+// `grad_boxes` is of any float type and shaped like `boxes`; the batch column is set to 0.
 void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_output,
-                              const Tensor& input, double* grad_boxes);
+                              const Tensor& input, const Tensor& boxes, const Tensor& grad_boxes);
+
+// What the frameworks' forward mode and second derivatives need.
+// out = d(result)/d(input) . input_tangent; `input` may be null for the average, which is linear.
+// Its transpose is roi_align_backward.
+void roi_align_jvp(RoiAlignProblem& problem, const Tensor& input_tangent, const Tensor& boxes,
+                   const Tensor* input, const Tensor& out);
+// out = d(result)/d(boxes) . boxes_tangent, for the average; `boxes_tangent` is of any float type
+// and shaped like `boxes`. Linear in `input` and in `boxes_tangent`; its transposes are
+// roi_align_jvp_boxes_backward and roi_align_backward_boxes.
+void roi_align_jvp_boxes(RoiAlignProblem& problem, const Tensor& input, const Tensor& boxes,
+                         const Tensor& boxes_tangent, const Tensor& out);
+void roi_align_jvp_boxes_backward(RoiAlignProblem& problem, const Tensor& grad_output,
+                                  const Tensor& boxes, const Tensor& boxes_tangent,
+                                  const Tensor& grad_input);
 
 }  // namespace roidl

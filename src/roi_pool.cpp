@@ -37,28 +37,55 @@ void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor
   run(problem, &Backend::roi_pool_forward);
 }
 
-void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
-                       const Tensor* argmax, const Tensor& grad_input) {
-  problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
-  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
+namespace {
+
+void attach_argmax(RoiPoolProblem& problem, const Tensor* argmax) {
   const bool needs_argmax = problem.mode == PoolMode::max;
   if (needs_argmax != (argmax != nullptr))
     fail(ErrorKind::value, problem.op,
          needs_argmax ? "argmax is needed for the gradient of mode 'max'"
                       : "argmax must be None for mode 'avg'");
   if (argmax != nullptr) problem.argmax = attach_pooled(problem, "argmax", *argmax, kInt32);
-  check_written(problem, {"out", &grad_input},
-                {{"grad_output", &grad_output}, {"boxes", &boxes}, {"argmax", argmax}});
-  check_values(problem);
+}
+
+// Runs what reads the argmax, and says if one of them is not on the map.
+void run_with_argmax(RoiPoolProblem& problem,
+                     void (*const Backend::*entry)(const RoiPoolProblem&)) {
   // Found on the way rather than beforehand: it saves reading as many bytes as the gradient has.
   constexpr int64_t kNone = -1;
   int64_t wrong_cell = kNone;
   problem.wrong_cell = &wrong_cell;
-  run(problem, &Backend::roi_pool_backward);
+  run(problem, entry);
   const Map& map = problem.maps[0];
   if (wrong_cell != kNone)
     fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell in [0, ",
          map.height * map.width, "), got ", wrong_cell);
+}
+
+}  // namespace
+
+void roi_pool_jvp(RoiPoolProblem& problem, const Tensor& input_tangent, const Tensor& boxes,
+                  const Tensor* argmax, const Tensor& out) {
+  if (problem.mode == PoolMode::avg)
+    return roi_pool_forward(problem, input_tangent, boxes, out, nullptr);  // it is linear
+  problem.maps[0].tangent = attach_map(problem, "input_tangent", input_tangent);
+  problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  attach_argmax(problem, argmax);
+  check_written(problem, {"out", &out},
+                {{"input_tangent", &input_tangent}, {"boxes", &boxes}, {"argmax", argmax}});
+  check_values(problem);
+  run_with_argmax(problem, &Backend::roi_pool_jvp);
+}
+
+void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
+                       const Tensor* argmax, const Tensor& grad_input) {
+  problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
+  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
+  attach_argmax(problem, argmax);
+  check_written(problem, {"out", &grad_input},
+                {{"grad_output", &grad_output}, {"boxes", &boxes}, {"argmax", argmax}});
+  check_values(problem);
+  run_with_argmax(problem, &Backend::roi_pool_backward);
 }
 
 }  // namespace roidl

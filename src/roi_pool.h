@@ -17,6 +17,16 @@ struct RoiPoolParams {
   int32_t layout;  // Layout
 };
 
+// Calls visit(name, field) for each: the bridges read and declare them by these names.
+template <class Visit>
+void visit_fields(RoiPoolParams& params, Visit&& visit) {
+  visit("output_height", params.output_height);
+  visit("output_width", params.output_width);
+  visit("spatial_scale", params.spatial_scale);
+  visit("mode", params.mode);
+  visit("layout", params.layout);
+}
+
 struct RoiPoolProblem : Problem {
   RoiPoolParams params{};
   PoolMode mode = PoolMode::max;
@@ -32,5 +42,9 @@ void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor
                       const Tensor& out, const Tensor* argmax);
 void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
                        const Tensor* argmax, const Tensor& grad_input);
+// out = d(result)/d(input) . input_tangent: what lies where the maximum was found, 0 in an empty
+// bin; `argmax` is null for the average. Its transpose is roi_pool_backward.
+void roi_pool_jvp(RoiPoolProblem& problem, const Tensor& input_tangent, const Tensor& boxes,
+                  const Tensor* argmax, const Tensor& out);
 
 }  // namespace roidl

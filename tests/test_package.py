@@ -182,3 +182,32 @@ def test_types_are_shipped() -> None:
     declared = set(re.findall(r"^def (\w+)", stub, re.MULTILINE))
     compiled = {name: value for name, value in vars(_core).items() if not name.startswith("_")}
     assert declared == {name for name, value in compiled.items() if inspect.isroutine(value)}
+
+
+# Shapes alone -------------------------------------------------------------------------------------
+
+
+def test_shapes_alone_are_enough_for_the_result_and_for_the_words() -> None:
+    params = roidl._params.RoiAlignParams(7, 6, 0.5, 2, 2, True, 0, 0)._asdict()
+    boxes = ((5, 5), "float32")
+    shape = _core.result_shape("roi_align", params, ((2, 3, 8, 8), "bfloat16"), boxes, None)
+    assert shape == (5, 3, 7, 6)
+    grouped = ((2, 4, 4), "float16")
+    indices = ((9,), "int64")
+    pool = roidl._params.RoiPoolParams(2, 2, 1.0, 0, 1)._asdict()
+    features = ((2, 8, 8, 3), "float64")
+    assert _core.result_shape("roi_pool", pool, features, grouped, None) == (2, 4, 2, 2, 3)
+    rows = ((9, 4), "int32")
+    assert _core.result_shape("roi_pool", pool, features, rows, indices) == (9, 2, 2, 3)
+    with pytest.raises(ValueError, match=r"roi_pool: boxes must have shape \[K, 5\], got \[3, 6\]"):
+        _core.result_shape("roi_pool", pool, features, ((3, 6), "float32"), None)
+    with pytest.raises(TypeError, match="roi_pool: input must be float16, .* got complex64"):
+        _core.result_shape("roi_pool", pool, ((2, 8, 8, 3), "complex64"), grouped, None)
+
+
+def test_a_list_of_boxes_is_checked_by_its_shapes() -> None:
+    _core.check_box_list("roi_align", [((3, 4), "float32"), ((0, 4), "int64")], 2)
+    with pytest.raises(ValueError, match=r"boxes\[1\] must have shape \[L, 4\], got \[3, 5\]"):
+        _core.check_box_list("roi_align", [((3, 4), "float32"), ((3, 5), "float32")], 2)
+    with pytest.raises(ValueError, match=r"one array per image \(3\), got 1"):
+        _core.check_box_list("roi_align", [((3, 4), "float32")], 3)

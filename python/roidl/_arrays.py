@@ -209,28 +209,29 @@ def _run_like_leader(call: Call) -> Any:
 
 def _run_like_boxes(call: Call) -> Any:
     """The result is shaped like the boxes as they were passed, and of their library."""
-    rows, shapes, double = _compiled(call, _numpy_empty)
+    grads, shapes, double = _compiled(call, _numpy_empty)
 
-    def like(boxes: Array, shape: tuple[int, ...], values: Array) -> Array:
+    def like(boxes: Array, values: Array) -> Array:
         dtype = getattr(boxes, "dtype", None)
         name = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
         if name not in ("float32", "float64"):
             name = "float64" if double else "float32"
-        grads = np.zeros(shape, name)
-        grads[..., shape[-1] - 4 :] = values.reshape((*shape[:-1], 4))
-        return library_of(boxes).adopt(call.op, grads, boxes)
+        return library_of(boxes).adopt(call.op, values.astype(name), boxes)
 
     if not isinstance(call.boxes, (list, tuple)):
-        return like(call.boxes, shapes[0], rows)
-    ends = np.cumsum([shape[0] for shape in shapes])
-    parts = [rows[end - shape[0] : end] for end, shape in zip(ends, shapes, strict=True)]
-    return [like(*each) for each in zip(call.boxes, shapes, parts, strict=True)]
+        return like(call.boxes, grads)
+    parts = np.split(grads, np.cumsum([shape[0] for shape in shapes])[:-1])
+    return [like(*each) for each in zip(call.boxes, parts, strict=True)]
+
+
+# Differentiable where there is an adapter; the derivatives by hand belong to this front end alone.
+_OPERATORS = ("roi_align", "roi_pool")
 
 
 def run(call: Call) -> Any:
     """Run one call: by the adapter of the leader's library if there is one, else here."""
     adapter = library_of(call.leader).run
-    if adapter is not None:
+    if adapter is not None and call.op in _OPERATORS and call.out is None:
         return adapter(call)
     if call.op == "roi_align_backward_boxes":
         return _run_like_boxes(call)

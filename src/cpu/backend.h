@@ -8,7 +8,11 @@ namespace roidl::cpu {
 void roi_align_forward(const RoiAlignProblem& problem);
 void roi_align_backward(const RoiAlignProblem& problem);
 void roi_align_backward_boxes(const RoiAlignProblem& problem);
+void roi_align_jvp(const RoiAlignProblem& problem);
+void roi_align_jvp_boxes(const RoiAlignProblem& problem);
+void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem);
 void roi_pool_forward(const RoiPoolProblem& problem);
 void roi_pool_backward(const RoiPoolProblem& problem);
+void roi_pool_jvp(const RoiPoolProblem& problem);
 
 }  // namespace roidl::cpu

@@ -14,8 +14,16 @@ namespace {
 
 template <class T>
 constexpr Kernels kernels_of() {
-  return {taps_forward<T>, taps_backward<T>, taps_boxes<T>,  max_forward<T>,
-          max_backward<T>, max_boxes<T>,     pool_forward<T>};
+  return {taps_forward<T>,
+          taps_backward<T>,
+          taps_boxes<T>,
+          taps_jvp_boxes<T>,
+          taps_jvp_boxes_backward<T>,
+          max_forward<T>,
+          max_backward<T>,
+          max_boxes<T>,
+          max_jvp<T>,
+          pool_forward<T>};
 }
 
 }  // namespace

@@ -57,7 +57,9 @@ struct Roi {
 template <class A>
 struct TapsRoi : Roi {
   Taps<A> y, x;
-  Taps<A> y_derivative[2], x_derivative[2];  // only for the gradient to the boxes
+  // To the lower and the upper edge, for the gradient to the boxes; or [0]: along the direction of
+  // the box, for jvp_boxes.
+  Taps<A> y_derivative[2], x_derivative[2];
 };
 
 template <class A>
@@ -106,7 +108,7 @@ struct Task {
   int64_t max_cells;  // the most distinct rows or columns that a RoI touches
   bool streams;       // the results are too many for the caches
   bool onnx;          // the max modes: over weighted corners instead of interpolated samples
-  MapTask features, gradient;
+  MapTask features, tangent, gradient;
   PooledTask pooled, argmax;
   double* boxes_gradient;  // [K, 4], added to
   Scratch scratch;
@@ -126,10 +128,13 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
 struct Kernels {
   void (*taps_forward)(const Task&);
   void (*taps_backward)(const Task&);
-  void (*taps_boxes)(const Task&);  // the gradient to the boxes
+  void (*taps_boxes)(const Task&);      // the gradient to the boxes
+  void (*taps_jvp_boxes)(const Task&);  // the derivative along a direction of the boxes
+  void (*taps_jvp_boxes_backward)(const Task&);
   void (*max_forward)(const Task&);
   void (*max_backward)(const Task&);
   void (*max_boxes)(const Task&);
+  void (*max_jvp)(const Task&);
   void (*pool_forward)(const Task&);
 };
 

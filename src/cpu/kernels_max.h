@@ -134,22 +134,20 @@ void max_forward(const Task& task) {
       });
 }
 
-// Adds to the cells that made channel c's winner its gradient times their weights.
-template <class A>
-void spread_winner(const SamplesRoi<A>& roi, const Winner<A>& winner, int c, bool onnx, A grad,
-                   const Plane<A>& plane) {
+// Calls visit(weight, row, column) for the cells that made channel c's winner.
+template <class A, class Visit>
+ROIDL_INLINE void for_each_corner(const SamplesRoi<A>& roi, const Winner<A>& winner, int c,
+                                  bool onnx, Visit&& visit) {
   const Index<A> i = winner.y.lane(c), j = winner.x.lane(c);
   if (i < 0) return;
-  const auto add = [&](bool bottom, bool right, int64_t row, int64_t column) {
+  const auto corner = [&](bool bottom, bool right, int64_t row, int64_t column) {
     const A weight = (bottom ? roi.y.weight_high : roi.y.weight_low)[row] *
                      (right ? roi.x.weight_high : roi.x.weight_low)[column];
     if (weight == 0) return;
-    const int64_t at_y = (bottom ? roi.y.high : roi.y.low)[row];
-    const int64_t at_x = (right ? roi.x.high : roi.x.low)[column];
-    plane.row(at_y)[at_x * plane.cell_stride + c] += weight * grad;
+    visit(weight, (bottom ? roi.y.high : roi.y.low)[row], (right ? roi.x.high : roi.x.low)[column]);
   };
-  if (onnx) return add(i % 2, j % 2, i / 2, j / 2);
-  for (int corner = 0; corner < 4; ++corner) add(corner / 2, corner % 2, i, j);
+  if (onnx) return corner(i % 2, j % 2, i / 2, j / 2);
+  for (int at = 0; at < 4; ++at) corner(at / 2, at % 2, i, j);
 }
 
 template <class T>
@@ -170,8 +168,38 @@ void max_backward(const Task& task) {
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
         for_each_winner(task, roi, features.plane(), [&](int64_t bin, const Winner<A>& winner) {
           for (int c = 0; c < channels && !winner.empty; ++c)
-            spread_winner(roi, winner, c, task.onnx, grad[bin + c], plane);
+            for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
+              plane.row(row)[column * plane.cell_stride + c] += weight * grad[bin + c];
+            });
         });
+      });
+}
+
+// The tangent's value at the winners of the features.
+template <class T>
+void max_jvp(const Task& task) {
+  using A = accumulator<T>;
+  Scratch scratch = task.scratch;
+  A* out = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
+  PackedPlane<T> tangent(task, scratch);
+  int64_t packed_channel = -1;
+  for_each_roi<T, SamplesRoi<A>>(
+      task, scratch, ReadWindow<A>{},
+      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
+        if (channel != packed_channel) tangent.forget();
+        packed_channel = channel;
+        ReadWindow<A>{}(roi, [&](int64_t y, int64_t begin, int64_t end) {
+          tangent.read(task.tangent, task.image, channel, channels, y, begin, end);
+        });
+        const Plane<A>& along = tangent.plane();
+        for_each_winner(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
+          store(out + bin, fill<A>(0));
+          for (int c = 0; c < channels && !winner.empty; ++c)
+            for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
+              out[bin + c] += weight * along.row(row)[column * along.cell_stride + c];
+            });
+        });
+        store_grid<T>(out, task.pooled, task, roi.row, channel, channels, static_cast<T*>(nullptr));
       });
 }
 

@@ -145,10 +145,9 @@ void taps_boxes(const Task& task) {
 
 // plane += Wy^T . grad . Wx
 template <class A>
-void spread_taps(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane, Places<A>& places,
-                 const A* grad, A* sums) {
+void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Plane<A>& plane,
+                 Places<A>& places, const A* grad, A* sums) {
   constexpr int64_t lanes = kLanes<A>;
-  const Taps<A>&y = roi.y, &x = roi.x;
   const int64_t width = task.output_width, sums_stride = x.count * lanes;
   places.find(y, x, plane);
   for (int64_t p = 0; p < task.output_height; p += kRowsTogether) {
@@ -211,7 +210,43 @@ void taps_backward(const Task& task) {
       task, scratch, ReadTaps<A>{},
       [&](const TapsRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        spread_taps(task, roi, plane, places, grad, sums);
+        spread_taps(task, roi.y, roi.x, plane, places, grad, sums);
+      });
+}
+
+// The product rule: dWy . F . Wx^T + Wy . F . dWx^T.
+template <class T>
+void taps_jvp_boxes(const Task& task) {
+  using A = accumulator<T>;
+  Scratch scratch = task.scratch;
+  Places<A> places(task, scratch);
+  const int64_t values = task.output_height * task.output_width * kLanes<A>;
+  A* sums = scratch.take<A>(kRowsTogether * task.max_cells * kLanes<A>);
+  A* out = scratch.take<A>(values);
+  A* other = scratch.take<A>(values);
+  for_each_roi<T, TapsRoi<A>>(
+      task, scratch, ReadTaps<A>{},
+      [&](const TapsRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
+        apply_taps(task, roi.y_derivative[0], roi.x, plane, places, sums, out);
+        apply_taps(task, roi.y, roi.x_derivative[0], plane, places, sums, other);
+        for (int64_t i = 0; i < values; ++i) out[i] += other[i];
+        store_grid<T>(out, task.pooled, task, roi.row, channel, channels, static_cast<T*>(nullptr));
+      });
+}
+
+template <class T>
+void taps_jvp_boxes_backward(const Task& task) {
+  using A = accumulator<T>;
+  Scratch scratch = task.scratch;
+  Places<A> places(task, scratch);
+  A* sums = scratch.take<A>(kRowsTogether * task.max_cells * kLanes<A>);
+  A* grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
+  gather_gradient<T, TapsRoi<A>>(
+      task, scratch, ReadTaps<A>{},
+      [&](const TapsRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
+        load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
+        spread_taps(task, roi.y_derivative[0], roi.x, plane, places, grad, sums);
+        spread_taps(task, roi.y, roi.x_derivative[0], plane, places, grad, sums);
       });
 }
 

@@ -150,8 +150,12 @@ int default_threads() {
 }
 
 std::atomic<int> chosen_threads{0};
+thread_local int most_threads = kMaxThreads;
 
 }  // namespace
+
+ThreadLimit::ThreadLimit(int most) : before_(most_threads) { most_threads = std::max(1, most); }
+ThreadLimit::~ThreadLimit() { most_threads = before_; }
 
 int get_num_threads() {
   int threads = chosen_threads.load(std::memory_order_relaxed);
@@ -161,7 +165,7 @@ int get_num_threads() {
     chosen_threads.compare_exchange_strong(threads, found);
     threads = chosen_threads.load(std::memory_order_relaxed);
   }
-  return threads;
+  return std::min(threads, most_threads);
 }
 
 void set_num_threads(int threads) { chosen_threads = std::clamp(threads, 1, kMaxThreads); }

@@ -19,6 +19,18 @@ class Tasks {
 // whole work on one thread: below about 0.3 ms no other thread is asked.
 void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&)>& body);
 
+// While it lives, calls from this thread use at most so many: a framework's own limit.
+class ThreadLimit {
+ public:
+  explicit ThreadLimit(int most);
+  ~ThreadLimit();
+  ThreadLimit(const ThreadLimit&) = delete;
+  ThreadLimit& operator=(const ThreadLimit&) = delete;
+
+ private:
+  int before_;
+};
+
 // The default is ROIDL_NUM_THREADS, or the CPUs that the process may use (affinity, cgroup quota).
 int get_num_threads();
 void set_num_threads(int threads);  // at least 1

@@ -23,23 +23,25 @@ int64_t distinct_cells(const SamplesRoi<A>&) {
 
 template <class RoiType>
 void run_rois(const RoiAlignProblem& problem, const std::vector<RoiType>& rois, Run run,
-              Kernel kernel) {
+              Kernel kernel, double* boxes_gradient) {
   const Windows windows =
       windows_of(rois, problem.images, [](const RoiType& roi) { return distinct_cells(roi); });
   Task task = base_task(problem, windows);
   task.onnx = problem.mode == AlignMode::max_onnx;
-  task.boxes_gradient = problem.boxes_gradient;
+  task.boxes_gradient = boxes_gradient;
   run(problem, windows, task, kernel);
 }
 
-void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps, Kernel max) {
+// `max` may be null where the max modes are not offered.
+void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps, Kernel max,
+              double* boxes_gradient = nullptr) {
   Arena arena;
   visit_accumulator(problem.dtype, [&](auto type) {
     using A = typename decltype(type)::type;
     if (problem.mode == AlignMode::avg)
-      run_rois(problem, make_taps<A>(problem, use, arena), run, taps);
+      run_rois(problem, make_taps<A>(problem, use, arena), run, taps, boxes_gradient);
     else
-      run_rois(problem, make_samples<A>(problem, arena), run, max);
+      run_rois(problem, make_samples<A>(problem, arena), run, max, boxes_gradient);
   });
 }
 
@@ -58,10 +60,30 @@ void roi_align_backward(const RoiAlignProblem& problem) {
 }
 
 void roi_align_backward_boxes(const RoiAlignProblem& problem) {
-  std::fill_n(problem.boxes_gradient, problem.rois * 4, 0.0);
+  std::vector<double> rows(static_cast<size_t>(problem.rois) * 4);
+  const Kernels& kernels = kernels_for(problem.dtype);
+  if (problem.rois > 0 && problem.channels > 0)
+    run_mode(problem, TapsFor::boxes, run_by_box, kernels.taps_boxes, kernels.max_boxes,
+             rows.data());
+  store_box_gradients(problem.boxes, rows.data(), problem.boxes_gradient);
+}
+
+void roi_align_jvp(const RoiAlignProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_mode(problem, TapsFor::boxes, run_by_box, kernels.taps_boxes, kernels.max_boxes);
+  run_mode(problem, TapsFor::forward, run_by_roi, kernels.taps_forward, kernels.max_jvp);
+}
+
+void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
+  if (problem.rois == 0 || problem.channels == 0) return;
+  const Kernels& kernels = kernels_for(problem.dtype);
+  run_mode(problem, TapsFor::jvp_boxes, run_by_roi, kernels.taps_jvp_boxes, nullptr);
+}
+
+void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
+  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  const Kernels& kernels = kernels_for(problem.dtype);
+  run_mode(problem, TapsFor::jvp_boxes, run_by_image, kernels.taps_jvp_boxes_backward, nullptr);
 }
 
 }  // namespace roidl::cpu

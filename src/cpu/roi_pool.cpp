@@ -137,6 +137,38 @@ class Scatter {
   std::atomic<int64_t> wrong_{kEmpty};
 };
 
+// What lies at every output's argmax.
+template <class T>
+void gather(const RoiPoolProblem& problem) {
+  const Map& map = problem.maps[0];
+  const MapView& view = map.tangent;
+  const PooledView &out = problem.pooled, &argmax = problem.argmax;
+  const int64_t cells = map.height * map.width;
+  std::atomic<int64_t> wrong{-1};
+  const auto gather_roi = [&](int64_t k) {
+    const int64_t image = load_known_box<float>(problem.op, problem.boxes, k, problem.images).image;
+    const T* source = static_cast<const T*>(view.data) + image * view.n;
+    T* target = static_cast<T*>(out.data) + out.offset(k);
+    const int32_t* from = static_cast<const int32_t*>(argmax.data) + argmax.offset(k);
+    for (int64_t c = 0; c < problem.channels; ++c)
+      for (int64_t p = 0; p < problem.output_height; ++p)
+        for (int64_t q = 0; q < problem.output_width; ++q) {
+          const int64_t at = from[c * argmax.c + p * argmax.h + q * argmax.w];
+          const bool exists = static_cast<uint64_t>(at) < static_cast<uint64_t>(cells);
+          if (!exists && at != -1) wrong = at;
+          target[c * out.c + p * out.h + q * out.w] =
+              exists ? source[c * view.c + at / map.width * view.h + at % map.width * view.w]
+                     : T(0.0f);
+        }
+  };
+  const double results = static_cast<double>(problem.rois * problem.channels) *
+                         static_cast<double>(problem.output_height * problem.output_width);
+  parallel(problem.rois, results * 2, [&](Tasks& tasks) {
+    for (int64_t k = 0; tasks.next(k);) gather_roi(k);
+  });
+  if (wrong != -1) *problem.wrong_cell = wrong;
+}
+
 }  // namespace
 
 void roi_pool_forward(const RoiPoolProblem& problem) {
@@ -162,6 +194,11 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
                        kernels_for(problem.dtype).taps_backward);
   visit_float(problem.dtype,
               [&](auto type) { Scatter<typename decltype(type)::type>(problem).run(); });
+}
+
+// Of the maximum; the average is linear, and its derivative the forward call.
+void roi_pool_jvp(const RoiPoolProblem& problem) {
+  visit_float(problem.dtype, [&](auto type) { gather<typename decltype(type)::type>(problem); });
 }
 
 }  // namespace roidl::cpu

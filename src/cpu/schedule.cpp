@@ -36,6 +36,7 @@ char* shift(void* data, int64_t elements, int64_t bytes) {
 Task from_channel(const Problem& problem, Task task, int64_t first, int64_t channels) {
   const int64_t bytes = problem.dtype.bits / 8;
   task.features.data = shift(task.features.data, first * task.features.c, bytes);
+  task.tangent.data = shift(task.tangent.data, first * task.tangent.c, bytes);
   task.gradient.data = shift(task.gradient.data, first * task.gradient.c, bytes);
   task.pooled.data = shift(task.pooled.data, first * task.pooled.c, bytes);
   task.argmax.data = shift(task.argmax.data, first * task.argmax.c, sizeof(int32_t));
@@ -134,6 +135,7 @@ Task base_task(const Problem& problem, const Windows& windows) {
                          static_cast<double>(problem.output_width) * problem.channels;
   task.streams = results * problem.dtype.bits / 8 > kStreamBytes;
   task.features = view(map.features);
+  task.tangent = view(map.tangent);
   task.gradient = view(map.gradient);
   task.pooled = {pooled.data, pooled.per_image, pooled.image, pooled.row,
                  pooled.c,    pooled.h,         pooled.w};
@@ -148,7 +150,8 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
   // and for the last part of a block, packing pays.
   const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)) *
                         static_cast<double>(channels) * problem.dtype.bits / 8;
-  const bool in_place = same_type && innermost && window < kDirectWindow;
+  const bool one_map = task.tangent.data == nullptr;
+  const bool in_place = same_type && innermost && one_map && window < kDirectWindow;
   const int64_t direct = in_place ? channels / lanes * lanes : 0;
   const int64_t blocks = (channels - direct + lanes - 1) / lanes;
   const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
@@ -162,7 +165,7 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
       split_rois(pieces, windows, {n, 0, 0, channel, std::min(lanes, channels - channel), false},
                  std::max<int64_t>(1, (rois + parts - 1) / parts));
   }
-  run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), 1);
+  run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), one_map ? 1 : 2);
 }
 
 void run_by_image(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {

@@ -1,6 +1,7 @@
 // The tables that the kernels work from: for each RoI its taps, samples or bins along both axes.
 #pragma once
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -17,6 +18,12 @@ class Arena {
   T* take(size_t count) {
     return reinterpret_cast<T*>(take_bytes(count * sizeof(T)));
   }
+  template <class T>
+  const T* copy(const std::vector<T>& values) {
+    T* copy = take<T>(values.size());
+    if (!values.empty()) std::memcpy(copy, values.data(), values.size() * sizeof(T));
+    return copy;
+  }
 
  private:
   char* take_bytes(size_t bytes);
@@ -27,7 +34,7 @@ class Arena {
 };
 
 // Which tables a kernel wants of the taps.
-enum class TapsFor { forward, backward, boxes };
+enum class TapsFor { forward, backward, boxes, jvp_boxes };
 
 template <class A>
 std::vector<TapsRoi<A>> make_taps(const RoiAlignProblem& problem, TapsFor use, Arena& arena);

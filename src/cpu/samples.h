@@ -1,0 +1,69 @@
+// The samples of RoIAlign along the axes of a RoI. Compile without contraction: see geometry.h.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "../geometry.h"
+#include "../roi_align.h"
+
+namespace roidl::cpu {
+
+// d(position of sample i of bin p)/d(lower edge, upper edge of the box): OPS, chain rule.
+template <class T>
+struct EdgeDerivative {
+  double low, high;
+  EdgeDerivative(const AlignAxis<T>& axis, double scale, int64_t bins, int64_t p, int64_t i) {
+    const double along = axis.clamped ? 0.0 : (p + (i + 0.5) / axis.grid) / bins;
+    low = scale * (1 - along);
+    high = scale * along;
+  }
+};
+
+// Calls visit(sample, i, times) for the samples of bin p on the map. Where hundreds of samples
+// share a cell, everything that we sum is linear in i there, so the first and the last stand for
+// the run, half each, and the cost is bounded by the map, not by the grid.
+template <class T, class Visit>
+void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& visit) {
+  constexpr double kDense = 64;  // samples per cell
+  const SampleRange range = samples_on_map(axis, p, size);
+  const bool dense = static_cast<double>(axis.grid) > kDense * (std::fabs(double{axis.bin}) + 1);
+  for (int64_t i = range.first; i < range.stop;) {
+    const Bilinear<T> sample = bilinear(sample_position(axis, p, i), size);
+    int64_t last = i;
+    if (dense) {
+      int64_t count = range.stop - i - 1;
+      while (count > 0) {
+        const int64_t step = (count + 1) / 2;
+        const Bilinear<T> other = bilinear(sample_position(axis, p, last + step), size);
+        const bool same = other.low == sample.low && other.moves == sample.moves;
+        if (same) last += step;
+        count = same ? count - step : step - 1;
+      }
+    }
+    const int64_t times = last - i + 1;
+    if (times == 1) {
+      visit(sample, i, 1.0);
+    } else {
+      visit(sample, i, 0.5 * static_cast<double>(times));
+      visit(bilinear(sample_position(axis, p, last), size), last, 0.5 * static_cast<double>(times));
+    }
+    i = last + 1;
+  }
+}
+
+template <class T>
+struct AlignAxes {
+  AlignAxis<T> y, x;
+  AlignAxes(const RoiAlignProblem& problem, const Box<T>& box) {
+    const RoiAlignParams& params = problem.params;
+    const T scale = static_cast<T>(problem.maps[0].scale);
+    y = align_axis(box.y1, box.y2, scale, params.aligned, params.output_height,
+                   params.sampling_height);
+    x = align_axis(box.x1, box.x2, scale, params.aligned, params.output_width,
+                   params.sampling_width);
+    // A grid without extent along one axis has no samples at all.
+    if (y.grid == 0 || x.grid == 0) y.grid = x.grid = 0;
+  }
+};
+
+}  // namespace roidl::cpu
