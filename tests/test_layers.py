@@ -32,7 +32,7 @@ def name_of(path: Path) -> str:
 
 GROUND = {"error.h", "tensor.h", "dtype.h", "geometry.h"} | {"check.h", "check.cpp"}
 GROUND |= {"boxes.h", "boxes.cpp"}
-SOURCES = files_of("src", "cuda", suffixes=".h .cpp .pyx .pxd .cu .cuh")
+SOURCES = files_of("src", "cuda", suffixes=".h .cpp .pyx .pxd .pxi .cu .cuh")
 # Headers of an outside world: only a door knows one.
 OUTSIDE = re.compile(
     r"Python|numpy|pybind|nanobind|torch|ATen|c10|tensorflow|tsl|xla|jax|cuda|cub|thrust|dlpack/"
@@ -43,7 +43,7 @@ def storey(path: Path) -> int:
     """0 ground, 1 operators as described, 2 kernels, 3 operators as checked, 4 doors."""
     if path.parent != SRC:
         return {"abi": 0, "cpu": 2, "cuda": 2, "bridge": 4}[path.relative_to(ROOT).parts[-2]]
-    if path.suffix in (".pyx", ".pxd") or path.name == "python_error.h":
+    if path.suffix in (".pyx", ".pxd", ".pxi") or path.name == "python_error.h":
         return 4
     return 0 if path.name in GROUND else 1 if path.suffix == ".h" else 3
 
@@ -214,7 +214,7 @@ def test_modes_and_layouts_have_the_numbers_of_the_headers(
 
 FILES = files_of(
     "src", "cuda", "python", "tests", "benchmarks", "examples",
-    suffixes=".h .cpp .cu .cuh .py .pyi .pyx .pxd",
+    suffixes=".h .cpp .cu .cuh .py .pyi .pyx .pxd .pxi",
 )  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def test_a_file_is_short(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_file_opens_with_its_sentence(path: Path) -> None:
     text = re.sub(r"\A(#!.*\n|# (cython|distutils): .*\n)*", "", path.read_text())
-    comment = "#" if path.suffix in (".py", ".pyi", ".pyx", ".pxd") else "//"
+    comment = "#" if path.suffix in (".py", ".pyi", ".pyx", ".pxd", ".pxi") else "//"
     opening = re.match(rf'"""(.*?)"""|((?:{comment} .*\n)+)', text, re.DOTALL)
     assert opening is not None
     assert re.match(r"\W*\w.*[.:]\s", f"{opening[1] or opening[2]}\n", re.DOTALL)

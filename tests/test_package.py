@@ -201,7 +201,7 @@ def test_shapes_alone_are_enough_for_the_result_and_for_the_words() -> None:
     assert _core.result_shape("roi_pool", pool, features, rows, indices) == (9, 2, 2, 3)
     with pytest.raises(ValueError, match=r"roi_pool: boxes must have shape \[K, 5\], got \[3, 6\]"):
         _core.result_shape("roi_pool", pool, features, ((3, 6), "float32"), None)
-    with pytest.raises(TypeError, match="roi_pool: input must be float16, .* got complex64"):
+    with pytest.raises(TypeError, match=r"roi_pool: input must be float16, .* got complex64"):
         _core.result_shape("roi_pool", pool, ((2, 8, 8, 3), "complex64"), grouped, None)
 
 

@@ -1,0 +1,144 @@
+# Arrays in: objects with __dlpack__, and NumPy arrays that DLPack refuses, become Views.
+cdef tuple MAX_VERSION = (1, 3)
+# Types whose __dlpack__ takes no max_version: a set of types, only ever added to.
+cdef set OLD_TYPES = set()
+
+
+cdef class View:
+    """One imported array. Whatever was acquired is released exactly once: when this object dies."""
+    cdef Tensor tensor
+    cdef cbool read_only
+    cdef cbool copied
+    cdef DLManagedTensor* legacy
+    cdef DLManagedTensorVersioned* versioned
+    cdef object owner  # what the memory belongs to; of joined boxes, the shapes that were passed
+
+    def __dealloc__(self):
+        if self.versioned != NULL and self.versioned.deleter != NULL:
+            self.versioned.deleter(self.versioned)
+        if self.legacy != NULL and self.legacy.deleter != NULL:
+            self.legacy.deleter(self.legacy)
+
+    cdef int read_capsule(self, capsule, const char* op, const char* name) except -1:
+        if PyCapsule_IsValid(capsule, "dltensor_versioned"):
+            self.versioned = <DLManagedTensorVersioned*>PyCapsule_GetPointer(
+                capsule, "dltensor_versioned")
+            PyCapsule_SetName(capsule, "used_dltensor_versioned")
+            self.read_versioned(op, name)
+        elif PyCapsule_IsValid(capsule, "dltensor"):
+            self.legacy = <DLManagedTensor*>PyCapsule_GetPointer(capsule, "dltensor")
+            PyCapsule_SetName(capsule, "used_dltensor")
+            self.tensor = read_dltensor(self.legacy.dl_tensor, op, name)
+        else:
+            raise TypeError(f"{op.decode()}: {name.decode()}: __dlpack__ returned no capsule "
+                            f"of DLPack, but {type(capsule).__name__}")
+        return 0
+
+    cdef int read_versioned(self, const char* op, const char* name) except -1:
+        if self.versioned.version.major != 1:
+            raise BufferError(f"{op.decode()}: {name.decode()}: DLPack version "
+                              f"{self.versioned.version.major} is not understood")
+        self.read_only = (self.versioned.flags & kDLReadOnly) != 0
+        self.copied = (self.versioned.flags & kDLIsCopied) != 0
+        self.tensor = read_dltensor(self.versioned.dl_tensor, op, name)
+        return 0
+
+    cdef int read_array_interface(self, array, const char* op, const char* name) except -1:
+        """NumPy arrays that DLPack refuses: read-only ones (NumPy 2.0) and ml_dtypes' bfloat16."""
+        interface = array.__array_interface__
+        cdef DLTensor source
+        cdef int64_t shape[64]  # as many as NumPy has
+        cdef int64_t strides[64]
+        cdef int i
+        cdef int64_t bytes_per_item = array.itemsize
+        kinds = {"f": 2, "i": 0, "u": 1, "b": 6, "c": 5}
+        if array.dtype.name == "bfloat16":
+            source.dtype.code = 4
+        elif array.dtype.kind in kinds and array.dtype.isnative:
+            source.dtype.code = kinds[array.dtype.kind]
+        else:
+            raise TypeError(f"{op.decode()}: {name.decode()} has dtype {array.dtype!r}, which "
+                            f"DLPack cannot carry; convert it to a native float type")
+        for i in range(array.ndim):
+            shape[i] = array.shape[i]
+            strides[i] = array.strides[i] // bytes_per_item
+            if array.strides[i] % bytes_per_item != 0 and array.shape[i] > 1:
+                raise ValueError(f"{op.decode()}: {name.decode()} has strides that are no "
+                                 f"multiple of its {bytes_per_item}-byte elements; pass a copy")
+        address, self.read_only = interface["data"]
+        source.data = <void*><uintptr_t>address
+        source.device.device_type = 1
+        source.device.device_id = 0
+        source.ndim = array.ndim
+        source.dtype.bits = <uint8_t>(8 * bytes_per_item)
+        source.dtype.lanes = 1
+        source.shape = shape
+        source.strides = strides
+        source.byte_offset = 0
+        self.owner = array
+        self.tensor = read_dltensor(source, op, name)
+        return 0
+
+
+cdef View view_of(obj, const char* op, const char* name):
+    """Import by the exchange API of the type, else by a versioned capsule, else by a legacy one."""
+    cdef View view = View.__new__(View)
+    cdef DLPackExchangeAPI* api
+    cdef type kind = type(obj)
+    exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
+    if exchange is not None and PyCapsule_IsValid(exchange, "dlpack_exchange_api"):
+        api = <DLPackExchangeAPI*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
+        if api.header.version.major == 1:
+            try:
+                api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+            except Exception as error:
+                raise unreadable(op, name, error) from error
+            view.read_versioned(op, name)
+            return check_memory(view, op, name)
+    export = getattr(obj, "__dlpack__", None)
+    if export is None or isinstance(obj, type):
+        raise TypeError(f"{op.decode()}: {name.decode()} must be an array (an object with "
+                        f"__dlpack__), got {kind.__name__}")
+    try:
+        capsule = None
+        if kind not in OLD_TYPES:
+            try:
+                capsule = export(max_version=MAX_VERSION)
+            except TypeError:
+                OLD_TYPES.add(kind)
+        if capsule is None:
+            capsule = export()
+    except (BufferError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(obj, np.ndarray):
+            view.read_array_interface(obj, op, name)
+            return check_memory(view, op, name)
+        raise unreadable(op, name, error) from error
+    view.read_capsule(capsule, op, name)
+    return check_memory(view, op, name)
+
+
+cdef unreadable(const char* op, const char* name, error):
+    # PyTorch's first line says it; below lies a stack of C++ frames.
+    lines = str(error).splitlines() or [type(error).__name__]
+    return TypeError(f"{op.decode()}: {name.decode()} cannot be read through DLPack: {lines[0]}")
+
+
+cdef View check_memory(View view, const char* op, const char* name):
+    if view.tensor.data == NULL and not view.tensor.empty():
+        raise ValueError(f"{op.decode()}: {name.decode()} has a shape but no memory "
+                         f"(a fake or meta tensor?)")
+    return view
+
+
+cdef View view_or_none(obj, const char* op, const char* name):
+    return None if obj is None else view_of(obj, op, name)
+
+
+cdef View writable_view_of(obj, const char* op, const char* name):
+    cdef View view = view_of(obj, op, name)
+    if view.read_only:
+        raise ValueError(f"{op.decode()}: {name.decode()} is read-only")
+    if view.copied:
+        raise ValueError(f"{op.decode()}: {name.decode()} is exported as a copy, which would take "
+                         f"the result with it")
+    return view
