@@ -220,7 +220,7 @@ def _run_like_boxes(call: Call) -> Any:
 
     if not isinstance(call.boxes, (list, tuple)):
         return like(call.boxes, grads)
-    parts = np.split(grads, np.cumsum([shape[0] for shape in shapes])[:-1])
+    parts = np.split(grads, np.cumsum([shape[0] for shape in shapes]))[:-1]
     return [like(*each) for each in zip(call.boxes, parts, strict=True)]
 
 
