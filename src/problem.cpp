@@ -1,10 +1,14 @@
 // Problem: validation that all operators share.
+#include "problem.h"
+
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <string>
 
 #include "backend.h"
 #include "check.h"
-#include "problem.h"
+#include "geometry.h"
 
 namespace roidl {
 
@@ -22,37 +26,142 @@ const char* axes_name(Layout layout) {
 
 }  // namespace
 
-void describe_arrays(Problem& problem, double scale, const Tensor& input, const Tensor& boxes,
-                     const Tensor* indices) {
+Maps::Maps(const char* op, const Tensor* first, int64_t number) {
+  if (number < 1 || number > kMaxMaps)
+    fail(ErrorKind::value, op, "from 1 to ", kMaxMaps, " maps are understood, got ", number);
+  count = static_cast<int>(number);
+  for (int i = 0; i < count; ++i) tensors[i] = first + i;
+}
+
+namespace {
+
+// "input", or "input[2]" among several.
+std::string name_of(const char* name, const Maps& maps, int i) {
+  return maps.count == 1 ? name : std::string(name) + "[" + std::to_string(i) + "]";
+}
+
+void describe_map(Problem& problem, const char* name, const Tensor& input, double scale, Map& map) {
   const char* op = problem.op;
   if (input.ndim != 4)
-    fail(ErrorKind::value, op, "input must have shape ", axes_name(problem.layout), ", got ",
+    fail(ErrorKind::value, op, name, " must have shape ", axes_name(problem.layout), ", got ",
          shape_of(input));
-  check_float(op, "input", input);
-  problem.device = input.device;
-  backend_of(problem);  // before anything else is said about devices
-  check_same_device(op, "boxes", boxes, input.device);
-  if (indices != nullptr) check_same_device(op, "batch_indices", *indices, input.device);
-  check_count(op, "output_size", problem.output_height, kMaxBins);
-  check_count(op, "output_size", problem.output_width, kMaxBins);
-  if (!(std::isfinite(scale) && scale > 0))
-    fail(ErrorKind::value, op, "spatial_scale must be positive and finite, got ", scale);
-
+  check_float(op, name, input);
   const Axes axes = axes_of(problem.layout);
-  problem.images = input.shape[axes.n];
-  problem.channels = input.shape[axes.c];
-  problem.dtype = input.dtype;
-  problem.num_maps = 1;
-  Map& map = problem.maps[0];
   map.height = input.shape[axes.h];
   map.width = input.shape[axes.w];
   map.scale = scale;
   if (map.height > INT32_MAX || map.width > INT32_MAX)
     fail(ErrorKind::unsupported, op, "maps of more than 2147483647 rows or columns, got shape ",
          shape_of(input));
-  problem.boxes = describe_boxes(op, boxes, indices, problem.images);
+}
+
+void check_same_kind(const Problem& problem, const char* name, const Tensor& input) {
+  const Axes axes = axes_of(problem.layout);
+  check_same_dtype(problem.op, name, input, problem.dtype, " as input[0]");
+  check_same_device(problem.op, name, input, problem.device);
+  Shape expected = shape_of(input);
+  expected.size[axes.n] = problem.images;
+  expected.size[axes.c] = problem.channels;
+  check_shape(problem.op, name, input, expected);
+}
+
+void check_scale(const char* op, const char* name, double scale) {
+  if (!(std::isfinite(scale) && scale > 0))
+    fail(ErrorKind::value, op, name, " must be positive and finite, got ", scale);
+}
+
+void describe_levels(Problem& problem, const Tensor& boxes, const Pyramid& pyramid) {
+  const char* op = problem.op;
+  Levels& levels = problem.levels;
+  check_scale(op, "canonical_scale", pyramid.canonical_scale);
+  if (!std::isfinite(pyramid.canonical_level))
+    fail(ErrorKind::value, op, "canonical_level must be finite, got ", pyramid.canonical_level);
+  levels.canonical_scale = pyramid.canonical_scale;
+  levels.canonical_level = pyramid.canonical_level;
+  levels.lowest = -std::log2(problem.maps[0].scale);
+  levels.highest = -std::log2(problem.maps[problem.num_maps - 1].scale);
+  if (pyramid.levels == nullptr) {
+    for (int i = 1; i < problem.num_maps; ++i)
+      if (!(problem.maps[i].scale < problem.maps[i - 1].scale))
+        fail(ErrorKind::value, op, "scales must fall from map to map, but scales[", i, "] is ",
+             problem.maps[i].scale, " after ", problem.maps[i - 1].scale,
+             "; for any other order pass levels");
+    return;
+  }
+  const Tensor& given = *pyramid.levels;
+  check_same_device(op, "levels", given, problem.device);
+  if (!is_integer(given.dtype))
+    fail(ErrorKind::type, op, "levels must be of an integer type, got ", given.dtype);
+  Shape expected = shape_of(boxes);
+  --expected.ndim;
+  check_shape(op, "levels", given, expected);
+  levels.given = static_cast<const char*>(given.data);
+  levels.dtype = given.dtype;
+  levels.image_stride = given.ndim == 2 ? given.strides[0] : 0;
+  levels.row_stride = given.strides[given.ndim - 1];
+}
+
+int64_t given_level(const Problem& problem, int64_t k) {
+  const Levels& levels = problem.levels;
+  const int64_t n = k / problem.boxes.per_image, row = k % problem.boxes.per_image;
+  return load_number<int64_t>(
+      levels.given + (n * levels.image_stride + row * levels.row_stride) * (levels.dtype.bits / 8),
+      levels.dtype);
+}
+
+template <class T>
+int64_t level_by_size(const Problem& problem, int64_t k) {
+  const Levels& rule = problem.levels;
+  const Box<T> box = load_box<T>(problem.boxes, k);
+  const int64_t level = pyramid_level(box.x1, box.y1, box.x2, box.y2, rule.canonical_scale,
+                                      rule.canonical_level, rule.lowest, rule.highest);
+  return std::min<int64_t>(level, problem.num_maps - 1);
+}
+
+}  // namespace
+
+int64_t level_of(const Problem& problem, int64_t k) {
+  if (problem.levels.given == nullptr)
+    return problem.double_coordinates ? level_by_size<double>(problem, k)
+                                      : level_by_size<float>(problem, k);
+  const int64_t level = given_level(problem, k);
+  if (level < 0 || level >= problem.num_maps)
+    fail(ErrorKind::value, problem.op, "the levels were changed during the call");
+  return level;
+}
+
+void describe_arrays(Problem& problem, double scale, const Maps& input, const Tensor& boxes,
+                     const Tensor* indices, const Pyramid* pyramid) {
+  const char* op = problem.op;
+  problem.num_maps = input.count;
+  for (int i = 0; i < input.count; ++i) {
+    const std::string name = name_of("input", input, i);
+    const Tensor& map = *input.tensors[i];
+    describe_map(problem, name.c_str(), map, pyramid != nullptr ? pyramid->scales[i] : scale,
+                 problem.maps[i]);
+    if (i > 0) {
+      check_same_kind(problem, name.c_str(), map);
+      continue;
+    }
+    const Axes axes = axes_of(problem.layout);
+    problem.device = map.device;
+    problem.dtype = map.dtype;
+    problem.images = map.shape[axes.n];
+    problem.channels = map.shape[axes.c];
+    backend_of(problem);  // before anything else is said about devices
+  }
+  check_same_device(op, "boxes", boxes, problem.device);
+  if (indices != nullptr) check_same_device(op, "batch_indices", *indices, problem.device);
+  check_count(op, "output_size", problem.output_height, kMaxBins);
+  check_count(op, "output_size", problem.output_width, kMaxBins);
+  for (int i = 0; i < problem.num_maps; ++i)
+    check_scale(op, pyramid != nullptr ? "scales" : "spatial_scale", problem.maps[i].scale);
+  const Tensor* counts = pyramid != nullptr ? pyramid->counts : nullptr;
+  if (counts != nullptr) check_same_device(op, "counts", *counts, problem.device);
+  problem.boxes = describe_boxes(op, boxes, indices, counts, problem.images);
   problem.rois = problem.boxes.count;
-  problem.double_coordinates = input.dtype == kFloat64 || boxes.dtype == kFloat64;
+  problem.double_coordinates = problem.dtype == kFloat64 || boxes.dtype == kFloat64;
+  if (pyramid != nullptr) describe_levels(problem, boxes, *pyramid);
 }
 
 Shape pooled_shape(const Problem& problem) {
@@ -68,8 +177,8 @@ Shape pooled_shape(const Problem& problem) {
   return shape;
 }
 
-Shape input_shape(const Problem& problem) {
-  const Map& map = problem.maps[0];
+Shape input_shape(const Problem& problem, int index) {
+  const Map& map = problem.maps[index];
   if (problem.layout == Layout::nchw)
     return {4, {problem.images, problem.channels, map.height, map.width}};
   return {4, {problem.images, map.height, map.width, problem.channels}};
@@ -89,14 +198,21 @@ PooledView attach_pooled(const Problem& problem, const char* name, const Tensor&
   return view;
 }
 
-MapView attach_map(const Problem& problem, const char* name, const Tensor& tensor) {
-  check_same_dtype(problem.op, name, tensor, problem.dtype, " as the gradient");
-  check_shape(problem.op, name, tensor, input_shape(problem));
-  check_same_device(problem.op, name, tensor, problem.device);
-  check_aligned(problem.op, name, tensor);
+void attach_maps(Problem& problem, const char* name, const Maps& maps, MapView Map::* view) {
   const Axes axes = axes_of(problem.layout);
-  return {tensor.data, tensor.strides[axes.n], tensor.strides[axes.c], tensor.strides[axes.h],
-          tensor.strides[axes.w]};
+  if (maps.count != problem.num_maps)
+    fail(ErrorKind::value, problem.op, name, " must have as many maps as scales (",
+         problem.num_maps, "), got ", maps.count);
+  for (int i = 0; i < maps.count; ++i) {
+    const std::string called = name_of(name, maps, i);
+    const Tensor& tensor = *maps.tensors[i];
+    check_same_dtype(problem.op, called.c_str(), tensor, problem.dtype, " as the gradient");
+    check_shape(problem.op, called.c_str(), tensor, input_shape(problem, i));
+    check_same_device(problem.op, called.c_str(), tensor, problem.device);
+    check_aligned(problem.op, called.c_str(), tensor);
+    problem.maps[i].*view = {tensor.data, tensor.strides[axes.n], tensor.strides[axes.c],
+                             tensor.strides[axes.h], tensor.strides[axes.w]};
+  }
 }
 
 void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
@@ -108,16 +224,33 @@ void check_like_boxes(const Problem& problem, const char* name, const Tensor& te
 
 void check_written(const Problem& problem, const Named& written,
                    std::initializer_list<Named> others) {
-  check_distinct_elements(problem.op, written.name, *written.tensor);
-  for (const Named& other : others)
-    if (other.tensor != nullptr)
-      check_no_overlap(problem.op, written.name, *written.tensor, other.name, *other.tensor);
+  const auto check_apart = [&](const std::string& name, const Tensor& tensor, const Named& other,
+                               int count) {
+    for (int j = 0; j < count; ++j)
+      check_no_overlap(problem.op, name.c_str(), tensor,
+                       name_of(other.name, other.arrays, j).c_str(), *other.arrays.tensors[j]);
+  };
+  for (int i = 0; i < written.arrays.count; ++i) {
+    const std::string name = name_of(written.name, written.arrays, i);
+    const Tensor& tensor = *written.arrays.tensors[i];
+    check_distinct_elements(problem.op, name.c_str(), tensor);
+    check_apart(name, tensor, written, i);
+    for (const Named& other : others) check_apart(name, tensor, other, other.arrays.count);
+  }
 }
 
 void check_values(const Problem& problem) {
   const bool readable =
       problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
-  if (readable) check_box_values(problem.op, problem.boxes, problem.images);
+  if (!readable) return;
+  check_box_values(problem.op, problem.boxes, problem.images);
+  for (int64_t k = 0; problem.levels.given != nullptr && k < problem.rois; ++k) {
+    if (is_padding(problem.boxes, k)) continue;
+    const int64_t level = given_level(problem, k);
+    if (level < 0 || level >= problem.num_maps)
+      fail(ErrorKind::value, problem.op, "the level of row ", k, " is ", level,
+           ", but must be in [0, ", problem.num_maps, ")");
+  }
 }
 
 }  // namespace roidl

@@ -19,7 +19,7 @@ void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel ker
   visit_accumulator(problem.dtype, [&](auto type) {
     using A = typename decltype(type)::type;
     const std::vector<TapsRoi<A>> rois = make_taps<A>(problem, use, arena);
-    const Windows windows = windows_of(rois, problem.images, [](const TapsRoi<A>& roi) -> int64_t {
+    const Windows windows = windows_of(problem, rois, [](const TapsRoi<A>& roi) -> int64_t {
       return std::max(roi.y.count, roi.x.count);
     });
     run(problem, windows, base_task(problem, windows), kernel);
@@ -30,11 +30,12 @@ void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel ker
 template <class A>
 struct Sums {
   A* data;
+  int64_t cells;
   int64_t cell, channel;
 };
 
-// Adds every output's gradient at its argmax. A task owns a cache line of channels of an image:
-// what it reads of each RoI lies together.
+// Adds every output's gradient at its argmax. A task owns a cache line of channels of an image of
+// a map: what it reads of each RoI lies together.
 template <class T>
 class Scatter {
   using A = accumulator<T>;
@@ -42,23 +43,24 @@ class Scatter {
 
  public:
   explicit Scatter(const RoiPoolProblem& problem)
-      : problem_(problem), map_(problem.maps[0]), cells_(map_.height * map_.width) {
-    innermost_ = map_.gradient.c == 1 && problem.channels > 1;
-    in_place_ =
-        !innermost_ && std::is_same_v<T, A> && map_.gradient.h == map_.width * map_.gradient.w;
-    rois_.resize(static_cast<size_t>(problem.images));
-    for (int64_t k = 0; k < problem.rois; ++k)
-      rois_[load_known_box<float>(problem.op, problem.boxes, k, problem.images).image].push_back(k);
+      : problem_(problem), rois_(static_cast<size_t>(problem.num_maps * problem.images)) {
+    for (int64_t k = 0; k < problem.rois; ++k) {
+      const PlacedBox<float> placed = place_box<float>(problem, k);
+      if (placed.exists) rois_[placed.map * problem.images + placed.box.image].push_back(k);
+    }
   }
 
   void run() {
     const int64_t blocks = (problem_.channels + kTogether - 1) / kTogether;
     const double bins = static_cast<double>(problem_.rois) * problem_.output_height *
                         static_cast<double>(problem_.output_width);
-    const double cells = static_cast<double>(cells_) * static_cast<double>(problem_.images);
-    parallel(problem_.images * blocks, (bins + cells / 4) * static_cast<double>(problem_.channels),
-             [&](Tasks& tasks) {
-               std::vector<A> memory(in_place_ ? 0 : cells_ * kTogether);
+    double cells = 0;
+    for (int i = 0; i < problem_.num_maps; ++i)
+      cells += static_cast<double>(problem_.images) * problem_.maps[i].height *
+               static_cast<double>(problem_.maps[i].width);
+    parallel(static_cast<int64_t>(rois_.size()) * blocks,
+             (bins + cells / 4) * static_cast<double>(problem_.channels), [&](Tasks& tasks) {
+               std::vector<A> memory;
                for (int64_t i = 0; tasks.next(i);)
                  scatter(i / blocks, i % blocks * kTogether, memory);
              });
@@ -66,38 +68,42 @@ class Scatter {
   }
 
  private:
-  void scatter(int64_t image, int64_t channel, std::vector<A>& memory) {
-    const MapView& view = map_.gradient;
+  void scatter(int64_t plane, int64_t channel, std::vector<A>& memory) {
+    const Map& map = problem_.maps[plane / problem_.images];
+    const MapView& view = map.gradient;
+    const int64_t cells = map.height * map.width;
     const int64_t channels = std::min(kTogether, problem_.channels - channel);
-    T* target = static_cast<T*>(view.data) + image * view.n + channel * view.c;
+    const bool innermost = view.c == 1 && problem_.channels > 1;
+    T* target = static_cast<T*>(view.data) + plane % problem_.images * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
-      if (in_place_) {
-        for (int64_t c = 0; c < channels; ++c) zero(target + c * view.c, view.w);
-        for (const int64_t k : rois_[image]) add(k, channel, channels, {target, view.w, view.c});
+      if (!innermost && view.h == map.width * view.w) {  // the planes themselves are added to
+        for (int64_t c = 0; c < channels; ++c) zero(target + c * view.c, cells, view.w);
+        const Sums<A> sums{target, cells, view.w, view.c};
+        for (const int64_t k : rois_[plane]) add(k, channel, channels, innermost, sums);
         return;
       }
     }
-    const Sums<A> sums{memory.data(), innermost_ ? kTogether : 1, innermost_ ? 1 : cells_};
-    std::fill(memory.begin(), memory.end(), A(0));
-    for (const int64_t k : rois_[image]) add(k, channel, channels, sums);
-    for (int64_t y = 0; y < map_.height; ++y)
-      for (int64_t x = 0; x < map_.width; ++x)
+    memory.assign(static_cast<size_t>(cells * kTogether), A(0));
+    const Sums<A> sums{memory.data(), cells, innermost ? kTogether : 1, innermost ? 1 : cells};
+    for (const int64_t k : rois_[plane]) add(k, channel, channels, innermost, sums);
+    for (int64_t y = 0; y < map.height; ++y)
+      for (int64_t x = 0; x < map.width; ++x)
         for (int64_t c = 0; c < channels; ++c)
           target[y * view.h + x * view.w + c * view.c] =
-              static_cast<T>(sums.data[(y * map_.width + x) * sums.cell + c * sums.channel]);
+              static_cast<T>(sums.data[(y * map.width + x) * sums.cell + c * sums.channel]);
   }
 
-  void zero(A* plane, int64_t stride) const {
+  static void zero(A* plane, int64_t cells, int64_t stride) {
     if (stride == 1) {
-      std::memset(plane, 0, static_cast<size_t>(cells_) * sizeof(A));
+      std::memset(plane, 0, static_cast<size_t>(cells) * sizeof(A));
       return;
     }
-    for (int64_t i = 0; i < cells_; ++i) plane[i * stride] = 0;
+    for (int64_t i = 0; i < cells; ++i) plane[i * stride] = 0;
   }
 
   // One RoI. The order in which channels and bins are walked is that of the sums in memory; each
   // sum gets its terms in the order of RoIs and bins either way.
-  void add(int64_t k, int64_t channel, int64_t channels, const Sums<A>& sums) {
+  void add(int64_t k, int64_t channel, int64_t channels, bool innermost, const Sums<A>& sums) {
     const PooledView &grads = problem_.pooled, &argmax = problem_.argmax;
     const T* grad = static_cast<const T*>(grads.data) + grads.offset(k) + channel * grads.c;
     const int32_t* cell =
@@ -110,14 +116,14 @@ class Scatter {
     const auto add_one = [&](int64_t p, int64_t q, int64_t c) {
       const int64_t at = cell[p * argmax.h + q * argmax.w + c * argmax.c];
       // One test keeps out the empty bins and whatever else the caller may have passed.
-      if (static_cast<uint64_t>(at) < static_cast<uint64_t>(cells_))
+      if (static_cast<uint64_t>(at) < static_cast<uint64_t>(sums.cells))
         sums.data[at * sums.cell + c * sums.channel] +=
             static_cast<A>(grad[p * grads.h + q * grads.w + c * grads.c]);
       else if (at != kEmpty)
         wrong_ = at;
     };
     for (int64_t p = 0; p < rows; ++p) {
-      if (innermost_) {
+      if (innermost) {
         for (int64_t q = 0; q < bins; ++q)
           for (int64_t c = 0; c < channels; ++c) add_one(p, q, c);
       } else {
@@ -129,25 +135,21 @@ class Scatter {
 
   static constexpr int64_t kEmpty = -1;  // the argmax of an empty bin
   const RoiPoolProblem& problem_;
-  const Map& map_;
-  const int64_t cells_;
-  bool innermost_ = false;                  // channels are innermost in the gradient's memory
-  bool in_place_ = false;                   // its planes are what is added to
-  std::vector<std::vector<int64_t>> rois_;  // of every image, in the caller's order
+  std::vector<std::vector<int64_t>> rois_;  // of every plane, in the caller's order
   std::atomic<int64_t> wrong_{kEmpty};
 };
 
 // What lies at every output's argmax.
 template <class T>
 void gather(const RoiPoolProblem& problem) {
-  const Map& map = problem.maps[0];
-  const MapView& view = map.tangent;
   const PooledView &out = problem.pooled, &argmax = problem.argmax;
-  const int64_t cells = map.height * map.width;
   std::atomic<int64_t> wrong{-1};
   const auto gather_roi = [&](int64_t k) {
-    const int64_t image = load_known_box<float>(problem.op, problem.boxes, k, problem.images).image;
-    const T* source = static_cast<const T*>(view.data) + image * view.n;
+    const PlacedBox<float> placed = place_box<float>(problem, k);
+    const Map& map = problem.maps[placed.map];
+    const MapView& view = map.tangent;
+    const int64_t cells = placed.exists ? map.height * map.width : 0;
+    const T* source = static_cast<const T*>(view.data) + placed.box.image * view.n;
     T* target = static_cast<T*>(out.data) + out.offset(k);
     const int32_t* from = static_cast<const int32_t*>(argmax.data) + argmax.offset(k);
     for (int64_t c = 0; c < problem.channels; ++c)
@@ -155,7 +157,7 @@ void gather(const RoiPoolProblem& problem) {
         for (int64_t q = 0; q < problem.output_width; ++q) {
           const int64_t at = from[c * argmax.c + p * argmax.h + q * argmax.w];
           const bool exists = static_cast<uint64_t>(at) < static_cast<uint64_t>(cells);
-          if (!exists && at != -1) wrong = at;
+          if (!exists && at != -1 && placed.exists) wrong = at;
           target[c * out.c + p * out.h + q * out.w] =
               exists ? source[c * view.c + at / map.width * view.h + at % map.width * view.w]
                      : T(0.0f);
@@ -179,7 +181,7 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
   Arena arena;
   const std::vector<BinsRoi> rois = make_bins(problem, arena);
   const Windows windows = windows_of(
-      rois, problem.images, [](const BinsRoi& roi) -> int64_t { return roi.x_end - roi.x_begin; });
+      problem, rois, [](const BinsRoi& roi) -> int64_t { return roi.x_end - roi.x_begin; });
   Task task = base_task(problem, windows);
   const PooledView& argmax = problem.argmax;
   task.argmax = {argmax.data, argmax.per_image, argmax.image, argmax.row,
@@ -188,9 +190,9 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
 }
 
 void roi_pool_backward(const RoiPoolProblem& problem) {
-  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  if (problem.channels == 0) return;
   if (problem.mode == PoolMode::avg)
-    return run_average(problem, TapsFor::backward, run_by_image,
+    return run_average(problem, TapsFor::backward, run_by_plane,
                        kernels_for(problem.dtype).taps_backward);
   visit_float(problem.dtype,
               [&](auto type) { Scatter<typename decltype(type)::type>(problem).run(); });

@@ -54,15 +54,16 @@ void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& 
 template <class T>
 struct AlignAxes {
   AlignAxis<T> y, x;
-  AlignAxes(const RoiAlignProblem& problem, const Box<T>& box) {
+  AlignAxes(const RoiAlignProblem& problem, const PlacedBox<T>& placed) {
     const RoiAlignParams& params = problem.params;
-    const T scale = static_cast<T>(problem.maps[0].scale);
+    const Box<T>& box = placed.box;
+    const T scale = static_cast<T>(problem.maps[placed.map].scale);
     y = align_axis(box.y1, box.y2, scale, params.aligned, params.output_height,
                    params.sampling_height);
     x = align_axis(box.x1, box.x2, scale, params.aligned, params.output_width,
                    params.sampling_width);
-    // A grid without extent along one axis has no samples at all.
-    if (y.grid == 0 || x.grid == 0) y.grid = x.grid = 0;
+    // A grid without extent along one axis has no samples at all, nor has what is no box.
+    if (y.grid == 0 || x.grid == 0 || !placed.exists) y.grid = x.grid = 0;
   }
 };
 
