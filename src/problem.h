@@ -47,6 +47,7 @@ struct Maps {
   int count = 0;
   const Tensor* tensors[kMaxMaps] = {};
 
+  Maps() = default;
   Maps(const Tensor& one) : count(1), tensors{&one} {}
   Maps(const Tensor* one_or_null) : count(one_or_null != nullptr), tensors{one_or_null} {}
   Maps(const char* op, const Tensor* first, int64_t count);
@@ -94,11 +95,10 @@ struct PlacedBox {
   Box<T> box;
 };
 
+int64_t level_of(const Problem& problem, int64_t k);  // pyramid.h
+
 template <class T>
 PlacedBox<T> place_box(const Problem& problem, int64_t k);
-
-// The index among the maps that `levels` gives row k, or the rule gives its box.
-int64_t level_of(const Problem& problem, int64_t k);
 
 void describe_arrays(Problem& problem, double scale, const Maps& input, const Tensor& boxes,
                      const Tensor* indices, const Pyramid* pyramid);

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _core, _ops
+from . import _core, _multiscale, _ops
+from ._multiscale import LevelsCall
 from ._params import Call, front_end
 
 Array = Any
@@ -158,6 +159,8 @@ def library_of(array: Array) -> Library:
 
 
 def _prepare(op: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_prepare(op, each) for each in value]
     # What is no array (a shape, None, a mistake) belongs to no row: the core gets it as it is.
     return library_of(value).prepare(op, value)
 
@@ -175,17 +178,20 @@ def _writable(call: Call) -> Array:
 
 def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> Any:
     """Call the core's function with arrays that it can read."""
-    op, boxes = call.op, call.boxes
-    if isinstance(boxes, (list, tuple)):
-        boxes = [_prepare(op, array) for array in boxes]
-    else:
-        boxes = _prepare(op, boxes)
+    op, boxes, pyramid = call.op, call.boxes, call.pyramid
+    boxes = _prepare(op, list(boxes) if isinstance(boxes, tuple) else boxes)
     arguments = [_prepare(op, argument) for argument in call.arguments]
     indices = _prepare(op, call.batch_indices)
-    function, params = getattr(_core, op), call.params._asdict()
-    if call.out is None:
-        return function(params, boxes, indices, allocate, None, *arguments)
-    result = function(params, boxes, indices, allocate, _writable(call), *arguments)
+    if pyramid is not None:
+        levels, counts = _prepare(op, pyramid.levels), _prepare(op, pyramid.counts)
+        pyramid = pyramid._replace(levels=levels, counts=counts)
+    out = None if call.out is None else _writable(call)
+    function = getattr(_core, op.removeprefix("multiscale_"))
+    result = function(
+        op.encode(), call.params._asdict(), boxes, indices, allocate, out, *arguments, pyramid
+    )
+    if out is None:
+        return result
     return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
 
 
@@ -202,8 +208,8 @@ def _run_like_leader(call: Call) -> Any:
     result = _compiled(call, _numpy_empty)
     if call.out is not None or library is NUMPY:
         return result
-    if isinstance(result, tuple):
-        return tuple(library.adopt(call.op, part, leader) for part in result)
+    if isinstance(result, (tuple, list)):
+        return type(result)(library.adopt(call.op, part, leader) for part in result)
     return library.adopt(call.op, result, leader)
 
 
@@ -233,7 +239,7 @@ def run(call: Call) -> Any:
     adapter = library_of(call.leader).run
     if adapter is not None and call.op in _OPERATORS and call.out is None:
         return adapter(call)
-    if call.op == "roi_align_backward_boxes":
+    if call.op.endswith("backward_boxes"):
         return _run_like_boxes(call)
     return _run_like_leader(call)
 
@@ -244,3 +250,21 @@ roi_align_backward = _adapt(_ops.roi_align_backward)
 roi_align_backward_boxes = _adapt(_ops.roi_align_backward_boxes)
 roi_pool = _adapt(_ops.roi_pool)
 roi_pool_backward = _adapt(_ops.roi_pool_backward)
+multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align)
+multiscale_roi_align_backward = _adapt(_multiscale.multiscale_roi_align_backward)
+multiscale_roi_align_backward_boxes = _adapt(_multiscale.multiscale_roi_align_backward_boxes)
+multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool)
+multiscale_roi_pool_backward = _adapt(_multiscale.multiscale_roi_pool_backward)
+
+
+def _run_levels(call: LevelsCall) -> Array:
+    def levels_of(boxes: Array) -> Array:
+        levels = _core.assign_levels(call.op.encode(), _prepare(call.op, boxes), call.pyramid)
+        return library_of(boxes).adopt(call.op, levels, boxes)
+
+    if isinstance(call.boxes, (list, tuple)):
+        return [levels_of(boxes) for boxes in call.boxes]
+    return levels_of(call.boxes)
+
+
+assign_levels = front_end(_run_levels)(_multiscale.assign_levels)

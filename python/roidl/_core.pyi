@@ -2,27 +2,34 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._params import Pyramid
+
 _Allocate = Callable[[tuple[int, ...], str], Any]
 
 def roi_align(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
     out: Any,
     input: Any,
+    pyramid: Pyramid | None,
 ) -> Any: ...
 def roi_align_backward(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
     out: Any,
     grad_output: Any,
-    input_shape: Sequence[int],
+    input_shape: Any,
     input: Any,
+    pyramid: Pyramid | None,
 ) -> Any: ...
 def roi_align_backward_boxes(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -30,8 +37,10 @@ def roi_align_backward_boxes(
     out: None,
     grad_output: Any,
     input: Any,
+    pyramid: Pyramid | None,
 ) -> tuple[Any, list[tuple[int, ...]], bool]: ...
 def roi_pool(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -39,8 +48,10 @@ def roi_pool(
     out: Any,
     input: Any,
     return_argmax: bool,
+    pyramid: Pyramid | None,
 ) -> Any: ...
 def roi_pool_backward(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -48,8 +59,10 @@ def roi_pool_backward(
     out: Any,
     grad_output: Any,
     argmax: Any,
-    input_shape: Sequence[int],
+    input_shape: Any,
+    pyramid: Pyramid | None,
 ) -> Any: ...
+def assign_levels(op: bytes, boxes: Any, pyramid: Pyramid) -> Any: ...
 
 _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
 
