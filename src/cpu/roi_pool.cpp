@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend.h"
+#include "pages.h"
 #include "parallel.h"
 #include "schedule.h"
 #include "tables.h"
@@ -39,11 +40,22 @@ struct Sums {
 template <class T>
 class Scatter {
   using A = accumulator<T>;
-  static constexpr int64_t kTogether = kBlockBytes / static_cast<int64_t>(sizeof(A));
 
  public:
   explicit Scatter(const RoiPoolProblem& problem)
       : problem_(problem), rois_(static_cast<size_t>(problem.num_maps * problem.images)) {
+    for (int i = 0; i < problem.num_maps; ++i) {
+      const Map& map = problem.maps[i];
+      innermost_ &= map.gradient.c == 1 && problem.channels > 1;
+      in_place_ &= std::is_same_v<T, A> && map.gradient.h == map.width * map.gradient.w;
+    }
+    // A cache line of channels; more where they lie together in the gradient, too, as long as every
+    // thread has a few tasks.
+    constexpr int64_t line = kBlockBytes / static_cast<int64_t>(sizeof(A));
+    const int64_t planes = static_cast<int64_t>(rois_.size());
+    const int64_t tasks = get_num_threads() > 1 ? 4 * get_num_threads() : 1;
+    together_ = innermost_ && in_place_ ? 16 * line : line;
+    while (together_ > line && planes * problem.channels < tasks * together_) together_ /= 2;
     for (int64_t k = 0; k < problem.rois; ++k) {
       const PlacedBox<float> placed = place_box<float>(problem, k);
       if (placed.exists) rois_[placed.map * problem.images + placed.box.image].push_back(k);
@@ -51,7 +63,8 @@ class Scatter {
   }
 
   void run() {
-    const int64_t blocks = (problem_.channels + kTogether - 1) / kTogether;
+    expect_gradients(problem_);
+    const int64_t blocks = (problem_.channels + together_ - 1) / together_;
     const double bins = static_cast<double>(problem_.rois) * problem_.output_height *
                         static_cast<double>(problem_.output_width);
     double cells = 0;
@@ -62,7 +75,7 @@ class Scatter {
              (bins + cells / 4) * static_cast<double>(problem_.channels), [&](Tasks& tasks) {
                std::vector<A> memory;
                for (int64_t i = 0; tasks.next(i);)
-                 scatter(i / blocks, i % blocks * kTogether, memory);
+                 scatter(i / blocks, i % blocks * together_, memory);
              });
     if (wrong_ != kEmpty) *problem_.wrong_cell = wrong_;
   }
@@ -72,20 +85,19 @@ class Scatter {
     const Map& map = problem_.maps[plane / problem_.images];
     const MapView& view = map.gradient;
     const int64_t cells = map.height * map.width;
-    const int64_t channels = std::min(kTogether, problem_.channels - channel);
-    const bool innermost = view.c == 1 && problem_.channels > 1;
+    const int64_t channels = std::min(together_, problem_.channels - channel);
     T* target = static_cast<T*>(view.data) + plane % problem_.images * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
-      if (!innermost && view.h == map.width * view.w) {  // the planes themselves are added to
-        for (int64_t c = 0; c < channels; ++c) zero(target + c * view.c, cells, view.w);
+      if (in_place_) {
+        zero(target, cells, view, channels);
         const Sums<A> sums{target, cells, view.w, view.c};
-        for (const int64_t k : rois_[plane]) add(k, channel, channels, innermost, sums);
+        for (const int64_t k : rois_[plane]) add(k, channel, channels, sums);
         return;
       }
     }
-    memory.assign(static_cast<size_t>(cells * kTogether), A(0));
-    const Sums<A> sums{memory.data(), cells, innermost ? kTogether : 1, innermost ? 1 : cells};
-    for (const int64_t k : rois_[plane]) add(k, channel, channels, innermost, sums);
+    memory.assign(static_cast<size_t>(cells * together_), A(0));
+    const Sums<A> sums{memory.data(), cells, innermost_ ? together_ : 1, innermost_ ? 1 : cells};
+    for (const int64_t k : rois_[plane]) add(k, channel, channels, sums);
     for (int64_t y = 0; y < map.height; ++y)
       for (int64_t x = 0; x < map.width; ++x)
         for (int64_t c = 0; c < channels; ++c)
@@ -93,17 +105,21 @@ class Scatter {
               static_cast<T>(sums.data[(y * map.width + x) * sums.cell + c * sums.channel]);
   }
 
-  static void zero(A* plane, int64_t cells, int64_t stride) {
-    if (stride == 1) {
-      std::memset(plane, 0, static_cast<size_t>(cells) * sizeof(A));
-      return;
+  void zero(A* first, int64_t cells, const MapView& view, int64_t channels) const {
+    const bool planes = view.w == 1;
+    for (int64_t i = 0; i < (planes ? channels : cells); ++i) {
+      A* row = first + i * (planes ? view.c : view.w);
+      const int64_t count = planes ? cells : channels;
+      if (planes || view.c == 1)
+        std::memset(row, 0, static_cast<size_t>(count) * sizeof(A));
+      else
+        for (int64_t c = 0; c < count; ++c) row[c * view.c] = 0;
     }
-    for (int64_t i = 0; i < cells; ++i) plane[i * stride] = 0;
   }
 
   // One RoI. The order in which channels and bins are walked is that of the sums in memory; each
   // sum gets its terms in the order of RoIs and bins either way.
-  void add(int64_t k, int64_t channel, int64_t channels, bool innermost, const Sums<A>& sums) {
+  void add(int64_t k, int64_t channel, int64_t channels, const Sums<A>& sums) {
     const PooledView &grads = problem_.pooled, &argmax = problem_.argmax;
     const T* grad = static_cast<const T*>(grads.data) + grads.offset(k) + channel * grads.c;
     const int32_t* cell =
@@ -123,7 +139,7 @@ class Scatter {
         wrong_ = at;
     };
     for (int64_t p = 0; p < rows; ++p) {
-      if (innermost) {
+      if (innermost_) {
         for (int64_t q = 0; q < bins; ++q)
           for (int64_t c = 0; c < channels; ++c) add_one(p, q, c);
       } else {
@@ -135,6 +151,9 @@ class Scatter {
 
   static constexpr int64_t kEmpty = -1;  // the argmax of an empty bin
   const RoiPoolProblem& problem_;
+  bool innermost_ = true;                   // channels are innermost in the gradients' memory
+  bool in_place_ = true;                    // its planes are what is added to
+  int64_t together_ = 0;                    // channels of a task
   std::vector<std::vector<int64_t>> rois_;  // of every plane, in the caller's order
   std::atomic<int64_t> wrong_{kEmpty};
 };
@@ -186,6 +205,7 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
   const PooledView& argmax = problem.argmax;
   task.argmax = {argmax.data, argmax.per_image, argmax.image, argmax.row,
                  argmax.c,    argmax.h,         argmax.w};
+  expect_pooled(problem, argmax, sizeof(int32_t));
   run_by_roi(problem, windows, task, kernels.pool_forward);
 }
 

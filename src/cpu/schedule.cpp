@@ -6,6 +6,7 @@
 #include <new>
 
 #include "isa.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace roidl::cpu {
@@ -150,6 +151,7 @@ Task base_task(const Problem& problem, const Windows& windows) {
 
 void run_by_roi(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  expect_pooled(problem, problem.pooled, problem.dtype.bits / 8);
   const bool same_type = problem.dtype == kFloat32 || problem.dtype == kFloat64;
   bool innermost = true, one_input = true;
   for (int i = 0; i < problem.num_maps; ++i) {
@@ -177,8 +179,9 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
   run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), one_input ? 1 : 2);
 }
 
-void run_by_plane(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
+void run_by_plane(const Problem& problem, const Windows& windows, const Task& base, Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  expect_gradients(problem);
   std::vector<Piece> pieces;
   double written = 0;
   for (int64_t i = 0; i < problem.num_maps * problem.images; ++i) {
@@ -190,6 +193,8 @@ void run_by_plane(const Problem& problem, const Windows& windows, const Task& ta
       pieces.push_back({i, windows.plane_start[i], windows.plane_start[i + 1], channel,
                         std::min(lanes, channels - channel), false});
   }
+  Task task = base;
+  task.streams = written * problem.dtype.bits / 8 > kStreamBytes;
   run_pieces(problem, windows, task, kernel, pieces,
              2 * work(problem, windows) + written * 2 * kNanoseconds, 2);
 }
