@@ -7,6 +7,7 @@ looked up in `sys.modules`, never imported for itself.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -195,8 +196,18 @@ def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> 
     return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
 
 
+# Results of more bytes are stored by whole cache lines, which NumPy's memory does not begin at.
+_LARGE, _LINE = 4 << 20, 64
+
+
 def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
-    return np.empty(shape, _numpy_dtype(dtype))
+    kind = _numpy_dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    if size <= _LARGE:
+        return np.empty(shape, kind)
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size].view(kind).reshape(shape)
 
 
 def _run_like_leader(call: Call) -> Any:
