@@ -27,12 +27,30 @@ void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel ker
   });
 }
 
-// Where a task adds up: sums[cell * cell + c * channel].
+// Where a task adds up: cell i of its channel c is data[i * cell + c * channel]. Cells become zero
+// shortly before they are added to, while the caches hold them.
 template <class A>
 struct Sums {
   A* data;
-  int64_t cells;
   int64_t cell, channel;
+  int64_t cells, channels;
+  int64_t ready = 0;  // the cells before this one are
+
+  void make_ready(int64_t needed) {
+    constexpr int64_t kChunk = 2048;
+    const int64_t end = std::min(cells, (needed + kChunk - 1) / kChunk * kChunk);
+    if (end <= ready) return;
+    const bool planes = cell == 1;
+    for (int64_t i = planes ? 0 : ready; i < (planes ? channels : end); ++i) {
+      A* row = data + (planes ? i * channel + ready : i * cell);
+      const int64_t count = planes ? end - ready : channels, step = planes ? 1 : channel;
+      if (step == 1)
+        std::memset(row, 0, static_cast<size_t>(count) * sizeof(A));
+      else
+        for (int64_t j = 0; j < count; ++j) row[j * step] = 0;
+    }
+    ready = end;
+  }
 };
 
 // Adds every output's gradient at its argmax. A task owns a cache line of channels of an image of
@@ -56,10 +74,16 @@ class Scatter {
     const int64_t tasks = get_num_threads() > 1 ? 4 * get_num_threads() : 1;
     together_ = innermost_ && in_place_ ? 16 * line : line;
     while (together_ > line && planes * problem.channels < tasks * together_) together_ /= 2;
+    std::vector<float> top(static_cast<size_t>(problem.rois));
     for (int64_t k = 0; k < problem.rois; ++k) {
       const PlacedBox<float> placed = place_box<float>(problem, k);
+      top[k] = placed.box.y1;
       if (placed.exists) rois_[placed.map * problem.images + placed.box.image].push_back(k);
     }
+    // From the top of the map down: neighbours add to the same cells.
+    for (std::vector<int64_t>& rois : rois_)
+      std::stable_sort(rois.begin(), rois.end(),
+                       [&](int64_t a, int64_t b) { return top[a] < top[b]; });
   }
 
   void run() {
@@ -88,64 +112,61 @@ class Scatter {
     const int64_t channels = std::min(together_, problem_.channels - channel);
     T* target = static_cast<T*>(view.data) + plane % problem_.images * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
-      if (in_place_) {
-        zero(target, cells, view, channels);
-        const Sums<A> sums{target, cells, view.w, view.c};
-        for (const int64_t k : rois_[plane]) add(k, channel, channels, sums);
-        return;
-      }
+      if (in_place_) return add_all(plane, channel, {target, view.w, view.c, cells, channels});
     }
-    memory.assign(static_cast<size_t>(cells * together_), A(0));
-    const Sums<A> sums{memory.data(), cells, innermost_ ? together_ : 1, innermost_ ? 1 : cells};
-    for (const int64_t k : rois_[plane]) add(k, channel, channels, sums);
+    memory.resize(static_cast<size_t>(cells * together_));
+    const int64_t cell = innermost_ ? together_ : 1, step = innermost_ ? 1 : cells;
+    add_all(plane, channel, {memory.data(), cell, step, cells, channels});
     for (int64_t y = 0; y < map.height; ++y)
       for (int64_t x = 0; x < map.width; ++x)
         for (int64_t c = 0; c < channels; ++c)
           target[y * view.h + x * view.w + c * view.c] =
-              static_cast<T>(sums.data[(y * map.width + x) * sums.cell + c * sums.channel]);
+              static_cast<T>(memory[(y * map.width + x) * cell + c * step]);
   }
 
-  void zero(A* first, int64_t cells, const MapView& view, int64_t channels) const {
-    const bool planes = view.w == 1;
-    for (int64_t i = 0; i < (planes ? channels : cells); ++i) {
-      A* row = first + i * (planes ? view.c : view.w);
-      const int64_t count = planes ? cells : channels;
-      if (planes || view.c == 1)
-        std::memset(row, 0, static_cast<size_t>(count) * sizeof(A));
-      else
-        for (int64_t c = 0; c < count; ++c) row[c * view.c] = 0;
+  void add_all(int64_t plane, int64_t channel, Sums<A> sums) {
+    for (const int64_t k : rois_[plane]) add_roi(k, channel, sums);
+    sums.make_ready(sums.cells);
+  }
+
+  void add(int64_t at, T value, int64_t c, Sums<A>& sums) {
+    // One test keeps out what is not ready, the empty bins, and whatever else may be passed.
+    if (static_cast<uint64_t>(at) >= static_cast<uint64_t>(sums.ready)) {
+      if (at < 0 || at >= sums.cells) {
+        if (at != kEmpty) wrong_ = at;
+        return;
+      }
+      sums.make_ready(at + 1);
     }
+    sums.data[at * sums.cell + c * sums.channel] += static_cast<A>(value);
   }
 
-  // One RoI. The order in which channels and bins are walked is that of the sums in memory; each
-  // sum gets its terms in the order of RoIs and bins either way.
-  void add(int64_t k, int64_t channel, int64_t channels, const Sums<A>& sums) {
+  // The order in which channels and bins are walked is that of the sums in memory; each sum gets
+  // its terms in the order of RoIs and bins either way.
+  void add_roi(int64_t k, int64_t channel, Sums<A>& sums) {
     const PooledView &grads = problem_.pooled, &argmax = problem_.argmax;
     const T* grad = static_cast<const T*>(grads.data) + grads.offset(k) + channel * grads.c;
     const int32_t* cell =
         static_cast<const int32_t*>(argmax.data) + argmax.offset(k) + channel * argmax.c;
-    // Bins that follow each other in memory are one row.
-    const int64_t width = problem_.output_width;
-    const bool flat = grads.h == width * grads.w && argmax.h == width * argmax.w;
-    const int64_t rows = flat ? 1 : problem_.output_height;
-    const int64_t bins = flat ? problem_.output_height * width : width;
-    const auto add_one = [&](int64_t p, int64_t q, int64_t c) {
-      const int64_t at = cell[p * argmax.h + q * argmax.w + c * argmax.c];
-      // One test keeps out the empty bins and whatever else the caller may have passed.
-      if (static_cast<uint64_t>(at) < static_cast<uint64_t>(sums.cells))
-        sums.data[at * sums.cell + c * sums.channel] +=
-            static_cast<A>(grad[p * grads.h + q * grads.w + c * grads.c]);
-      else if (at != kEmpty)
-        wrong_ = at;
-    };
-    for (int64_t p = 0; p < rows; ++p) {
-      if (innermost_) {
-        for (int64_t q = 0; q < bins; ++q)
-          for (int64_t c = 0; c < channels; ++c) add_one(p, q, c);
-      } else {
-        for (int64_t c = 0; c < channels; ++c)
-          for (int64_t q = 0; q < bins; ++q) add_one(p, q, c);
+    const int64_t height = problem_.output_height, width = problem_.output_width;
+    if (innermost_) {
+      for (int64_t p = 0; p < height; ++p)
+        for (int64_t q = 0; q < width; ++q)
+          for (int64_t c = 0; c < sums.channels; ++c)
+            add(cell[p * argmax.h + q * argmax.w + c * argmax.c],
+                grad[p * grads.h + q * grads.w + c * grads.c], c, sums);
+      return;
+    }
+    const auto is_row = [&](const PooledView& view) { return view.w == 1 && view.h == width; };
+    const bool rows = is_row(grads) && is_row(argmax);
+    for (int64_t c = 0; c < sums.channels; ++c, grad += grads.c, cell += argmax.c) {
+      if (rows) {
+        for (int64_t q = 0; q < height * width; ++q) add(cell[q], grad[q], c, sums);
+        continue;
       }
+      for (int64_t p = 0; p < height; ++p)
+        for (int64_t q = 0; q < width; ++q)
+          add(cell[p * argmax.h + q * argmax.w], grad[p * grads.h + q * grads.w], c, sums);
     }
   }
 
@@ -154,7 +175,7 @@ class Scatter {
   bool innermost_ = true;                   // channels are innermost in the gradients' memory
   bool in_place_ = true;                    // its planes are what is added to
   int64_t together_ = 0;                    // channels of a task
-  std::vector<std::vector<int64_t>> rois_;  // of every plane, in the caller's order
+  std::vector<std::vector<int64_t>> rois_;  // of every plane, from the top of the map down
   std::atomic<int64_t> wrong_{kEmpty};
 };
 
