@@ -80,13 +80,6 @@ cdef class MapList:
     cdef int64_t count
     cdef list views
 
-    def __init__(self, list views):
-        cdef View view
-        self.views = views
-        self.count = len(views)
-        for i, view in enumerate(views[:kMaxMaps]):
-            self.tensors[i] = view.tensor
-
     cdef Maps maps(self, const char* op) except *:
         return Maps(op, self.tensors, self.count)
 
@@ -94,22 +87,33 @@ cdef class MapList:
         return self.views[0]
 
 
+cdef MapList maps_from(list views):
+    cdef MapList result = MapList.__new__(MapList)
+    cdef View view
+    result.views = views
+    result.count = len(views)
+    for i in range(min(len(views), kMaxMaps)):  # more are refused when they become Maps
+        view = views[i]
+        result.tensors[i] = view.tensor
+    return result
+
+
 cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyramid,
                      cbool writable=False):
     if pyramid is None:
-        return MapList([writable_view_of(arrays, op, name) if writable else
-                        view_of(arrays, op, name)])
+        return maps_from([writable_view_of(arrays, op, name) if writable else
+                          view_of(arrays, op, name)])
     views = []
     for i, array in enumerate(arrays):
         each = f"{name.decode()}[{i}]".encode()
         views.append(writable_view_of(array, op, each) if writable else view_of(array, op, each))
-    return MapList(views)
+    return maps_from(views)
 
 
 cdef MapList shaped_like(View leader, input_shape, const char* op, PyramidView pyramid):
     """The metadata of inputs of which only the shape is known; the rest is as the leader's."""
     shapes = [input_shape] if pyramid is None else input_shape
-    return MapList([one_shaped_like(leader, shape, op) for shape in shapes])
+    return maps_from([one_shaped_like(leader, shape, op) for shape in shapes])
 
 
 cdef View one_shaped_like(View leader, input_shape, const char* op):

@@ -7,6 +7,7 @@ looked up in `sys.modules`, never imported for itself.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -160,6 +161,8 @@ def library_of(array: Array) -> Library:
 
 
 def _prepare(op: str, value: Any) -> Any:
+    if value is None or type(value) is np.ndarray:
+        return value
     if isinstance(value, list):
         return [_prepare(op, each) for each in value]
     # What is no array (a shape, None, a mistake) belongs to no row: the core gets it as it is.
@@ -177,6 +180,11 @@ def _writable(call: Call) -> Array:
     return library.prepare(call.op, call.out)
 
 
+@functools.cache
+def _function(op: str) -> Callable[..., Any]:
+    return functools.partial(getattr(_core, op.removeprefix("multiscale_")), op.encode())
+
+
 def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> Any:
     """Call the core's function with arrays that it can read."""
     op, boxes, pyramid = call.op, call.boxes, call.pyramid
@@ -187,10 +195,8 @@ def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> 
         levels, counts = _prepare(op, pyramid.levels), _prepare(op, pyramid.counts)
         pyramid = pyramid._replace(levels=levels, counts=counts)
     out = None if call.out is None else _writable(call)
-    function = getattr(_core, op.removeprefix("multiscale_"))
-    result = function(
-        op.encode(), call.params._asdict(), boxes, indices, allocate, out, *arguments, pyramid
-    )
+    function, params = _function(op), call.params._asdict()
+    result = function(params, boxes, indices, allocate, out, *arguments, pyramid)
     if out is None:
         return result
     return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
