@@ -17,8 +17,8 @@ int64_t distinct_cells(const TapsRoi<A>& roi) {
                    roi.x_derivative[0].count, roi.x_derivative[1].count});
 }
 template <class A>
-int64_t distinct_cells(const SamplesRoi<A>&) {
-  return 0;  // the max modes keep no sums of rows
+int64_t distinct_cells(const SamplesRoi<A>& roi) {
+  return roi.x_end - roi.x_begin;
 }
 
 template <class RoiType>
