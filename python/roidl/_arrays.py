@@ -101,6 +101,12 @@ def _jax_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["jax"].device_put(result, device)
 
 
+def _jax_run(call: Call) -> Any:
+    from . import jax
+
+    return jax.run(call)
+
+
 def _tensorflow_prepare(op: str, tensor: Array) -> Array:
     tensorflow = sys.modules["tensorflow"]
     if isinstance(tensor, tensorflow.Variable):
@@ -140,8 +146,8 @@ LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
     "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never),
-    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never),
+    "jax": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
+    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
     "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=_never),
 }
 

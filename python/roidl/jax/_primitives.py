@@ -1,0 +1,93 @@
+"""The operators as JAX primitives: what they return, and the custom calls that they become."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import partial
+from typing import Any
+
+import jax
+import jax.extend.core
+from jax._src import dispatch
+from jax.interpreters import mlir
+
+from .. import _core
+from .._bridge import bridge
+from ._sharding import divisible_call
+from ._site import ROLES, Site
+
+Array = Any
+
+PRIMITIVES: dict[str, Any] = {}
+
+type_of: Any = jax.typeof if hasattr(jax, "typeof") else jax.core.get_aval  # before JAX 0.6
+
+
+def bind(site: Site, *operands: Array) -> list[Array]:
+    """Run, or stage, one use of an operator."""
+    results: list[Array] = PRIMITIVES[site.op].bind(*operands, site=site)
+    return results
+
+
+def _check_forward(site: Site, operands: tuple[Any, ...]) -> None:
+    for operand in operands:
+        if not all(isinstance(size, int) for size in operand.shape):
+            raise NotImplementedError(
+                f"{site.op}: symbolic dimensions are not implemented, got shape {operand.shape}"
+            )
+    types = [(operand.shape, operand.dtype.name) for operand in operands]
+    indices = types[2] if site.indexed else None
+    _core.result_shape(site.op, site.params._asdict(), types[0], types[1], indices)
+
+
+def _abstract_eval(*operands: Any, site: Site) -> list[Any]:
+    if site.op in ("roi_align", "roi_pool"):  # the others follow from one of these
+        _check_forward(site, operands)
+    return [
+        jax.core.ShapedArray(shape, jax.numpy.dtype(dtype))
+        for shape, dtype in site.result_types(operands)
+    ]
+
+
+def _check_kernel(site: Site) -> None:
+    # It may be traced all the same: its transpose is the gradient to the boxes.
+    if site.op.startswith("roi_align_jvp_boxes") and site.params.mode != 0:
+        raise NotImplementedError(
+            "roi_align: forward mode and second derivatives along the boxes are implemented for "
+            "mode 'avg' only"
+        )
+
+
+def _lower(ctx: Any, *operands: Any, site: Site) -> Any:
+    _check_kernel(site)
+    function = partial(divisible_call, site)
+    return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(site: Site, *operands: Array) -> list[Array]:
+    return bind(site, *operands)
+
+
+def _impl(*operands: Array, site: Site) -> list[Array]:
+    results: list[Array] = _run(site, *operands)
+    return results
+
+
+def _make_primitive(op: str) -> Any:
+    primitive = jax.extend.core.Primitive(f"roidl_{op}")
+    primitive.multiple_results = True
+    primitive.def_impl(_impl)
+    primitive.def_abstract_eval(_abstract_eval)
+    # On other platforms JAX says that there is no rule.
+    mlir.register_lowering(primitive, _lower, platform="cpu")
+    # As of custom_partitioning's own primitive, which it becomes: else it would see one device.
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
+    return primitive
+
+
+_library = ctypes.CDLL(bridge("xla"))
+for _op in ROLES:
+    _handler = jax.ffi.pycapsule(getattr(_library, f"roidl_cpu_{_op}"))
+    jax.ffi.register_ffi_target(f"roidl_{_op}", _handler, platform="cpu")
+    PRIMITIVES[_op] = _make_primitive(_op)

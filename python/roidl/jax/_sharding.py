@@ -1,0 +1,142 @@
+"""How the operators are divided over devices.
+
+Every operator acts on each channel alone and on each region alone: a device that has some of the
+channels and some of the regions has all that it needs. What is summed over a divided axis (the
+gradient to the features over the regions, the gradient to the boxes over the channels) takes one
+all-reduce. Images may be divided where the boxes are grouped by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ._site import BOXES, INDICES, MAP, Site
+
+Array = Any
+Axes = tuple[str, ...]  # of the mesh
+Factors = tuple[str, ...]  # one name per dimension of an array
+
+# What may be divided, in the order of precedence where two want the same axis of the mesh.
+DIVISIBLE = ("n", "c", "k")
+
+
+def factors_of(site: Site, role: str) -> Factors:
+    """A name for each dimension of an array; dimensions of one name are divided alike.
+
+    n: images, if each has its own regions, else i; c: channels; k: regions; h, w, y, x, j: no more.
+    """
+    rows = ("n", "k") if site.grouped else ("k",)
+    if role == INDICES:
+        return rows
+    if role == BOXES:
+        return (*rows, "j")
+    first, plane = (("n" if site.grouped else "i",), ("h", "w"))
+    if role != MAP:
+        first, plane = rows, ("y", "x")
+    return (*first, *plane, "c") if site.channels_last else (*first, "c", *plane)
+
+
+def call(site: Site, *operands: Array) -> tuple[Array, ...]:
+    """The custom call itself."""
+    types = [
+        jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype))
+        for shape, dtype in site.result_types(operands)
+    ]
+    # NumPy's, as their width does not depend on whether JAX has 64-bit types.
+    attributes = {
+        name: value
+        if isinstance(value, bool)
+        else (np.float64 if isinstance(value, float) else np.int64)(value)
+        for name, value in site.params._asdict().items()
+    }
+    return tuple(jax.ffi.ffi_call(f"roidl_{site.op}", types)(*operands, **attributes))
+
+
+def _axes(entry: Any) -> Axes:
+    """An entry of a PartitionSpec as a tuple."""
+    if entry is None:
+        return ()
+    return tuple(entry) if isinstance(entry, tuple) else (entry,)
+
+
+def _division(site: Site, mesh: Any, arrays: Sequence[tuple[str, Any]]) -> dict[str, Axes]:
+    """The axes of the mesh over which each factor is divided: as the first array that is has it."""
+    division: dict[str, Axes] = {}
+    for factor in DIVISIBLE:
+        taken = {axis for axes in division.values() for axis in axes}
+        for role, array in arrays:
+            names = factors_of(site, role)
+            if factor not in names:
+                continue
+            dimension = names.index(factor)
+            axes = _axes(array.sharding.spec[dimension])
+            parts = int(np.prod([mesh.shape[axis] for axis in axes]))
+            # Parts of different sizes would be padded, and padding is no box.
+            if parts > 1 and not taken & set(axes) and array.shape[dimension] % parts == 0:
+                division[factor] = axes
+                break
+    return division
+
+
+def _shardings(site: Site, mesh: Any, roles: Sequence[str], division: dict[str, Axes]) -> Any:
+    def sharding(role: str) -> Any:
+        entries = [division.get(factor) for factor in factors_of(site, role)]
+        return NamedSharding(mesh, PartitionSpec(*entries))
+
+    return tuple(sharding(role) for role in roles)
+
+
+def _partition(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
+    operand_roles, result_roles = site.operand_roles(), site.result_roles()
+    shapes = (*operands, *results)
+    if not all(isinstance(shape.sharding, NamedSharding) for shape in shapes):
+        raise NotImplementedError(f"{site.op}: arrays must be divided over one mesh, by its names")
+    roles = (*operand_roles, *result_roles)
+    division = _division(site, mesh, list(zip(roles, shapes, strict=True)))
+
+    shape = list(site.input_shape)
+    for dimension, factor in enumerate(factors_of(site, MAP)):
+        for axis in division.get(factor, ()):
+            shape[dimension] //= mesh.shape[axis]
+    local = site._replace(input_shape=tuple(shape))
+    kept = {factor for role in result_roles for factor in factors_of(site, role)}
+    summed = tuple(
+        axis for factor, axes in division.items() if factor not in kept for axis in axes
+    )
+
+    def lower(*parts: Array) -> tuple[Array, ...]:
+        outs = call(local, *parts)
+        return tuple(jax.lax.psum(out, summed) for out in outs) if summed else outs
+
+    return (
+        mesh,
+        lower,
+        _shardings(site, mesh, result_roles, division),
+        _shardings(site, mesh, operand_roles, division),
+    )
+
+
+def _infer(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
+    division = _division(site, mesh, list(zip(site.operand_roles(), operands, strict=True)))
+    return _shardings(site, mesh, site.result_roles(), division)
+
+
+def _rule(site: Site, mesh: Any, operands: Any, results: Any) -> str:
+    """The same for Shardy, in its notation."""
+
+    def side(roles: Sequence[str]) -> str:
+        return ", ".join(" ".join(factors_of(site, role)) for role in roles)
+
+    return f"{side(site.operand_roles())} -> {side(site.result_roles())}"
+
+
+divisible_call = custom_partitioning(call, static_argnums=(0,))
+divisible_call.def_partition(
+    _partition, infer_sharding_from_operands=_infer, sharding_rule=_rule
+)
