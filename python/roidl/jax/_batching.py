@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.interpreters import batching
 
 from ._primitives import PRIMITIVES, bind
-from ._site import BOXES, INDICES, MAP, POOLED, Site
+from ._site import BOXES, INDICES, MAP, POOLED, Shape, Site
 
 Array = Any
 
@@ -27,37 +28,28 @@ def _whole_indices(site: Site, column: Array) -> Array:
     return jnp.where(whole.astype(column.dtype) == column, whole, -1)
 
 
-def _indices(site: Site, boxes: Array, indices: Array | None) -> Array:
-    """The image of each region, int32 [..., K], of boxes in any form; -1 for one that is not."""
-    if indices is not None:
-        return _whole_indices(site, indices)
-    if site.grouped:
-        count = boxes.shape[-2]
-        each = jnp.repeat(jnp.arange(site.images, dtype=jnp.int32), count)
-        return jnp.broadcast_to(each, (*boxes.shape[:-3], each.size))
-    if boxes.shape[-1] == 5:
-        return _whole_indices(site, boxes[..., 0])
-    return jnp.zeros(boxes.shape[:-1], jnp.int32)
-
-
-def _ungrouped(
+def _with_indices(
     site: Site, operands: Sequence[Array], batched: Sequence[bool]
 ) -> tuple[Site, list[Array], list[bool]]:
-    """The same with boxes [K, 4] and indices; mapped axes are in front."""
-    boxes = operands[site.leading]
+    """The same with boxes [K, 4] and int32 indices of their images, or -1; mapped axes in front."""
+    boxes, mapped = operands[site.leading], batched[site.leading]
+    if site.indexed:
+        indices, mapped = _whole_indices(site, operands[-1]), batched[-1]
+    elif site.grouped:
+        indices = jnp.repeat(jnp.arange(site.images, dtype=jnp.int32), boxes.shape[-2])
+        mapped = False
+    elif boxes.shape[-1] == 5:
+        indices = _whole_indices(site, boxes[..., 0])
+    else:
+        indices, mapped = jnp.zeros(boxes.shape[-2], jnp.int32), False
     arrays = []
-    for array, role, mapped in zip(operands, site.operand_roles(), batched, strict=True):
+    roles = site.operand_roles()[: site.leading + 1]
+    for array, role, in_front in zip(operands, roles, batched, strict=False):
         if role in (POOLED, BOXES) and site.grouped:
-            array = _merge(array, int(mapped))
+            array = _merge(array, int(in_front))
         arrays.append(array[..., -4:] if role == BOXES else array)
-    found = _indices(site, boxes, operands[-1] if site.indexed else None)
-    arrays = [*arrays[: site.leading + 1], found]
-    mapped_indices = batched[site.leading] or (site.indexed and batched[-1])
-    return (
-        site._replace(indexed=True, grouped=False),
-        arrays,
-        [*batched[: site.leading + 1], mapped_indices],
-    )
+    inner = site._replace(indexed=True, grouped=False)
+    return inner, [*arrays, indices], [*batched[: site.leading + 1], mapped]
 
 
 def _fold(site: Site, array: Array, role: str, batched: bool, size: int, shared: bool) -> Array:
@@ -73,46 +65,40 @@ def _fold(site: Site, array: Array, role: str, batched: bool, size: int, shared:
     return _merge(array)
 
 
-def _unfold(given: Site, array: Array, role: str, size: int, columns: int) -> Array:
-    """A result with the mapped axis in front, shaped as it was asked for."""
-    array = array.reshape((size, array.shape[0] // size, *array.shape[1:]))
-    if role == MAP:
-        return array
-    if given.grouped and array.ndim:
-        images = given.images
-        rows = array.shape[1] // images if images else 0
-        array = array.reshape((size, images, rows, *array.shape[2:]))
-    if role == BOXES and columns == 5:  # the batch index has no gradient
-        array = jnp.pad(array, ((0, 0), (0, 0), (1, 0)))
-    return array
+def _unfold(result: Array, shape: Shape) -> Array:
+    """A result as it was asked for, the mapped axis in front."""
+    if shape[-1] == 5 and result.shape[-1] == 4 and result.ndim == 2:
+        result = jnp.pad(result, ((0, 0), (1, 0)))  # a batch index has no gradient
+    return result.reshape(shape)
 
 
 def _batch(operands: Sequence[Array], dims: Sequence[Any], *, site: Site) -> tuple[Any, Any]:
-    size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
+    given = list(zip(operands, dims, strict=True))
+    size = next(array.shape[dim] for array, dim in given if dim is not None)
     batched = [dim is not None for dim in dims]
-    arrays = [
-        array if dim is None else jnp.moveaxis(array, dim, 0)
-        for array, dim in zip(operands, dims, strict=True)
+    arrays = [array if dim is None else jnp.moveaxis(array, dim, 0) for array, dim in given]
+    examples = [
+        jax.ShapeDtypeStruct(array.shape[1:] if mapped else array.shape, array.dtype)
+        for array, mapped in zip(arrays, batched, strict=True)
     ]
-    roles = site.operand_roles()
-    mapped_maps = [each for each, role in zip(batched, roles, strict=True) if role == MAP]
-    shared = not any(mapped_maps) and MAP not in site.result_roles()
-    columns = operands[site.leading].shape[-1] if dims[site.leading] is None else arrays[site.leading].shape[-1]
+    # The same images for every example, if none of them is mapped and no gradient goes to them.
+    maps = [mapped for mapped, role in zip(batched, site.operand_roles()) if role == MAP]
+    shared = not any(maps) and MAP not in site.result_roles()
     inner = site
     if shared or not site.grouped:
-        inner, arrays, batched = _ungrouped(site, arrays, batched)
+        inner, arrays, batched = _with_indices(site, arrays, batched)
     folded = [
-        _fold(inner, array, role, each, size, shared)
-        for array, role, each in zip(arrays, inner.operand_roles(), batched, strict=True)
+        _fold(inner, array, role, mapped, size, shared)
+        for array, role, mapped in zip(arrays, inner.operand_roles(), batched, strict=True)
     ]
     if not shared:
         inner = inner._replace(input_shape=(size * site.images, *site.input_shape[1:]))
-    outs = bind(inner, *folded)
-    flat = [
-        _unfold(site, out, role, size, columns)
-        for out, role in zip(outs, site.result_roles(), strict=True)
+    results = bind(inner, *folded)
+    shapes = [shape for shape, _ in site.result_types(examples)]
+    unfolded = [
+        _unfold(result, (size, *shape)) for result, shape in zip(results, shapes, strict=True)
     ]
-    return flat, [0] * len(flat)
+    return unfolded, [0] * len(unfolded)
 
 
 for _primitive in PRIMITIVES.values():

@@ -15,8 +15,9 @@ from typing import Any
 
 from jax.interpreters import ad
 
-from ._primitives import PRIMITIVES, bind, type_of
+from ._primitives import PRIMITIVES, bind
 from ._site import Site
+from ._versions import type_of
 
 Array = Any
 

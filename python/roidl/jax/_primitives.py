@@ -8,24 +8,22 @@ from typing import Any
 
 import jax
 import jax.extend.core
-from jax._src import dispatch
 from jax.interpreters import mlir
 
 from .. import _core
 from .._bridge import bridge
-from ._sharding import divisible_call
+from ._sharding import divisible_call, result_specs
 from ._site import ROLES, Site
+from ._versions import needs_devices_to_lower, result_type, varying_alike
 
 Array = Any
 
 PRIMITIVES: dict[str, Any] = {}
 
-type_of: Any = jax.typeof if hasattr(jax, "typeof") else jax.core.get_aval  # before JAX 0.6
-
 
 def bind(site: Site, *operands: Array) -> list[Array]:
     """Run, or stage, one use of an operator."""
-    results: list[Array] = PRIMITIVES[site.op].bind(*operands, site=site)
+    results: list[Array] = PRIMITIVES[site.op].bind(*varying_alike(operands), site=site)
     return results
 
 
@@ -43,9 +41,10 @@ def _check_forward(site: Site, operands: tuple[Any, ...]) -> None:
 def _abstract_eval(*operands: Any, site: Site) -> list[Any]:
     if site.op in ("roi_align", "roi_pool"):  # the others follow from one of these
         _check_forward(site, operands)
+    described = zip(site.result_types(operands), result_specs(site, operands), strict=True)
     return [
-        jax.core.ShapedArray(shape, jax.numpy.dtype(dtype))
-        for shape, dtype in site.result_types(operands)
+        result_type(operands, shape, jax.numpy.dtype(dtype), spec)
+        for (shape, dtype), spec in described
     ]
 
 
@@ -81,8 +80,7 @@ def _make_primitive(op: str) -> Any:
     primitive.def_abstract_eval(_abstract_eval)
     # On other platforms JAX says that there is no rule.
     mlir.register_lowering(primitive, _lower, platform="cpu")
-    # As of custom_partitioning's own primitive, which it becomes: else it would see one device.
-    dispatch.prim_requires_devices_during_lowering.add(primitive)
+    needs_devices_to_lower(primitive)
     return primitive
 
 

@@ -9,6 +9,7 @@ all-reduce. Images may be divided where the boxes are grouped by image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ._site import BOXES, INDICES, MAP, Site
+from ._versions import mesh_and_type
 
 Array = Any
 Axes = tuple[str, ...]  # of the mesh
@@ -84,19 +86,41 @@ def _division(site: Site, mesh: Any, arrays: Sequence[tuple[str, Any]]) -> dict[
     return division
 
 
-def _shardings(site: Site, mesh: Any, roles: Sequence[str], division: dict[str, Axes]) -> Any:
-    def sharding(role: str) -> Any:
-        entries = [division.get(factor) for factor in factors_of(site, role)]
-        return NamedSharding(mesh, PartitionSpec(*entries))
+def _spec(site: Site, role: str, division: dict[str, Axes]) -> tuple[Axes | None, ...]:
+    return tuple(division.get(factor) for factor in factors_of(site, role))
 
-    return tuple(sharding(role) for role in roles)
+
+def _shardings(site: Site, mesh: Any, roles: Sequence[str], division: dict[str, Axes]) -> Any:
+    specs = [_spec(site, role, division) for role in roles]
+    return tuple(NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs)
+
+
+def result_specs(site: Site, types: Sequence[Any]) -> list[tuple[Axes | None, ...]]:
+    """How the results are divided, by what the types of the operands say of that."""
+    mesh, _ = mesh_and_type(types)
+    division: dict[str, Axes] = {}
+    if mesh is not None:
+        pairs = zip(site.operand_roles(), types, strict=True)
+        named = [pair for pair in pairs if mesh_and_type([pair[1]])[0] is not None]
+        division = _division(site, mesh, named)
+    return [_spec(site, role, division) for role in site.result_roles()]
 
 
 def _partition(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
     operand_roles, result_roles = site.operand_roles(), site.result_roles()
     shapes = (*operands, *results)
     if not all(isinstance(shape.sharding, NamedSharding) for shape in shapes):
-        raise NotImplementedError(f"{site.op}: arrays must be divided over one mesh, by its names")
+        # Without a mesh there are no names of axes: every device gets it all.
+        whole = [
+            type(shape.sharding).get_replicated(shape.sharding._device_assignment)
+            for shape in shapes
+        ]
+        return (
+            mesh,
+            partial(call, site),
+            tuple(whole[len(operands) :]),
+            tuple(whole[: len(operands)]),
+        )
     roles = (*operand_roles, *result_roles)
     division = _division(site, mesh, list(zip(roles, shapes, strict=True)))
 
@@ -106,9 +130,7 @@ def _partition(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
             shape[dimension] //= mesh.shape[axis]
     local = site._replace(input_shape=tuple(shape))
     kept = {factor for role in result_roles for factor in factors_of(site, role)}
-    summed = tuple(
-        axis for factor, axes in division.items() if factor not in kept for axis in axes
-    )
+    summed = tuple(axis for factor, axes in division.items() if factor not in kept for axis in axes)
 
     def lower(*parts: Array) -> tuple[Array, ...]:
         outs = call(local, *parts)
@@ -137,6 +159,4 @@ def _rule(site: Site, mesh: Any, operands: Any, results: Any) -> str:
 
 
 divisible_call = custom_partitioning(call, static_argnums=(0,))
-divisible_call.def_partition(
-    _partition, infer_sharding_from_operands=_infer, sharding_rule=_rule
-)
+divisible_call.def_partition(_partition, infer_sharding_from_operands=_infer, sharding_rule=_rule)

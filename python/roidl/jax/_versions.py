@@ -1,0 +1,50 @@
+"""What JAX spells differently from version to version, or has no public name for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax._src import core, dispatch
+from jax.sharding import NamedSharding, PartitionSpec
+
+Array = Any
+
+type_of: Any = jax.typeof if hasattr(jax, "typeof") else core.get_aval  # before JAX 0.6
+
+# In shard_map, arrays that one operator takes must vary over the same axes of the mesh. JAX 0.9 and
+# later have the first name, 0.6 the second, and before that there was no such notion.
+_unify: Any = getattr(core, "auto_insert_reshard", None) or getattr(
+    core, "standard_insert_pvary", lambda *operands: operands
+)
+
+
+def varying_alike(operands: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(_unify(*operands))
+
+
+def mesh_and_type(types: Sequence[Any]) -> tuple[Any, Any]:
+    """The mesh that one of the types names, and that type; or None and the first."""
+    for each in types:
+        mesh = getattr(getattr(each, "sharding", None), "mesh", None)
+        if mesh is not None and not mesh.empty:
+            return mesh, each
+    return None, types[0]
+
+
+def result_type(
+    types: Sequence[Any], shape: tuple[int, ...], dtype: Any, spec: Sequence[Any]
+) -> Any:
+    """The type of a result of operands of some types, divided by `spec` if they name a mesh."""
+    mesh, like = mesh_and_type(types)
+    if mesh is None:
+        return jax.core.ShapedArray(shape, dtype)
+    # Of `like` it keeps over which axes of the mesh it varies.
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+
+def needs_devices_to_lower(primitive: Any) -> None:
+    """As custom_partitioning's own primitive does: without them it would see one device."""
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
