@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _core
-from .._params import Call
+from .._params import POOL_MODES, Call
 
 Array = Any
 
@@ -37,15 +37,19 @@ def _as_indices(op: str, value: Any) -> Array:
     return as_array(op, "batch_indices", value)
 
 
-def _metadata(array: Array) -> tuple[tuple[int, ...], str]:
-    return tuple(array.shape), array.dtype.name
+def _metadata(op: str, array: Array) -> tuple[tuple[int, ...], str]:
+    if not all(isinstance(size, int) for size in array.shape):
+        raise NotImplementedError(
+            f"{op}: symbolic dimensions are not implemented, got shape {list(array.shape)}"
+        )
+    return array.shape, array.dtype.name
 
 
 def _join(op: str, boxes: Any, input: Array) -> tuple[Array, Array]:
     """A list of boxes as [K, 4] and the image of each."""
     arrays = [as_array(op, f"boxes[{i}]", each) for i, each in enumerate(boxes)]
     images = input.shape[0] if input.ndim == 4 else len(arrays)  # else it is refused later
-    _core.check_box_list(op, [_metadata(array) for array in arrays], images)
+    _core.check_box_list(op, [_metadata(op, array) for array in arrays], images)
     # Integers that float32 has no room for are rounded, as the compiled core does.
     dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
     parts = [array.astype(dtype) for array in arrays] or [jnp.zeros((0, 4), dtype)]
@@ -54,18 +58,30 @@ def _join(op: str, boxes: Any, input: Array) -> tuple[Array, Array]:
     return jnp.concatenate(parts), jnp.asarray(indices)
 
 
-def read(call: Call) -> tuple[Array, Array, Array | None]:
-    """The input, the boxes in one array, and their batch indices if they come apart."""
+def _boxes_and_indices(call: Call, input: Array) -> tuple[Array, Array | None]:
     op, boxes, indices = call.op, call.boxes, call.batch_indices
+    if isinstance(boxes, (list, tuple)):
+        if indices is not None:
+            raise ValueError(f"{op}: batch_indices must be None when boxes is a list")
+        return _join(op, boxes, input)
+    return as_array(op, "boxes", boxes), None if indices is None else _as_indices(op, indices)
+
+
+def read(call: Call) -> tuple[Array, Array, Array | None]:
+    """The input, the boxes in one array, and their batch indices if they come apart; all checked.
+
+    Here and not when the primitive is traced: between the two JAX would add to the sentence.
+    """
+    op = call.op
     if call.out is not None:
         raise TypeError(
             f"{op}: out must be an array that can be written to as it is, "
             f"got {type(call.out).__name__}"
         )
     input = as_array(op, "input", call.leader)
-    if isinstance(boxes, (list, tuple)):
-        if indices is not None:
-            raise ValueError(f"{op}: batch_indices must be None when boxes is a list")
-        return input, *_join(op, boxes, input)
-    boxes = as_array(op, "boxes", boxes)
-    return input, boxes, None if indices is None else _as_indices(op, indices)
+    boxes, indices = _boxes_and_indices(call, input)
+    described = [None if x is None else _metadata(op, x) for x in (input, boxes, indices)]
+    _core.result_shape(op, call.params._asdict(), *described)
+    if op == "roi_pool" and call.arguments[1] and call.params.mode != POOL_MODES["max"]:
+        raise ValueError(f"{op}: only mode 'max' has an argmax to return")
+    return input, boxes, indices

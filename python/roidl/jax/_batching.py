@@ -82,8 +82,9 @@ def _batch(operands: Sequence[Array], dims: Sequence[Any], *, site: Site) -> tup
         for array, mapped in zip(arrays, batched, strict=True)
     ]
     # The same images for every example, if none of them is mapped and no gradient goes to them.
-    maps = [mapped for mapped, role in zip(batched, site.operand_roles()) if role == MAP]
-    shared = not any(maps) and MAP not in site.result_roles()
+    maps = [role == MAP for role in site.operand_roles()]
+    mapped_map = any(is_map and mapped for is_map, mapped in zip(maps, batched, strict=True))
+    shared = not mapped_map and MAP not in site.result_roles()
     inner = site
     if shared or not site.grouped:
         inner, arrays, batched = _with_indices(site, arrays, batched)

@@ -15,17 +15,17 @@ from typing import Any
 
 from jax.interpreters import ad
 
+from .._params import ALIGN_MODES, POOL_MODES
 from ._primitives import PRIMITIVES, bind
 from ._site import Site
 from ._versions import type_of
 
 Array = Any
 
-MAX_ONNX = 2
-
 
 def _is_average(site: Site) -> bool:
-    return site.params.mode == (1 if site.op.startswith("roi_pool") else 0)
+    modes = POOL_MODES if site.op.startswith("roi_pool") else ALIGN_MODES
+    return site.params.mode == modes["avg"]
 
 
 def _refuse(what: str) -> NotImplementedError:
@@ -68,7 +68,7 @@ def _along_leading(
 
 def _along_boxes(site: Site, tangent: Array, operands: Sequence[Array]) -> Array:
     rest = operands[site.leading :]
-    if site.params.mode == MAX_ONNX:
+    if site.params.mode == ALIGN_MODES["max_onnx"]:
         raise _refuse("mode 'max_onnx' has no gradient to the boxes")
     if site.op == "roi_align":
         return bind(site.other("roi_align_jvp_boxes", 2), operands[0], tangent, *rest)[0]

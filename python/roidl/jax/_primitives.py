@@ -10,8 +10,8 @@ import jax
 import jax.extend.core
 from jax.interpreters import mlir
 
-from .. import _core
 from .._bridge import bridge
+from .._params import ALIGN_MODES
 from ._sharding import divisible_call, result_specs
 from ._site import ROLES, Site
 from ._versions import needs_devices_to_lower, result_type, varying_alike
@@ -27,20 +27,7 @@ def bind(site: Site, *operands: Array) -> list[Array]:
     return results
 
 
-def _check_forward(site: Site, operands: tuple[Any, ...]) -> None:
-    for operand in operands:
-        if not all(isinstance(size, int) for size in operand.shape):
-            raise NotImplementedError(
-                f"{site.op}: symbolic dimensions are not implemented, got shape {operand.shape}"
-            )
-    types = [(operand.shape, operand.dtype.name) for operand in operands]
-    indices = types[2] if site.indexed else None
-    _core.result_shape(site.op, site.params._asdict(), types[0], types[1], indices)
-
-
 def _abstract_eval(*operands: Any, site: Site) -> list[Any]:
-    if site.op in ("roi_align", "roi_pool"):  # the others follow from one of these
-        _check_forward(site, operands)
     described = zip(site.result_types(operands), result_specs(site, operands), strict=True)
     return [
         result_type(operands, shape, jax.numpy.dtype(dtype), spec)
@@ -50,7 +37,7 @@ def _abstract_eval(*operands: Any, site: Site) -> list[Any]:
 
 def _check_kernel(site: Site) -> None:
     # It may be traced all the same: its transpose is the gradient to the boxes.
-    if site.op.startswith("roi_align_jvp_boxes") and site.params.mode != 0:
+    if site.op.startswith("roi_align_jvp_boxes") and site.params.mode != ALIGN_MODES["avg"]:
         raise NotImplementedError(
             "roi_align: forward mode and second derivatives along the boxes are implemented for "
             "mode 'avg' only"
