@@ -80,8 +80,9 @@ def read(call: Call) -> tuple[Array, Array, Array | None]:
         )
     input = as_array(op, "input", call.leader)
     boxes, indices = _boxes_and_indices(call, input)
-    described = [None if x is None else _metadata(op, x) for x in (input, boxes, indices)]
-    _core.result_shape(op, call.params._asdict(), *described)
+    last = None if indices is None else _metadata(op, indices)
+    params = call.params._asdict()
+    _core.result_shape(op, params, _metadata(op, input), _metadata(op, boxes), last)
     if op == "roi_pool" and call.arguments[1] and call.params.mode != POOL_MODES["max"]:
         raise ValueError(f"{op}: only mode 'max' has an argmax to return")
     return input, boxes, indices

@@ -33,14 +33,14 @@ def factors_of(site: Site, role: str) -> Factors:
 
     n: images, if each has its own regions, else i; c: channels; k: regions; h, w, y, x, j: no more.
     """
-    rows = ("n", "k") if site.grouped else ("k",)
+    rows: Factors = ("n", "k") if site.grouped else ("k",)
     if role == INDICES:
         return rows
     if role == BOXES:
         return (*rows, "j")
-    first, plane = (("n" if site.grouped else "i",), ("h", "w"))
-    if role != MAP:
-        first, plane = rows, ("y", "x")
+    first, plane = rows, ("y", "x")
+    if role == MAP:
+        first, plane = ("n" if site.grouped else "i",), ("h", "w")
     return (*first, *plane, "c") if site.channels_last else (*first, "c", *plane)
 
 

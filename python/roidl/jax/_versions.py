@@ -11,7 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 Array = Any
 
-type_of: Any = jax.typeof if hasattr(jax, "typeof") else core.get_aval  # before JAX 0.6
+type_of: Any = getattr(jax, "typeof", None)
+if type_of is None:  # before JAX 0.6
+    type_of = vars(core)["get_aval"]
 
 # In shard_map, arrays that one operator takes must vary over the same axes of the mesh. JAX 0.9 and
 # later have the first name, 0.6 the second, and before that there was no such notion.
