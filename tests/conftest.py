@@ -37,6 +37,8 @@ class Lib(NamedTuple):
     array: type[Any]  # what results are instances of
     writable: bool = True  # may be passed as out=
     dtypes: tuple[str, ...] = ALL_DTYPES
+    # What the adapter raises where values of boxes are wrong; None: what the core does
+    run_time_errors: tuple[type[Exception], ...] | None = None
 
 
 def _numpy() -> Lib:
@@ -69,7 +71,15 @@ def _jax() -> Lib:
     config: Any = jax.config
     config.update("jax_enable_x64", True)  # or float64 would become float32
     cpu = jax.devices("cpu")[0]
-    return Lib("jax", lambda array: jax.device_put(array, cpu), np.asarray, jax.Array, False)
+    return Lib(
+        "jax",
+        lambda array: jax.device_put(array, cpu),
+        np.asarray,
+        jax.Array,
+        writable=False,
+        # JAX's choice, depending on whether it ran the call at once.
+        run_time_errors=(jax.errors.JaxRuntimeError, ValueError),
+    )
 
 
 def _tensorflow() -> Lib:

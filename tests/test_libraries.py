@@ -245,13 +245,14 @@ def test_tracers_and_deleted_arrays_of_jax(get_lib: Callable[[str], Lib]) -> Non
     lib = get_lib("jax")
     import jax
 
-    arguments = every_argument("roi_align") | {"out": None}
-    features = lib.asarray(arguments["input"])
-    with pytest.raises(TypeError, match=r"^roi_align: input cannot be read .*trace"):
-        jax.jit(lambda x: roidl.roi_align(**arguments | {"input": x}))(features)
-    features.delete()
-    with pytest.raises(TypeError, match=r"^roi_align: input cannot be read .*deleted"):
-        roidl.roi_align(**arguments | {"input": features})
+    arguments = every_argument("roi_align_backward") | {"out": None}
+    gradient = lib.asarray(arguments["grad_output"])
+    backward = roidl.roi_align_backward
+    with pytest.raises(TypeError, match=r"^roi_align_backward: grad_output cannot be read .*trace"):
+        jax.jit(lambda grad: backward(**arguments | {"grad_output": grad}))(gradient)
+    gradient.delete()
+    with pytest.raises(TypeError, match=r"^roi_align_backward: .* cannot be read .*deleted"):
+        backward(**arguments | {"grad_output": gradient})
 
 
 # TensorFlow ---------------------------------------------------------------------------------------

@@ -70,9 +70,10 @@ def _axes(entry: Any) -> Axes:
 def _division(site: Site, mesh: Any, arrays: Sequence[tuple[str, Any]]) -> dict[str, Axes]:
     """The axes of the mesh over which each factor is divided: as the first array that is has it."""
     division: dict[str, Axes] = {}
+    known = [(role, array) for role, array in arrays if isinstance(array.sharding, NamedSharding)]
     for factor in DIVISIBLE:
         taken = {axis for axes in division.values() for axis in axes}
-        for role, array in arrays:
+        for role, array in known:
             names = factors_of(site, role)
             if factor not in names:
                 continue
@@ -106,22 +107,18 @@ def result_specs(site: Site, types: Sequence[Any]) -> list[tuple[Axes | None, ..
     return [_spec(site, role, division) for role in site.result_roles()]
 
 
+def _whole(like: Any, count: int) -> Any:
+    """Shardings of arrays that every device has whole, where there is no mesh to name axes of."""
+    return (type(like).get_replicated(like._device_assignment),) * count
+
+
 def _partition(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
     operand_roles, result_roles = site.operand_roles(), site.result_roles()
-    shapes = (*operands, *results)
-    if not all(isinstance(shape.sharding, NamedSharding) for shape in shapes):
-        # Without a mesh there are no names of axes: every device gets it all.
-        whole = [
-            type(shape.sharding).get_replicated(shape.sharding._device_assignment)
-            for shape in shapes
-        ]
-        return (
-            mesh,
-            partial(call, site),
-            tuple(whole[len(operands) :]),
-            tuple(whole[: len(operands)]),
-        )
-    roles = (*operand_roles, *result_roles)
+    if mesh.empty:
+        like = results[0].sharding
+        parts = _whole(like, len(results)), _whole(like, len(operands))
+        return mesh, partial(call, site), *parts
+    roles, shapes = (*operand_roles, *result_roles), (*operands, *results)
     division = _division(site, mesh, list(zip(roles, shapes, strict=True)))
 
     shape = list(site.input_shape)
@@ -145,6 +142,10 @@ def _partition(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
 
 
 def _infer(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
+    # Nothing may be raised here: XLA would end the process.
+    if mesh.empty:
+        like = next(each.sharding for each in operands if each.sharding is not None)
+        return _whole(like, len(results))
     division = _division(site, mesh, list(zip(site.operand_roles(), operands, strict=True)))
     return _shardings(site, mesh, site.result_roles(), division)
 

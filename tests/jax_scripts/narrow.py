@@ -1,0 +1,29 @@
+"""Run by test_jax.py where JAX has no 64-bit types, its default."""
+
+import jax
+import numpy as np
+import pytest
+
+from roidl.jax import roi_align
+
+assert not jax.config.read("jax_enable_x64")
+image = np.arange(2.0)[:, None, None, None] * np.ones((2, 1, 4, 4))  # float64, as NumPy has it
+boxes = np.array([[1.0, 1.0, 3.0, 3.0]] * 2)
+
+
+def pooled(indices: list[int]) -> jax.Array:
+    result: jax.Array = roi_align(image, boxes, 1, batch_indices=np.array(indices, np.int64))
+    return result.ravel()
+
+
+assert pooled([1, 0]).dtype == np.float32
+assert pooled([1, 0]).tolist() == [1.0, 0.0]
+for wrong in (2**32, 2**40 + 1, -(2**32)):  # whose lower half is the index of an image
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="batch index of row 1 is "):
+        pooled([1, wrong]).block_until_ready()
+
+gradient = jax.jit(jax.grad(lambda x, b: roi_align(x, [b, b], 1).sum(), argnums=(0, 1)))
+to_image, to_boxes = gradient(image.astype(np.float16), boxes)
+assert to_image.dtype == np.float16
+assert to_boxes.dtype == np.float32
+print("fine")

@@ -1,0 +1,135 @@
+"""Run by test_jax_sharding.py on eight devices: prints, case by case, collectives and divisions."""
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import oracle
+from roidl.jax import roi_align, roi_pool
+
+P = PartitionSpec
+MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("c", "r"))
+RNG = np.random.default_rng(81)
+FEATURES = RNG.standard_normal((2, 8, 9, 11)).astype(np.float32)
+CORNERS = np.concatenate([RNG.uniform(0, 4, (16, 2)), RNG.uniform(5, 9, (16, 2))], axis=1)
+ROWS = np.column_stack([np.repeat([0, 1], 8), CORNERS]).astype(np.float32)
+ODD = ROWS[:15]
+GROUPED = ROWS[:, 1:].reshape(2, 8, 4)
+WEIGHTS = RNG.standard_normal((16, 8, 3, 3)).astype(np.float32)
+RULE: dict[str, Any] = {"sampling_ratio": 2}
+
+KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def align(input: Any, boxes: Any, mode: str = "avg", layout: str = "NCHW") -> Any:
+    return roi_align(input, boxes, 3, mode=mode, layout=layout, **RULE)
+
+
+def weighed(input: Any, boxes: Any, mode: str = "avg") -> Any:
+    pooled = align(input, boxes, mode)
+    spec = P("r", "c") if boxes.ndim == 2 else P("r", None, "c")
+    weights = WEIGHTS.reshape(pooled.shape)
+    return (pooled * jax.lax.with_sharding_constraint(weights, NamedSharding(MESH, spec))).sum()
+
+
+def put(array: Any, *spec: Any) -> Any:
+    return jax.device_put(array, NamedSharding(MESH, P(*spec)))
+
+
+def forward(mode: str = "avg") -> Any:
+    return oracle.roi_align(FEATURES, ROWS, (3, 3), mode=mode, **RULE)
+
+
+def backward(mode: str = "avg") -> Any:
+    return oracle.roi_align_backward(WEIGHTS, FEATURES, ROWS, mode=mode, **RULE)
+
+
+def backward_boxes(mode: str = "avg") -> Any:
+    return oracle.roi_align_backward_boxes(WEIGHTS, FEATURES, ROWS, mode=mode, **RULE)
+
+
+X, B = put(FEATURES, None, "c"), put(ROWS, "r")
+CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Any]] = {
+    "forward": (align, (X, B), forward()),
+    "forward NHWC": (
+        lambda x, b: align(x, b, layout="NHWC"),
+        (put(FEATURES.transpose(0, 2, 3, 1), None, None, None, "c"), B),
+        forward().transpose(0, 2, 3, 1),
+    ),
+    "forward max": (lambda x, b: align(x, b, "max"), (X, B), forward("max")),
+    "forward indices": (
+        lambda x, b, i: roi_align(x, b, 3, batch_indices=i, **RULE),
+        (X, put(ROWS[:, 1:], "r"), put(ROWS[:, 0].astype(np.int32), "r")),
+        forward(),
+    ),
+    "to input": (jax.grad(weighed), (X, B), backward()),
+    "to input max": (jax.grad(lambda x, b: weighed(x, b, "max")), (X, B), backward("max")),
+    "to boxes": (jax.grad(weighed, argnums=1), (X, B), backward_boxes()),
+    "pool": (
+        lambda x, b: roi_pool(x, b, 3),
+        (X, B),
+        oracle.roi_pool(FEATURES, ROWS, (3, 3))[0],
+    ),
+    "pool to input": (
+        jax.grad(lambda x, b: roi_pool(x, b, 3).sum()),
+        (X, B),
+        oracle.roi_pool_backward(
+            np.ones_like(WEIGHTS),
+            ROWS,
+            oracle.roi_pool(FEATURES, ROWS, (3, 3))[1],
+            FEATURES.shape,
+        ),
+    ),
+    "images": (
+        align,
+        (put(FEATURES, "r", "c"), put(GROUPED, "r")),
+        forward().reshape(2, 8, 8, 3, 3),
+    ),
+    "images to input": (
+        jax.grad(weighed),
+        (put(FEATURES, "r", "c"), put(GROUPED, "r")),
+        backward(),
+    ),
+    # Fifteen regions have no halves: they stay whole, and nothing is padded.
+    "odd": (
+        lambda x, b: align(x, jax.lax.with_sharding_constraint(b, NamedSharding(MESH, P()))),
+        (X, put(ODD)),
+        forward()[:15],
+    ),
+    # The regions may belong to any image: the images have to come together.
+    "images of all regions": (align, (put(FEATURES, "r"), put(ROWS)), forward()),
+}
+
+
+def in_shard_map(function: Any, outs: Any) -> Any:
+    shard_map: Any = getattr(jax, "shard_map", None)
+    if shard_map is None:  # before JAX 0.7
+        shard_map = importlib.import_module("jax.experimental.shard_map").shard_map
+    return shard_map(function, mesh=MESH, in_specs=(P(None, "c"), P("r")), out_specs=outs)
+
+
+CASES["shard_map"] = (in_shard_map(align, P("r", "c")), (X, B), forward())
+CASES["shard_map to both"] = (
+    jax.grad(lambda x, b: (in_shard_map(align, P("r", "c"))(x, b) * WEIGHTS).sum(), argnums=(0, 1)),
+    (X, B),
+    (backward(), backward_boxes()),
+)
+
+jax.config.update("jax_use_shardy_partitioner", sys.argv[1] == "shardy")
+for name, (function, arguments, expected) in CASES.items():
+    compiled = jax.jit(function).lower(*arguments).compile()
+    text, result = str(compiled.as_text()), compiled(*arguments)
+    results, wanted = jax.tree.leaves(result), jax.tree.leaves(expected)
+    for got, right in zip(results, wanted, strict=True):
+        np.testing.assert_allclose(got, right, rtol=0, atol=1e-4, err_msg=name)
+    counts = {kind: len(re.findall(rf"= \S+ {kind}(?:-start)?\(", text)) for kind in KINDS}
+    counts = {kind: count for kind, count in counts.items() if count}
+    shards = [part.addressable_shards[0].data.shape for part in results]
+    print(json.dumps({"case": name, "counts": counts, "shards": shards}))
