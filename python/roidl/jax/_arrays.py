@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _core
-from .._params import POOL_MODES, Call
+from .._params import POOL_MODES, Call, RoiAlignParams, RoiPoolParams
 
 Array = Any
 
@@ -37,19 +38,40 @@ def _as_indices(op: str, value: Any) -> Array:
     return as_array(op, "batch_indices", value)
 
 
-def _metadata(op: str, array: Array) -> tuple[tuple[int, ...], str]:
-    if not all(isinstance(size, int) for size in array.shape):
+Metadata = tuple[tuple[int, ...], Any]  # shape and dtype
+
+
+def _metadata(array: Array) -> Metadata:
+    return array.shape, array.dtype
+
+
+def _named(op: str, metadata: Metadata) -> tuple[tuple[int, ...], str]:
+    shape, dtype = metadata
+    if not all(isinstance(size, int) for size in shape):
         raise NotImplementedError(
-            f"{op}: symbolic dimensions are not implemented, got shape {list(array.shape)}"
+            f"{op}: symbolic dimensions are not implemented, got shape {list(shape)}"
         )
-    return array.shape, array.dtype.name
+    return shape, dtype.name
+
+
+@functools.lru_cache(maxsize=1024)
+def _check(
+    op: str,
+    params: RoiAlignParams | RoiPoolParams,
+    input: Metadata,
+    boxes: Metadata,
+    indices: Metadata | None,
+) -> None:
+    """Have the core check a call, once: naming dtypes takes longer than the smallest call."""
+    last = None if indices is None else _named(op, indices)
+    _core.result_shape(op, params._asdict(), _named(op, input), _named(op, boxes), last)
 
 
 def _join(op: str, boxes: Any, input: Array) -> tuple[Array, Array]:
     """A list of boxes as [K, 4] and the image of each."""
     arrays = [as_array(op, f"boxes[{i}]", each) for i, each in enumerate(boxes)]
     images = input.shape[0] if input.ndim == 4 else len(arrays)  # else it is refused later
-    _core.check_box_list(op, [_metadata(op, array) for array in arrays], images)
+    _core.check_box_list(op, [_named(op, _metadata(array)) for array in arrays], images)
     # Integers that float32 has no room for are rounded, as the compiled core does.
     dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
     parts = [array.astype(dtype) for array in arrays] or [jnp.zeros((0, 4), dtype)]
@@ -80,9 +102,8 @@ def read(call: Call) -> tuple[Array, Array, Array | None]:
         )
     input = as_array(op, "input", call.leader)
     boxes, indices = _boxes_and_indices(call, input)
-    last = None if indices is None else _metadata(op, indices)
-    params = call.params._asdict()
-    _core.result_shape(op, params, _metadata(op, input), _metadata(op, boxes), last)
+    last = None if indices is None else _metadata(indices)
+    _check(op, call.params, _metadata(input), _metadata(boxes), last)
     if op == "roi_pool" and call.arguments[1] and call.params.mode != POOL_MODES["max"]:
         raise ValueError(f"{op}: only mode 'max' has an argmax to return")
     return input, boxes, indices

@@ -23,6 +23,8 @@ PRIMITIVES: dict[str, Any] = {}
 
 def bind(site: Site, *operands: Array) -> list[Array]:
     """Run, or stage, one use of an operator."""
+    if not any(isinstance(operand, jax.core.Tracer) for operand in operands):
+        return _run(site, *operands)  # type: ignore[no-any-return]  # by jit's shortest way
     results: list[Array] = PRIMITIVES[site.op].bind(*varying_alike(operands), site=site)
     return results
 
