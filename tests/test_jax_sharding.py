@@ -9,7 +9,7 @@ import pytest
 
 from test_jax import run_script
 
-pytest.importorskip("jax")
+jax = pytest.importorskip("jax")
 
 NOTHING: dict[str, int] = {}
 ONE_SUM = {"all-reduce": 1}
@@ -31,6 +31,13 @@ EXPECTED: dict[str, tuple[dict[str, int], list[list[int]]]] = {
     "shard_map": (NOTHING, [[8, 2, 3, 3]]),
     "shard_map to both": ({"all-reduce": 2}, [[2, 2, 9, 11], [8, 5]]),
 }
+# From JAX 0.7 on.
+EXPLICIT: dict[str, tuple[dict[str, int], list[list[int]]]] = {
+    "explicit": (NOTHING, [[8, 2, 3, 3]]),
+    "explicit to both": ({"all-reduce": 2}, [[2, 2, 9, 11], [8, 5]]),
+    "explicit images": (NOTHING, [[1, 8, 2, 3, 3]]),
+    "explicit images of all regions": (NOTHING, [[1, 8, 9, 11]]),
+}
 
 
 @pytest.mark.parametrize("partitioner", ["shardy", "gspmd"])
@@ -42,4 +49,4 @@ def test_what_is_divided_stays_divided(partitioner: str) -> None:
     for line in out.splitlines():
         report = json.loads(line)
         found[report["case"]] = (report["counts"], report["shards"])
-    assert found == EXPECTED
+    assert found == EXPECTED | (EXPLICIT if hasattr(jax.sharding, "reshard") else {})

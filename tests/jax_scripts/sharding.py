@@ -122,6 +122,35 @@ CASES["shard_map to both"] = (
     (backward(), backward_boxes()),
 )
 
+if hasattr(jax.sharding, "reshard"):  # types that say how an array is divided, from JAX 0.7 on
+    EXPLICIT = jax.make_mesh((4, 2), ("c", "r"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+
+    def typed(array: Any, *spec: Any) -> Any:
+        return jax.device_put(array, NamedSharding(EXPLICIT, P(*spec)))
+
+    def explicit_loss(input: Any, boxes: Any) -> Any:
+        pooled = align(input, boxes)
+        assert jax.typeof(pooled).sharding.spec == P("r", "c", None, None)
+        return (pooled * typed(WEIGHTS, "r", "c")).sum()
+
+    XT, BT = typed(FEATURES, None, "c"), typed(ROWS, "r")
+    CASES["explicit"] = (align, (XT, BT), forward())
+    CASES["explicit to both"] = (
+        jax.grad(explicit_loss, argnums=(0, 1)),
+        (XT, BT),
+        (backward(), backward_boxes()),
+    )
+    CASES["explicit images"] = (
+        align,
+        (typed(FEATURES, "r", "c"), typed(GROUPED, "r")),
+        forward().reshape(2, 8, 8, 3, 3),
+    )
+    CASES["explicit images of all regions"] = (
+        jax.grad(lambda x, b: (align(x, b) * WEIGHTS).sum()),
+        (typed(FEATURES, "r"), typed(ROWS)),
+        backward(),
+    )
+
 jax.config.update("jax_use_shardy_partitioner", sys.argv[1] == "shardy")
 for name, (function, arguments, expected) in CASES.items():
     compiled = jax.jit(function).lower(*arguments).compile()

@@ -12,9 +12,9 @@ from jax.interpreters import mlir
 
 from .._bridge import bridge
 from .._params import ALIGN_MODES
-from ._sharding import divisible_call, result_specs
+from ._sharding import divisible_call, in_parts
 from ._site import ROLES, Site
-from ._versions import needs_devices_to_lower, result_type, varying_alike
+from ._versions import explicit_mesh, needs_devices_to_lower, result_type, varying_alike
 
 Array = Any
 
@@ -25,15 +25,22 @@ def bind(site: Site, *operands: Array) -> list[Array]:
     """Run, or stage, one use of an operator."""
     if not any(isinstance(operand, jax.core.Tracer) for operand in operands):
         return _run(site, *operands)  # type: ignore[no-any-return]  # by jit's shortest way
+    mesh = explicit_mesh(operands)
+    if mesh is not None:
+        return _in_parts(site, mesh, *operands)  # type: ignore[no-any-return]
     results: list[Array] = PRIMITIVES[site.op].bind(*varying_alike(operands), site=site)
     return results
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _in_parts(site: Site, mesh: Any, *operands: Array) -> list[Array]:
+    return in_parts(site, mesh, bind, operands)  # type: ignore[no-any-return]
+
+
 def _abstract_eval(*operands: Any, site: Site) -> list[Any]:
-    described = zip(site.result_types(operands), result_specs(site, operands), strict=True)
     return [
-        result_type(operands, shape, jax.numpy.dtype(dtype), spec)
-        for (shape, dtype), spec in described
+        result_type(operands, shape, jax.numpy.dtype(dtype))
+        for shape, dtype in site.result_types(operands)
     ]
 
 

@@ -8,7 +8,7 @@ all-reduce. Images may be divided where the boxes are grouped by image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ._site import BOXES, INDICES, MAP, Site
-from ._versions import mesh_and_type
+from ._versions import type_of
 
 Array = Any
 Axes = tuple[str, ...]  # of the mesh
@@ -96,15 +96,35 @@ def _shardings(site: Site, mesh: Any, roles: Sequence[str], division: dict[str, 
     return tuple(NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs)
 
 
-def result_specs(site: Site, types: Sequence[Any]) -> list[tuple[Axes | None, ...]]:
-    """How the results are divided, by what the types of the operands say of that."""
-    mesh, _ = mesh_and_type(types)
-    division: dict[str, Axes] = {}
-    if mesh is not None:
-        pairs = zip(site.operand_roles(), types, strict=True)
-        named = [pair for pair in pairs if mesh_and_type([pair[1]])[0] is not None]
-        division = _division(site, mesh, named)
-    return [_spec(site, role, division) for role in site.result_roles()]
+def _local(site: Site, mesh: Any, division: dict[str, Axes]) -> Site:
+    """What the operator is to one device."""
+    shape = list(site.input_shape)
+    for dimension, factor in enumerate(factors_of(site, MAP)):
+        for axis in division.get(factor, ()):
+            shape[dimension] //= mesh.shape[axis]
+    return site._replace(input_shape=tuple(shape))
+
+
+def in_parts(site: Site, mesh: Any, bind: Callable[..., Any], operands: Sequence[Array]) -> Any:
+    """Where types say how arrays are divided: each device's part, and what divides the results."""
+    roles = site.operand_roles()
+    types = [type_of(operand) for operand in operands]
+    division = _division(site, mesh, list(zip(roles, types, strict=True)))
+    specs = [PartitionSpec(*_spec(site, role, division)) for role in roles]
+    parts: Any = jax.shard_map(
+        lambda *parts: tuple(bind(_local(site, mesh, division), *parts)),
+        mesh=mesh,
+        in_specs=tuple(specs),
+        out_specs=tuple(
+            PartitionSpec(*_spec(site, role, division)) for role in site.result_roles()
+        ),
+    )
+    reshard: Any = jax.sharding.reshard
+    placed = [
+        reshard(operand, NamedSharding(mesh, spec))
+        for operand, spec in zip(operands, specs, strict=True)
+    ]
+    return list(parts(*placed))
 
 
 def _whole(like: Any, count: int) -> Any:
@@ -121,11 +141,7 @@ def _partition(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
     roles, shapes = (*operand_roles, *result_roles), (*operands, *results)
     division = _division(site, mesh, list(zip(roles, shapes, strict=True)))
 
-    shape = list(site.input_shape)
-    for dimension, factor in enumerate(factors_of(site, MAP)):
-        for axis in division.get(factor, ()):
-            shape[dimension] //= mesh.shape[axis]
-    local = site._replace(input_shape=tuple(shape))
+    local = _local(site, mesh, division)
     kept = {factor for role in result_roles for factor in factors_of(site, role)}
     summed = tuple(axis for factor, axes in division.items() if factor not in kept for axis in axes)
 

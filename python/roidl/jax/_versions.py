@@ -26,7 +26,7 @@ def varying_alike(operands: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(_unify(*operands))
 
 
-def mesh_and_type(types: Sequence[Any]) -> tuple[Any, Any]:
+def _mesh_and_type(types: Sequence[Any]) -> tuple[Any, Any]:
     """The mesh that one of the types names, and that type; or None and the first."""
     for each in types:
         mesh = getattr(getattr(each, "sharding", None), "mesh", None)
@@ -35,15 +35,19 @@ def mesh_and_type(types: Sequence[Any]) -> tuple[Any, Any]:
     return None, types[0]
 
 
-def result_type(
-    types: Sequence[Any], shape: tuple[int, ...], dtype: Any, spec: Sequence[Any]
-) -> Any:
-    """The type of a result of operands of some types, divided by `spec` if they name a mesh."""
-    mesh, like = mesh_and_type(types)
+def explicit_mesh(operands: Sequence[Array]) -> Any:
+    """The mesh over which the types of the operands say how they are divided, or None."""
+    mesh, _ = _mesh_and_type([type_of(operand) for operand in operands])
+    return mesh if getattr(mesh, "explicit_axes", ()) else None  # as of JAX 0.7
+
+
+def result_type(types: Sequence[Any], shape: tuple[int, ...], dtype: Any) -> Any:
+    """The type of a result of operands of some types."""
+    mesh, like = _mesh_and_type(types)
     if mesh is None:
         return jax.core.ShapedArray(shape, dtype)
-    # Of `like` it keeps over which axes of the mesh it varies.
-    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    # Of `like` it keeps over which axes of the mesh it varies, inside shard_map.
+    sharding = NamedSharding(mesh, PartitionSpec())
     return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
 
