@@ -213,22 +213,23 @@ RoiPoolProblem pool_problem(const Call& call, const Tensor& input, const BoxOper
   return make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes, b.indices());
 }
 
+// The mode max has an argmax: it may be asked for, and the derivatives need it, as the operand that
+// follows the gradient or the tangent.
+bool has_argmax(const Call& call) {
+  return call.params<RoiPoolParams>().mode == static_cast<int32_t>(PoolMode::max);
+}
+
 void pool_forward(const Call& call) {
   const Tensor input = call.operand(0, "input");
   const BoxOperands b(call, 1);
   RoiPoolProblem problem = pool_problem(call, input, b);
-  const bool two = call.has_result(1);
+  const bool two = has_argmax(call) && call.has_result(1);
   const Tensor argmax = two ? call.result(1, "argmax") : Tensor{};
   roi_pool_forward(problem, input, b.boxes, call.result(0, "out"), two ? &argmax : nullptr);
 }
 
-// The mode max needs the argmax; it follows the gradient or the tangent.
-bool needs_argmax(const Call& call) {
-  return call.params<RoiPoolParams>().mode == static_cast<int32_t>(PoolMode::max);
-}
-
 void pool_backward(const Call& call) {
-  const bool two = needs_argmax(call);
+  const bool two = has_argmax(call);
   const Tensor grad_input = call.result(0, "out");
   const Tensor argmax = two ? call.operand(1, "argmax") : Tensor{};
   const BoxOperands b(call, two ? 2 : 1);
@@ -238,7 +239,7 @@ void pool_backward(const Call& call) {
 }
 
 void pool_jvp(const Call& call) {
-  const bool two = needs_argmax(call);
+  const bool two = has_argmax(call);
   const Tensor tangent = call.operand(0, "input_tangent");
   const Tensor argmax = two ? call.operand(1, "argmax") : Tensor{};
   const BoxOperands b(call, two ? 2 : 1);

@@ -5,6 +5,7 @@
 #include <xla/ffi/api/c_api.h>
 
 #include <cstddef>
+#include <type_traits>
 
 namespace ours = roidl::abi::xla;
 
@@ -44,9 +45,11 @@ SAME_DTYPE(kBF16, BF16);
 SAME_DTYPE(kC64, C64);
 SAME_DTYPE(kC128, C128);
 
-SAME_FIELD(Extension, XLA_FFI_Extension_Base, struct_size);
-SAME_FIELD(Extension, XLA_FFI_Extension_Base, type);
-SAME_FIELD(Extension, XLA_FFI_Extension_Base, next);
+// Its name changed with jaxlib 0.12, as did those of functions that are not called.
+using TheirExtension = std::remove_pointer_t<decltype(XLA_FFI_Buffer::extension_start)>;
+SAME_FIELD(Extension, TheirExtension, struct_size);
+SAME_FIELD(Extension, TheirExtension, type);
+SAME_FIELD(Extension, TheirExtension, next);
 
 SAME_FIELD(Buffer, XLA_FFI_Buffer, extension_start);
 SAME_FIELD(Buffer, XLA_FFI_Buffer, dtype);
@@ -104,15 +107,7 @@ static_assert(sizeof(ours::NumThreadsArgs) == sizeof(XLA_FFI_ThreadPool_NumThrea
 SAME_FIELD(Api, XLA_FFI_Api, api_version);
 SAME_FIELD(Api, XLA_FFI_Api, internal_api);
 SAME_FUNCTION(Error_Create);
-SAME_FUNCTION(Error_GetMessage);
 SAME_FUNCTION(Error_Destroy);
-SAME_FUNCTION(Handler_Register);
 SAME_FUNCTION(Stream_Get);
-SAME_FUNCTION(Type_Register);
-SAME_FUNCTION(ExecutionContext_Get);
-SAME_FUNCTION(State_Set);
-SAME_FUNCTION(State_Get);
-SAME_FUNCTION(DeviceMemory_Allocate);
-SAME_FUNCTION(DeviceMemory_Free);
 SAME_FUNCTION(ThreadPool_Schedule);
 SAME_FUNCTION(ThreadPool_NumThreads);

@@ -17,8 +17,9 @@ import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .._params import POOL_MODES
 from ._site import BOXES, INDICES, MAP, Site
-from ._versions import type_of
+from ._versions import CALLS_MUST_RETURN_PAIRS, type_of
 
 Array = Any
 Axes = tuple[str, ...]  # of the mesh
@@ -50,6 +51,10 @@ def call(site: Site, *operands: Array) -> tuple[Array, ...]:
         jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype))
         for shape, dtype in site.result_types(operands)
     ]
+    if CALLS_MUST_RETURN_PAIRS and site.results == 1:
+        has_argmax = site.op == "roi_pool" and site.params.mode == POOL_MODES["max"]
+        more = jax.ShapeDtypeStruct(types[0].shape if has_argmax else (0,), jax.numpy.int32)
+        types.append(more)
     # NumPy's, as their width does not depend on whether JAX has 64-bit types.
     attributes = {
         name: value
@@ -57,7 +62,8 @@ def call(site: Site, *operands: Array) -> tuple[Array, ...]:
         else (np.float64 if isinstance(value, float) else np.int64)(value)
         for name, value in site.params._asdict().items()
     }
-    return tuple(jax.ffi.ffi_call(f"roidl_{site.op}", types)(*operands, **attributes))
+    results = jax.ffi.ffi_call(f"roidl_{site.op}", types)(*operands, **attributes)
+    return tuple(results[: site.results])
 
 
 def _axes(entry: Any) -> Axes:

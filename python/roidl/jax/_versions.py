@@ -15,6 +15,10 @@ type_of: Any = getattr(jax, "typeof", None)
 if type_of is None:  # before JAX 0.6
     type_of = vars(core)["get_aval"]
 
+# The compilers for CPU of 0.7.0 and before end the process when a program that joins arrays has a
+# custom call as its root; one that returns a pair is followed by the choice of one.
+CALLS_MUST_RETURN_PAIRS = jax.__version_info__ < (0, 8)
+
 # In shard_map, arrays that one operator takes must vary over the same axes of the mesh. JAX 0.9 and
 # later have the first name, 0.6 the second, and before that there was no such notion.
 _unify: Any = getattr(core, "auto_insert_reshard", None) or getattr(
