@@ -14,7 +14,7 @@ from .._bridge import bridge
 from .._params import ALIGN_MODES
 from ._sharding import divisible_call, in_parts
 from ._site import ROLES, Site
-from ._versions import explicit_mesh, needs_devices_to_lower, result_type, varying_alike
+from ._versions import explicit_mesh, register, result_type, varying_alike
 
 Array = Any
 
@@ -76,7 +76,7 @@ def _make_primitive(op: str) -> Any:
     primitive.def_abstract_eval(_abstract_eval)
     # On other platforms JAX says that there is no rule.
     mlir.register_lowering(primitive, _lower, platform="cpu")
-    needs_devices_to_lower(primitive)
+    register(primitive)
     return primitive
 
 

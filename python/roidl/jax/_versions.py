@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,11 @@ def result_type(types: Sequence[Any], shape: tuple[int, ...], dtype: Any) -> Any
     return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
 
-def needs_devices_to_lower(primitive: Any) -> None:
-    """As custom_partitioning's own primitive does: without them it would see one device."""
+def register(primitive: Any) -> None:
+    """Make a primitive known where JAX keeps lists of its own."""
+    # As custom_partitioning's, which it becomes: without the devices it would see but one.
     dispatch.prim_requires_devices_during_lowering.add(primitive)
+    if not hasattr(jax, "typeof"):
+        rules = importlib.import_module("jax.experimental.shard_map")
+        rules.register_standard_check(primitive)
+        rules.register_standard_rewrite(primitive)
