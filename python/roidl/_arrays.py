@@ -117,6 +117,12 @@ def _tensorflow_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["tensorflow"].convert_to_tensor(result)
 
 
+def _tensorflow_run(call: Call) -> Any:
+    from . import tensorflow
+
+    return tensorflow.run(call)
+
+
 def _standard_adopt(op: str, result: Array, like: Array) -> Array:
     """By the array API standard: the input's own namespace takes the memory over."""
     namespace = getattr(like, "__array_namespace__", None)
@@ -142,7 +148,9 @@ LIBRARIES = {
     "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable),
     "jax": Library(_as_it_is, _jax_adopt, writable=_never),
     "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never),
-    "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=_never),
+    "tensorflow": Library(
+        _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
+    ),
 }
 
 # The library of every type seen so far; only ever added to.

@@ -1,0 +1,131 @@
+"""Arguments as tensors: boxes in each of their forms, and the core's checks of shapes and types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .. import _core
+from .._params import Call
+
+Tensor = Any
+Boxes = tuple[Tensor, list[Tensor]]  # rows, and their batch indices: one tensor or none
+
+
+def as_tensor(op: str, name: str, value: Any) -> Tensor:
+    """A tensor from a tensor, a variable, or another library's array."""
+    if isinstance(value, tf.Tensor):
+        return value
+    if not isinstance(value, tf.Variable):
+        _core.check_array(op, name, value)
+    return tf.convert_to_tensor(value)
+
+
+def boxes_of(call: Call, input: Tensor) -> Boxes:
+    """Rows and batch indices, from any form of boxes."""
+    boxes, indices = call.boxes, call.batch_indices
+    if isinstance(boxes, (list, tuple, tf.RaggedTensor)):
+        if indices is not None:
+            raise ValueError(f"{call.op}: batch_indices must be None when boxes is a list")
+        if isinstance(boxes, tf.RaggedTensor):
+            return _from_ragged(call.op, boxes, input)
+        return _from_list(call.op, boxes, input)
+    rows = as_tensor(call.op, "boxes", boxes)
+    if indices is None:
+        return rows, []
+    return rows, [as_tensor(call.op, "batch_indices", indices)]
+
+
+def _number_of_images(input: Tensor) -> int | None:
+    return input.shape[0] if input.shape.rank == 4 else None
+
+
+def _from_list(op: str, boxes: Sequence[Any], input: Tensor) -> Boxes:
+    rows = [as_tensor(op, f"boxes[{i}]", part) for i, part in enumerate(boxes)]
+    images = _number_of_images(input)
+    known = [part for part in rows if part.shape.rank is not None]
+    if len(known) == len(rows):
+        shapes = [(_filled(part.shape.as_list(), [0, 4]), _name(op, part)) for part in rows]
+        _core.check_box_list(op, shapes, len(rows) if images is None else images)
+    counts = [part.shape[0] for part in rows]
+    if not rows:
+        return tf.zeros([0, 4]), [tf.zeros([0], tf.int32)]
+    if len({part.dtype for part in rows}) > 1:
+        wide = any(part.dtype == tf.float64 for part in rows)
+        rows = [tf.cast(part, tf.float64 if wide else tf.float32) for part in rows]
+    if None in counts:
+        lengths = tf.stack([tf.shape(part)[0] for part in rows])
+        return tf.concat(rows, 0), [tf.repeat(tf.range(len(rows)), lengths)]
+    images_of_rows = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
+    return tf.concat(rows, 0), [tf.constant(images_of_rows)]
+
+
+def _from_ragged(op: str, boxes: Any, input: Tensor) -> Boxes:
+    """[N, (L_i), 4]: the values of a ragged tensor are the rows."""
+    rows = boxes.values
+    if isinstance(rows, tf.RaggedTensor):  # tf.ragged.constant calls the 4 ragged, too
+        lengths = rows.row_lengths()
+        sentence = f"{op}: boxes must have 4 coordinates per row"
+        with tf.control_dependencies(
+            [tf.debugging.assert_equal(lengths, 4 + 0 * lengths, sentence)]
+        ):
+            rows = tf.reshape(tf.identity(rows.flat_values), [-1, 4])
+    count, images = boxes.shape[0], _number_of_images(input)
+    if count is not None and images is not None:
+        shape = _filled(rows.shape.as_list(), [0, 4]), _name(op, rows)
+        _core.check_box_list(op, [shape] * count, images)
+    return rows, [tf.cast(boxes.value_rowids(), tf.int32)]
+
+
+# Shapes and types ---------------------------------------------------------------------------------
+
+
+def _name(op: str, tensor: Tensor) -> str:
+    kind = tensor.dtype
+    if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
+        raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
+    name: str = kind.name
+    return name
+
+
+def check(call: Call, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> None:
+    """Raise the core's error if the shapes and types are wrong, as far as they are known."""
+    tensors = [input, boxes, *indices]
+    named = [_name(call.op, tensor) for tensor in tensors]
+    shapes = [tensor.shape for tensor in tensors]
+    if any(shape.rank is None for shape in shapes):
+        return
+    try:
+        _core.result_shape(call.op, call.params._asdict(), *_that_fit(shapes, named))
+    except ValueError as error:
+        if all(shape.is_fully_defined() for shape in shapes):
+            raise
+        unknown = ", ".join(str(shape) for shape in shapes)
+        raise ValueError(f"{error} (known of the shapes: {unknown})") from None
+
+
+def _that_fit(shapes: list[Any], names: list[str]) -> tuple[Any, Any, Any]:
+    """Metadata of input, boxes and batch indices, with sizes that fit where they are not known."""
+    features, rows, indices = (*(shape.as_list() for shape in shapes), None)[:3]
+    grouped = len(rows) == 3
+    # As many images as there are groups of boxes, or one; no boxes.
+    images = features[0] if features and features[0] is not None else rows[0] if grouped else 1
+    columns = 4 if grouped or indices is not None else 5
+    features = _filled(features, [1 if images is None else images, 1, 1, 1])
+    if grouped:
+        rows = _filled(rows, [features[0], 0, columns])
+    else:
+        count = indices[0] if indices else 0
+        rows = _filled(rows, [count or 0, columns])
+        indices = indices and _filled(indices, [rows[0]])
+    filled = [features, rows, indices][: len(names)]
+    found = [*zip(filled, names, strict=True), None]
+    return found[0], found[1], found[2]
+
+
+def _filled(sizes: list[int | None], instead: list[int]) -> list[int]:
+    instead = instead + [0] * len(sizes)
+    return [fit if size is None else size for size, fit in zip(sizes, instead, strict=False)]
