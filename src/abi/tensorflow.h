@@ -91,6 +91,10 @@ struct Functions {
                                                Status*);
   void (*TF_OpKernelConstruction_GetAttrBool)(KernelConstruction*, const char* name, unsigned char*,
                                               Status*);
+  void (*TF_OpKernelConstruction_GetAttrSize)(KernelConstruction*, const char* name,
+                                              int32_t* list_size, int32_t* total_size, Status*);
+  void (*TF_OpKernelConstruction_GetAttrString)(KernelConstruction*, const char* name, char*,
+                                                size_t max_length, Status*);
   void (*TF_OpKernelConstruction_Failure)(KernelConstruction*, Status*);
   void (*TF_OpKernelContext_Failure)(KernelContext*, Status*);
   int (*TF_NumInputs)(KernelContext*);
@@ -139,6 +143,8 @@ void visit_functions(Functions& functions, Visit&& visit) {
   visit("TF_RegisterKernelBuilder", f.TF_RegisterKernelBuilder);
   visit("TF_OpKernelConstruction_GetAttrInt64", f.TF_OpKernelConstruction_GetAttrInt64);
   visit("TF_OpKernelConstruction_GetAttrBool", f.TF_OpKernelConstruction_GetAttrBool);
+  visit("TF_OpKernelConstruction_GetAttrSize", f.TF_OpKernelConstruction_GetAttrSize);
+  visit("TF_OpKernelConstruction_GetAttrString", f.TF_OpKernelConstruction_GetAttrString);
   visit("TF_OpKernelConstruction_Failure", f.TF_OpKernelConstruction_Failure);
   visit("TF_OpKernelContext_Failure", f.TF_OpKernelContext_Failure);
   visit("TF_NumInputs", f.TF_NumInputs);

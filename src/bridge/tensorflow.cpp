@@ -134,6 +134,18 @@ void compute_roi_pool_jvp(Call& call, const RoiPoolParams& attributes) {
   });
 }
 
+// A derivative that is not offered: an error when it is computed, if `refused` says so, and 0
+// otherwise. It has no effect but that, so that TensorFlow leaves it out where nothing needs it.
+struct Refusal {
+  std::string sentence;
+};
+
+void compute_refusal(Call& call, const Refusal& refusal) {
+  if (*static_cast<const bool*>(call.input(0).data))
+    throw Error(ErrorKind::unsupported, refusal.sentence);
+  *static_cast<float*>(call.output(0, kFloat32, Shape{}).data) = 0;
+}
+
 // ---- registration ------------------------------------------------------------------------------
 
 std::string failure;  // why the operators are not there, or empty
@@ -155,38 +167,49 @@ void find_functions() {
   });
 }
 
+void read_attributes(tf::KernelConstruction* construction, Refusal& refusal) {
+  int32_t list_size = 0, length = 0;
+  Status status;
+  api.TF_OpKernelConstruction_GetAttrSize(construction, "sentence", &list_size, &length, status);
+  check(status);
+  refusal.sentence.resize(length);
+  api.TF_OpKernelConstruction_GetAttrString(construction, "sentence", refusal.sentence.data(),
+                                            length, status);
+  check(status);
+}
+
 template <class Params>
-struct Kernel {
-  Params attributes{};
-};
+void read_attributes(tf::KernelConstruction* construction, Params& params) {
+  visit_fields(params, ReadAttribute{construction});
+}
 
 template <class Params>
 void* create_kernel(tf::KernelConstruction* construction) {
-  auto* kernel = new (std::nothrow) Kernel<Params>;
+  auto* attributes = new (std::nothrow) Params{};
   guarded(
       [&] {
-        if (kernel == nullptr) throw std::bad_alloc();
-        visit_fields(kernel->attributes, ReadAttribute{construction});
+        if (attributes == nullptr) throw std::bad_alloc();
+        read_attributes(construction, *attributes);
       },
       [&](tf::Status* status) { api.TF_OpKernelConstruction_Failure(construction, status); });
-  return kernel;
+  return attributes;
 }
 
 // One of these for every operator: its name is part of the type, as a C interface takes functions.
 template <class Operator>
-void compute_kernel(void* kernel, tf::KernelContext* context) {
+void compute_kernel(void* attributes, tf::KernelContext* context) {
   using Params = typename Operator::Params;
   guarded(
       [&] {
         Call call(Operator::name, context);
-        Operator::compute(call, static_cast<const Kernel<Params>*>(kernel)->attributes);
+        Operator::compute(call, *static_cast<const Params*>(attributes));
       },
       [&](tf::Status* status) { api.TF_OpKernelContext_Failure(context, status); });
 }
 
 template <class Params>
-void delete_kernel(void* kernel) {
-  delete static_cast<Kernel<Params>*>(kernel);
+void delete_kernel(void* attributes) {
+  delete static_cast<Params*>(attributes);
 }
 
 struct Definition {
@@ -203,6 +226,18 @@ struct Operator {
   static constexpr const char* name = op;
   static void compute(Call& call, const Params& attributes) { function(call, attributes); }
 };
+
+template <class Operator>
+void register_all(const char* name, tf::OpDefinition* definition) {
+  using Params = typename Operator::Params;
+  Status status;
+  api.TF_RegisterOpDefinition(definition, status);
+  check(status);
+  tf::KernelBuilder* kernel = api.TF_NewKernelBuilder(
+      name, "CPU", create_kernel<Params>, compute_kernel<Operator>, delete_kernel<Params>);
+  api.TF_RegisterKernelBuilder(name, kernel, status);
+  check(status);
+}
 
 template <class Operator>
 void define(const Definition& what) {
@@ -230,15 +265,7 @@ void define(const Definition& what) {
   typename Operator::Params fields{};
   visit_fields(fields, DeclareAttribute{op});
   api.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, what.infer);
-  Status status;
-  api.TF_RegisterOpDefinition(op, status);
-  check(status);
-
-  using Params = typename Operator::Params;
-  tf::KernelBuilder* kernel = api.TF_NewKernelBuilder(
-      what.name, "CPU", create_kernel<Params>, compute_kernel<Operator>, delete_kernel<Params>);
-  api.TF_RegisterKernelBuilder(what.name, kernel, status);
-  check(status);
+  register_all<Operator>(what.name, op);
 }
 
 constexpr char kRoiAlign[] = "roi_align";
@@ -250,6 +277,16 @@ constexpr char kRoiAlignJvpBoxesBackward[] = "roi_align_jvp_boxes_backward";
 constexpr char kRoiPool[] = "roi_pool";
 constexpr char kRoiPoolBackward[] = "roi_pool_backward";
 constexpr char kRoiPoolJvp[] = "roi_pool_jvp";
+constexpr char kRefusal[] = "roi_align";
+
+void define_refusal() {
+  tf::OpDefinition* op = api.TF_NewOpDefinitionBuilder("RoidlRefusal");
+  api.TF_OpDefinitionBuilderAddInput(op, "refused: bool");
+  api.TF_OpDefinitionBuilderAddOutput(op, "zero: float");
+  api.TF_OpDefinitionBuilderAddAttr(op, "sentence: string");
+  api.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, infer_like<0>);
+  register_all<Operator<Refusal, compute_refusal, kRefusal>>("RoidlRefusal", op);
+}
 
 void define_all() {
   constexpr const char* indices = "batch_indices: num_indices * I";
@@ -309,6 +346,7 @@ void define_all() {
   try {
     find_functions();
     define_all();
+    define_refusal();
     return true;
   } catch (const std::exception& error) {
     failure = error.what();

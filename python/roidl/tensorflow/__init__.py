@@ -40,7 +40,9 @@ def _execute(call: Call, input: Tensor, boxes: Tensor, indices: list[Tensor]) ->
     if call.op == "roi_align":
         return ops.roidl_roi_align(input, boxes, grid, indices, **attributes)
     return_argmax = call.arguments[1]
-    number = 1 if return_argmax or attributes["mode"] == _gradients.POOL_MAX else 0
+    number = 1 if attributes["mode"] == _gradients.POOL_MAX else 0
+    if return_argmax and not number:
+        raise ValueError("roi_pool: only mode 'max' has an argmax to return")
     pooled, argmax = ops.roidl_roi_pool(
         input, boxes, grid, indices, num_argmax=number, **attributes
     )
@@ -105,8 +107,11 @@ def _for_tensorflow(describe: Callable[..., Call]) -> Callable[..., Call]:
 
     @functools.wraps(describe)
     def described(*args: Any, **kwargs: Any) -> Call:
-        if "out" in kwargs:
-            raise TypeError(f"{name}: TensorFlow allocates results itself, out is not accepted")
+        if (out := kwargs.pop("out", None)) is not None:
+            raise TypeError(
+                f"{name}: out must be an array that can be written to as it is, "
+                f"got {type(out).__name__}"
+            )
         kwargs.setdefault("layout", "NHWC")
         return describe(*args, **kwargs)
 

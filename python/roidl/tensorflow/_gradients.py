@@ -20,11 +20,12 @@ AVERAGE = 0  # AlignMode.avg
 MAX_ONNX = 2
 POOL_MAX = 0  # PoolMode.max
 
-SECOND_ORDER = "second derivatives along the boxes are not implemented"
+SECOND_ORDER = "roi_align: second derivatives along the boxes are not implemented"
 MAX_ORDER = (
-    "forward mode and second derivatives along the boxes are implemented for mode 'avg' only"
+    "roi_align: forward mode and second derivatives along the boxes are implemented for mode "
+    "'avg' only"
 )
-NO_GRADIENT = "mode 'max_onnx' has no gradient to the boxes"
+NO_GRADIENT = "roi_align: mode 'max_onnx' has no gradient to the boxes"
 
 
 def _is_needed(op: Any, place: int) -> bool | None:
@@ -86,14 +87,12 @@ class _Align:
         return None if needed is False else undefined(sentence, self.boxes, [*operands], needed)
 
 
-@tf.RegisterGradient("RoidlRoiAlign")
 def _of_roi_align(op: Any, g: Tensor) -> list[Tensor]:
     node, x = _Align(op, 1, 2), op.inputs[0]
     to_input = None if _is_needed(op, 0) is False else node.backward(g, x)
     return [to_input, node.to_boxes(g, x), *node.none_for_rest]
 
 
-@tf.RegisterGradient("RoidlRoiAlignBackward")
 def _of_roi_align_backward(op: Any, t: Tensor) -> list[Tensor]:
     g, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
@@ -103,14 +102,12 @@ def _of_roi_align_backward(op: Any, t: Tensor) -> list[Tensor]:
     return [node.jvp(t, x), None, node.refused(MAX_ORDER, g, t), *node.none_for_rest]
 
 
-@tf.RegisterGradient("RoidlRoiAlignJvp")
 def _of_roi_align_jvp(op: Any, g: Tensor) -> list[Tensor]:
     t, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
     return [node.backward(g, x), None, node.refused(MAX_ORDER, g, t), *node.none_for_rest]
 
 
-@tf.RegisterGradient("RoidlRoiAlignBackwardBoxes")
 def _of_roi_align_backward_boxes(op: Any, t: Tensor) -> list[Tensor]:
     g, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
@@ -126,7 +123,6 @@ def _of_roi_align_backward_boxes(op: Any, t: Tensor) -> list[Tensor]:
     ]
 
 
-@tf.RegisterGradient("RoidlRoiAlignJvpBoxes")
 def _of_roi_align_jvp_boxes(op: Any, g: Tensor) -> list[Tensor]:
     x, _, t = op.inputs[:3]
     node = _Align(op, 1, 3)
@@ -138,7 +134,6 @@ def _of_roi_align_jvp_boxes(op: Any, g: Tensor) -> list[Tensor]:
     ]
 
 
-@tf.RegisterGradient("RoidlRoiAlignJvpBoxesBackward")
 def _of_roi_align_jvp_boxes_backward(op: Any, c: Tensor) -> list[Tensor]:
     g, _, _, t = op.inputs[:4]
     node = _Align(op, 2, 4)
@@ -177,7 +172,6 @@ class _Pool:
         return None if _is_needed(self.op, self.place) is False else tf.zeros_like(self.boxes)
 
 
-@tf.RegisterGradient("RoidlRoiPool")
 def _of_roi_pool(op: Any, g: Tensor, *of_argmax: Tensor) -> list[Tensor]:
     node = _Pool(op, 1, 2, list(op.outputs[1:]))
     return [node.backward(g, op.inputs[0]), node.to_boxes(), *node.none_for_rest]
@@ -187,13 +181,26 @@ def _argmax_after(op: Any, grid: int) -> list[Tensor]:
     return list(op.inputs[grid + 1 : grid + 1 + op.get_attr("num_argmax")])
 
 
-@tf.RegisterGradient("RoidlRoiPoolBackward")
 def _of_roi_pool_backward(op: Any, t: Tensor) -> list[Tensor]:
     node = _Pool(op, 2, 3, _argmax_after(op, 3))
     return [node.jvp(t), None, node.to_boxes(), *node.none_for_rest]
 
 
-@tf.RegisterGradient("RoidlRoiPoolJvp")
 def _of_roi_pool_jvp(op: Any, g: Tensor) -> list[Tensor]:
     node = _Pool(op, 1, 2, _argmax_after(op, 2))
     return [node.backward(g, op.inputs[0]), node.to_boxes(), *node.none_for_rest]
+
+
+_GRADIENTS = {
+    "RoidlRoiAlign": _of_roi_align,
+    "RoidlRoiAlignBackward": _of_roi_align_backward,
+    "RoidlRoiAlignJvp": _of_roi_align_jvp,
+    "RoidlRoiAlignBackwardBoxes": _of_roi_align_backward_boxes,
+    "RoidlRoiAlignJvpBoxes": _of_roi_align_jvp_boxes,
+    "RoidlRoiAlignJvpBoxesBackward": _of_roi_align_jvp_boxes_backward,
+    "RoidlRoiPool": _of_roi_pool,
+    "RoidlRoiPoolBackward": _of_roi_pool_backward,
+    "RoidlRoiPoolJvp": _of_roi_pool_jvp,
+}
+for _name, _function in _GRADIENTS.items():
+    tf.RegisterGradient(_name)(_function)

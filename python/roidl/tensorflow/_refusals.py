@@ -11,28 +11,29 @@ from typing import Any
 
 import tensorflow as tf
 
+from ._operators import ops
+
 Tensor = Any
 
 
 def undefined(sentence: str, boxes: Tensor, operands: list[Tensor], needed: bool | None) -> Tensor:
     """In the place of a gradient shaped like `boxes`, linear in each of the operands."""
-    sentence = f"roi_align: {sentence}"
     if needed and tf.executing_eagerly():
         raise NotImplementedError(sentence)
 
-    @tf.custom_gradient
     def stand_in(*operands: Tensor) -> Any:
         value = tf.fill(tf.shape(boxes), tf.constant(float("nan"), boxes.dtype))
         value.set_shape(boxes.shape)
         if needed:
-            value = tf.debugging.check_numerics(value, sentence)
+            refusal = ops.roidl_refusal(True, sentence=sentence)
+            value += tf.cast(refusal, boxes.dtype)
 
         def gradient(direction: Tensor) -> list[Tensor]:
             return [zero_along(sentence, direction, operand) for operand in operands]
 
         return value, gradient
 
-    return stand_in(*operands)
+    return tf.custom_gradient(stand_in)(*operands)
 
 
 def zero_along(sentence: str, direction: Tensor, like: Tensor) -> Tensor:
@@ -41,7 +42,5 @@ def zero_along(sentence: str, direction: Tensor, like: Tensor) -> Tensor:
     Forward mode passes a direction for every input, of zeros for those that stay.
     """
     moves = tf.reduce_any(tf.not_equal(direction, tf.zeros([], direction.dtype)))
-    wrong = tf.where(moves, tf.constant(float("nan")), 0.0)
-    if not sentence.startswith("roi_align: "):
-        sentence = f"roi_align: {sentence}"
-    return tf.zeros_like(like) + tf.cast(tf.debugging.check_numerics(wrong, sentence), like.dtype)
+    refusal = ops.roidl_refusal(moves, sentence=sentence)
+    return tf.zeros_like(like) + tf.cast(refusal, like.dtype)
