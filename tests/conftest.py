@@ -37,6 +37,8 @@ class Lib(NamedTuple):
     array: type[Any]  # what results are instances of
     writable: bool = True  # may be passed as out=
     dtypes: tuple[str, ...] = ALL_DTYPES
+    # What a framework wraps the core's sentence in, where no shape says that boxes are wrong
+    value_error: type[Exception] | None = None
 
 
 def _numpy() -> Lib:
@@ -79,7 +81,15 @@ def _tensorflow() -> Lib:
         with tf.device("CPU"):
             return tf.constant(array)
 
-    return Lib("tensorflow", asarray, lambda tensor: tensor.numpy(), tf.Tensor, False)
+    error = tf.errors.InvalidArgumentError
+    return Lib(
+        "tensorflow",
+        asarray,
+        lambda tensor: tensor.numpy(),
+        tf.Tensor,
+        writable=False,
+        value_error=error,
+    )
 
 
 def _cupy() -> Lib:

@@ -46,38 +46,54 @@ def _number_of_images(input: Tensor) -> int | None:
 def _from_list(op: str, boxes: Sequence[Any], input: Tensor) -> Boxes:
     rows = [as_tensor(op, f"boxes[{i}]", part) for i, part in enumerate(boxes)]
     images = _number_of_images(input)
-    known = [part for part in rows if part.shape.rank is not None]
-    if len(known) == len(rows):
-        shapes = [(_filled(part.shape.as_list(), [0, 4]), _name(op, part)) for part in rows]
+    if all(part.shape.rank is not None for part in rows):
+        shapes: Any = [(_filled(part.shape.as_list(), [0, 4]), _name(op, part)) for part in rows]
         _core.check_box_list(op, shapes, len(rows) if images is None else images)
-    counts = [part.shape[0] for part in rows]
     if not rows:
-        return tf.zeros([0, 4]), [tf.zeros([0], tf.int32)]
+        rows = [tf.zeros([0, 4])]
     if len({part.dtype for part in rows}) > 1:
         wide = any(part.dtype == tf.float64 for part in rows)
         rows = [tf.cast(part, tf.float64 if wide else tf.float32) for part in rows]
+    counts = [part.shape[0] for part in rows]
     if None in counts:
         lengths = tf.stack([tf.shape(part)[0] for part in rows])
-        return tf.concat(rows, 0), [tf.repeat(tf.range(len(rows)), lengths)]
-    images_of_rows = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
-    return tf.concat(rows, 0), [tf.constant(images_of_rows)]
+        indices = tf.repeat(tf.range(len(rows)), lengths)
+    else:
+        indices = tf.constant(np.repeat(np.arange(len(rows), dtype=np.int32), counts))
+    if images is None:
+        indices = _checked_later(op, indices, len(rows), input)
+    return tf.concat(rows, 0), [indices]
 
 
 def _from_ragged(op: str, boxes: Any, input: Tensor) -> Boxes:
     """[N, (L_i), 4]: the values of a ragged tensor are the rows."""
-    rows = boxes.values
-    if isinstance(rows, tf.RaggedTensor):  # tf.ragged.constant calls the 4 ragged, too
-        lengths = rows.row_lengths()
-        sentence = f"{op}: boxes must have 4 coordinates per row"
-        with tf.control_dependencies(
-            [tf.debugging.assert_equal(lengths, 4 + 0 * lengths, sentence)]
-        ):
+    rows, indices = boxes.values, tf.cast(boxes.value_rowids(), tf.int32)
+    if boxes.ragged_rank > 2:
+        raise ValueError(
+            f"{op}: boxes must be ragged in one axis, [N, (L_i), 4], got {boxes.shape}"
+        )
+    if boxes.ragged_rank == 2:  # tf.ragged.constant calls the 4 ragged, too
+        wrong = tf.debugging.assert_equal(
+            tf.reduce_all(rows.row_lengths() == 4), True, f"{op}: boxes must have 4 coordinates"
+        )
+        with tf.control_dependencies([wrong] if wrong is not None else []):
             rows = tf.reshape(tf.identity(rows.flat_values), [-1, 4])
     count, images = boxes.shape[0], _number_of_images(input)
-    if count is not None and images is not None:
+    if count is None or images is None:
+        indices = _checked_later(op, indices, boxes.nrows(), input)
+    else:
         shape = _filled(rows.shape.as_list(), [0, 4]), _name(op, rows)
         _core.check_box_list(op, [shape] * count, images)
-    return rows, [tf.cast(boxes.value_rowids(), tf.int32)]
+    return rows, [indices]
+
+
+def _checked_later(op: str, indices: Tensor, count: Any, input: Tensor) -> Tensor:
+    """The indices, once it is known that there are boxes for each image."""
+    images = tf.shape(input, tf.int64)[0]
+    sentence = f"{op}: a list of boxes must have one array per image"
+    wrong = tf.debugging.assert_equal(tf.cast(count, tf.int64), images, sentence)
+    with tf.control_dependencies([wrong]):
+        return tf.identity(indices)
 
 
 # Shapes and types ---------------------------------------------------------------------------------
@@ -126,6 +142,6 @@ def _that_fit(shapes: list[Any], names: list[str]) -> tuple[Any, Any, Any]:
     return found[0], found[1], found[2]
 
 
-def _filled(sizes: list[int | None], instead: list[int]) -> list[int]:
+def _filled(sizes: list[int | None], instead: list[int]) -> Sequence[int]:
     instead = instead + [0] * len(sizes)
     return [fit if size is None else size for size, fit in zip(sizes, instead, strict=False)]
