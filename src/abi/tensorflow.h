@@ -87,10 +87,8 @@ struct Functions {
                                         void (*destroy)(void*));
   // Takes the builder over.
   void (*TF_RegisterKernelBuilder)(const char* name, KernelBuilder*, Status*);
-  void (*TF_OpKernelConstruction_GetAttrInt64)(KernelConstruction*, const char* name, int64_t*,
-                                               Status*);
-  void (*TF_OpKernelConstruction_GetAttrBool)(KernelConstruction*, const char* name, unsigned char*,
-                                              Status*);
+  void (*TF_OpKernelConstruction_GetAttrInt64List)(KernelConstruction*, const char* name, int64_t*,
+                                                   int max_values, Status*);
   void (*TF_OpKernelConstruction_GetAttrSize)(KernelConstruction*, const char* name,
                                               int32_t* list_size, int32_t* total_size, Status*);
   void (*TF_OpKernelConstruction_GetAttrString)(KernelConstruction*, const char* name, char*,
@@ -141,8 +139,7 @@ void visit_functions(Functions& functions, Visit&& visit) {
   visit("TF_DimensionHandleValue", f.TF_DimensionHandleValue);
   visit("TF_NewKernelBuilder", f.TF_NewKernelBuilder);
   visit("TF_RegisterKernelBuilder", f.TF_RegisterKernelBuilder);
-  visit("TF_OpKernelConstruction_GetAttrInt64", f.TF_OpKernelConstruction_GetAttrInt64);
-  visit("TF_OpKernelConstruction_GetAttrBool", f.TF_OpKernelConstruction_GetAttrBool);
+  visit("TF_OpKernelConstruction_GetAttrInt64List", f.TF_OpKernelConstruction_GetAttrInt64List);
   visit("TF_OpKernelConstruction_GetAttrSize", f.TF_OpKernelConstruction_GetAttrSize);
   visit("TF_OpKernelConstruction_GetAttrString", f.TF_OpKernelConstruction_GetAttrString);
   visit("TF_OpKernelConstruction_Failure", f.TF_OpKernelConstruction_Failure);

@@ -180,7 +180,7 @@ void read_attributes(tf::KernelConstruction* construction, Refusal& refusal) {
 
 template <class Params>
 void read_attributes(tf::KernelConstruction* construction, Params& params) {
-  visit_fields(params, ReadAttribute{construction});
+  params = read_params<Params>(construction);
 }
 
 template <class Params>
@@ -262,8 +262,7 @@ void define(const Definition& what) {
   attribute("I: {int8, int16, int32, int64, uint8, uint16, uint32, uint64} = DT_INT32");
   attribute("num_indices: int >= 0");
   if (has_argmax) attribute("num_argmax: int >= 0");
-  typename Operator::Params fields{};
-  visit_fields(fields, DeclareAttribute{op});
+  attribute("params: list(int)");
   api.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, what.infer);
   register_all<Operator>(what.name, op);
 }

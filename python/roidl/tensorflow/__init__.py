@@ -16,10 +16,10 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from .. import _ops
-from .._params import Call, front_end
+from .._params import POOL_MODES, Call
 from . import _gradients as _gradients  # registers them
 from ._boxes import as_tensor, boxes_of, check
-from ._operators import ops, prepare
+from ._operators import node_of
 
 __all__ = ["roi_align", "roi_pool"]
 
@@ -34,36 +34,32 @@ def _refuse_xla(op: str) -> None:
         )
 
 
-def _execute(call: Call, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> Any:
-    prepared = prepare(call.op, call.params)
-    grid, attributes = prepared.grid, prepared.attributes
-    if call.op == "roi_align":
-        return ops.roidl_roi_align(input, boxes, grid, indices, **attributes)
-    return_argmax = call.arguments[1]
-    number = 1 if attributes["mode"] == _gradients.POOL_MAX else 0
-    if return_argmax and not number:
-        raise ValueError("roi_pool: only mode 'max' has an argmax to return")
-    pooled, argmax = ops.roidl_roi_pool(
-        input, boxes, grid, indices, num_argmax=number, **attributes
-    )
-    return (pooled, argmax[0]) if return_argmax else pooled
-
-
 def run(call: Call) -> Any:
     """Run one call on tensors: a node of TensorFlow's."""
-    op = call.op
+    op, params, boxes, indices = call.op, call.params, call.boxes, call.batch_indices
     input = as_tensor(op, "input", call.arguments[0])
-    boxes, indices = boxes_of(call, input)
-    if not tf.executing_eagerly():
+    if indices is None and isinstance(boxes, tf.Tensor):  # saves a small call 4%
+        indices = []
+    else:
+        boxes, indices = boxes_of(call, input)
+    node = node_of(op, params)
+    return_argmax = op == "roi_pool" and call.arguments[1]
+    if return_argmax and params.mode != POOL_MODES["max"]:
+        raise ValueError("roi_pool: only mode 'max' has an argmax to return")
+    if tf.executing_eagerly():
+        try:
+            result = node.eagerly(input, boxes, indices)
+        except (TypeError, ValueError, tf.errors.OpError):
+            check(call, input, boxes, indices)  # the core's words, if shapes or types are wrong
+            raise
+    else:
         check(call, input, boxes, indices)
         _refuse_xla(op)
-        return _execute(call, input, boxes, indices)
-    try:
-        return _execute(call, input, boxes, indices)
-    except (TypeError, ValueError, tf.errors.OpError) as error:
-        failure = error
-    check(call, input, boxes, indices)
-    raise failure
+        result = node.in_graph(input, boxes, indices)
+    if op == "roi_align":
+        return result
+    pooled, argmax = result
+    return (pooled, argmax[0]) if return_argmax else pooled
 
 
 # Public functions ---------------------------------------------------------------------------------
@@ -101,19 +97,15 @@ _EXAMPLES = {
 }
 
 
-def _for_tensorflow(describe: Callable[..., Call]) -> Callable[..., Call]:
+def _adapt(describe: Callable[..., Call]) -> Callable[..., Any]:
     """The same operator as TensorFlow's users expect it: channels last, and no `out`."""
     name = describe.__name__
 
     @functools.wraps(describe)
-    def described(*args: Any, **kwargs: Any) -> Call:
-        if (out := kwargs.pop("out", None)) is not None:
-            raise TypeError(
-                f"{name}: out must be an array that can be written to as it is, "
-                f"got {type(out).__name__}"
-            )
-        kwargs.setdefault("layout", "NHWC")
-        return describe(*args, **kwargs)
+    def function(*args: Any, layout: str = "NHWC", **kwargs: Any) -> Any:
+        if "out" in kwargs:
+            raise TypeError(f"{name}: TensorFlow allocates results itself, there is no out")
+        return run(describe(*args, layout=layout, **kwargs))
 
     signature = inspect.signature(describe)
     parameters = [
@@ -121,14 +113,16 @@ def _for_tensorflow(describe: Callable[..., Call]) -> Callable[..., Call]:
         for each in signature.parameters.values()
         if each.name != "out"
     ]
-    vars(described)["__signature__"] = signature.replace(parameters=parameters)
+    vars(function)["__signature__"] = signature.replace(
+        parameters=parameters, return_annotation=Any
+    )
     text, _, _ = (describe.__doc__ or "").partition("    >>>")
     for pattern, replacement in _DIFFERENT.items():
         text = re.sub(pattern, replacement, text, flags=re.DOTALL)
-    described.__doc__ = text + _EXAMPLES[name]
-    return described
+    function.__doc__ = text + _EXAMPLES[name]
+    function.__module__ = __name__
+    return function
 
 
-_adapt = front_end(run)
-roi_align = _adapt(_for_tensorflow(_ops.roi_align))
-roi_pool = _adapt(_for_tensorflow(_ops.roi_pool))
+roi_align = _adapt(_ops.roi_align)
+roi_pool = _adapt(_ops.roi_pool)

@@ -12,13 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from ._operators import ALIGN_ATTRIBUTES, POOL_ATTRIBUTES, ops
+from .._params import ALIGN_MODES
+from ._operators import ALIGN_FIELDS, ops
 from ._refusals import undefined, zero_along
 
 Tensor = Any
-AVERAGE = 0  # AlignMode.avg
-MAX_ONNX = 2
-POOL_MAX = 0  # PoolMode.max
 
 SECOND_ORDER = "roi_align: second derivatives along the boxes are not implemented"
 MAX_ORDER = (
@@ -46,8 +44,8 @@ class _Align:
         self.op, self.place = op, boxes
         self.boxes = op.inputs[boxes]
         self.rest = op.inputs[grid], list(op.inputs[grid + 1 :])
-        self.attributes = {name: op.get_attr(name) for name in ALIGN_ATTRIBUTES}
-        self.mode = self.attributes["mode"]
+        self.attributes = {"params": op.get_attr("params")}
+        self.mode = self.attributes["params"][ALIGN_FIELDS.index("mode")]
         self.none_for_rest = [None] * (len(op.inputs) - grid)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +55,7 @@ class _Align:
         return ops.roidl_roi_align_backward(g, x, self.boxes, *self.rest, **self.attributes)
 
     def jvp(self, t: Tensor, x: Tensor) -> Tensor:
-        if self.mode == AVERAGE:
+        if self.mode == ALIGN_MODES["avg"]:
             return self.forward(t)
         return ops.roidl_roi_align_jvp(t, x, self.boxes, *self.rest, **self.attributes)
 
@@ -77,7 +75,7 @@ class _Align:
         needed = _is_needed(self.op, self.place)
         if needed is False:
             return None
-        if self.mode == MAX_ONNX:
+        if self.mode == ALIGN_MODES["max_onnx"]:
             return undefined(NO_GRADIENT, self.boxes, [g, x], needed)
         return self.backward_boxes(g, x)
 
@@ -97,7 +95,7 @@ def _of_roi_align_backward(op: Any, t: Tensor) -> list[Tensor]:
     g, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
     # The average does not depend on x but for its shape, and the maxima not but where they change.
-    if node.mode == AVERAGE:
+    if node.mode == ALIGN_MODES["avg"]:
         return [node.forward(t), None, node.to_boxes(g, t), *node.none_for_rest]
     return [node.jvp(t, x), None, node.refused(MAX_ORDER, g, t), *node.none_for_rest]
 
@@ -111,7 +109,7 @@ def _of_roi_align_jvp(op: Any, g: Tensor) -> list[Tensor]:
 def _of_roi_align_backward_boxes(op: Any, t: Tensor) -> list[Tensor]:
     g, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
-    if node.mode == AVERAGE:
+    if node.mode == ALIGN_MODES["avg"]:
         to_g, to_x = node.jvp_boxes(x, t), node.jvp_boxes_backward(g, x, t)
     else:
         to_g, to_x = zero_along(MAX_ORDER, t, g), zero_along(MAX_ORDER, t, x)
@@ -155,7 +153,7 @@ class _Pool:
     def __init__(self, op: Any, boxes: int, grid: int, argmax: list[Tensor]) -> None:
         self.op, self.place = op, boxes
         self.boxes, self.grid, self.argmax = op.inputs[boxes], op.inputs[grid], argmax
-        self.attributes = {name: op.get_attr(name) for name in POOL_ATTRIBUTES}
+        self.attributes = {"params": op.get_attr("params")}
         number = op.get_attr("num_indices")
         self.indices = list(op.inputs[len(op.inputs) - number :])
         self.none_for_rest = [None] * (len(op.inputs) - grid)
