@@ -106,7 +106,9 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
     if isinstance(tensor, tensorflow.Variable):
         tensor = tensor.read_value()
     # TensorFlow ends the process when DLPack is asked for a tensor of strings.
-    kind = tensor.dtype
+    kind = getattr(tensor, "dtype", None)
+    if kind is None:
+        return tensor  # a TensorShape, for example
     if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
         raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
     return tensor
