@@ -27,7 +27,9 @@ class Problem:
         rng = np.random.default_rng(61)
         self.tf, function = tf, getattr(roidl.tensorflow, op)
         options = OPTIONS if op == "roi_align" else {"spatial_scale": 0.8}
-        self.call = lambda x, b: function(x, b, (2, 3), mode=mode, **options)
+        self.call: Callable[[Any, Any], Any] = lambda x, b: function(
+            x, b, (2, 3), mode=mode, **options
+        )
         self.x = tf.constant(rng.standard_normal((2, 7, 9, 2)))
         self.b = tf.constant(BOXES)
         self.along_x = tf.constant(rng.standard_normal(self.x.shape))

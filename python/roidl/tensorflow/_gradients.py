@@ -8,6 +8,7 @@ mode needs nothing of its own: TensorFlow transposes the gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -35,6 +36,10 @@ def _is_needed(op: Any, place: int) -> bool | None:
         return False
     skipped = getattr(op, "skip_input_indices", None)
     return None if skipped is None else place not in skipped
+
+
+def _if_needed(op: Any, place: int, make: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    return None if _is_needed(op, place) is False else make(*arguments)
 
 
 class _Align:
@@ -86,36 +91,55 @@ class _Align:
 
 
 def _of_roi_align(op: Any, g: Tensor) -> list[Tensor]:
-    node, x = _Align(op, 1, 2), op.inputs[0]
-    to_input = None if _is_needed(op, 0) is False else node.backward(g, x)
-    return [to_input, node.to_boxes(g, x), *node.none_for_rest]
+    x, _ = op.inputs[:2]
+    node = _Align(op, 1, 2)
+    return [
+        _if_needed(op, 0, node.backward, g, x),
+        node.to_boxes(g, x),
+        *node.none_for_rest,
+    ]
+
+
+# The average does not depend on x but for its shape, and the maxima do only where they change:
+# there the gradient to x is None.
 
 
 def _of_roi_align_backward(op: Any, t: Tensor) -> list[Tensor]:
     g, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
-    # The average does not depend on x but for its shape, and the maxima not but where they change.
-    if node.mode == ALIGN_MODES["avg"]:
-        return [node.forward(t), None, node.to_boxes(g, t), *node.none_for_rest]
-    return [node.jvp(t, x), None, node.refused(MAX_ORDER, g, t), *node.none_for_rest]
+    average = node.mode == ALIGN_MODES["avg"]
+    return [
+        _if_needed(op, 0, node.jvp, t, x),
+        None,
+        node.to_boxes(g, t) if average else node.refused(MAX_ORDER, g, t),
+        *node.none_for_rest,
+    ]
 
 
 def _of_roi_align_jvp(op: Any, g: Tensor) -> list[Tensor]:
     t, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
-    return [node.backward(g, x), None, node.refused(MAX_ORDER, g, t), *node.none_for_rest]
+    return [
+        _if_needed(op, 0, node.backward, g, x),
+        None,
+        node.refused(MAX_ORDER, g, t),
+        *node.none_for_rest,
+    ]
 
 
 def _of_roi_align_backward_boxes(op: Any, t: Tensor) -> list[Tensor]:
     g, x, _ = op.inputs[:3]
     node = _Align(op, 2, 3)
-    if node.mode == ALIGN_MODES["avg"]:
-        to_g, to_x = node.jvp_boxes(x, t), node.jvp_boxes_backward(g, x, t)
-    else:
-        to_g, to_x = zero_along(MAX_ORDER, t, g), zero_along(MAX_ORDER, t, x)
+    if node.mode != ALIGN_MODES["avg"]:
+        return [
+            _if_needed(op, 0, zero_along, MAX_ORDER, t, g),
+            _if_needed(op, 1, zero_along, MAX_ORDER, t, x),
+            node.refused(MAX_ORDER, t, g, x),
+            *node.none_for_rest,
+        ]
     return [
-        None if _is_needed(op, 0) is False else to_g,
-        None if _is_needed(op, 1) is False else to_x,
+        _if_needed(op, 0, node.jvp_boxes, x, t),
+        _if_needed(op, 1, node.jvp_boxes_backward, g, x, t),
         node.refused(SECOND_ORDER, t, g, x),
         *node.none_for_rest,
     ]
@@ -125,9 +149,9 @@ def _of_roi_align_jvp_boxes(op: Any, g: Tensor) -> list[Tensor]:
     x, _, t = op.inputs[:3]
     node = _Align(op, 1, 3)
     return [
-        None if _is_needed(op, 0) is False else node.jvp_boxes_backward(g, x, t),
+        _if_needed(op, 0, node.jvp_boxes_backward, g, x, t),
         node.refused(SECOND_ORDER, g, x, t),
-        None if _is_needed(op, 2) is False else node.backward_boxes(g, x),
+        _if_needed(op, 2, node.backward_boxes, g, x),
         *node.none_for_rest,
     ]
 
@@ -136,10 +160,10 @@ def _of_roi_align_jvp_boxes_backward(op: Any, c: Tensor) -> list[Tensor]:
     g, _, _, t = op.inputs[:4]
     node = _Align(op, 2, 4)
     return [
-        None if _is_needed(op, 0) is False else node.jvp_boxes(c, t),
+        _if_needed(op, 0, node.jvp_boxes, c, t),
         None,
         node.refused(SECOND_ORDER, c, g, t),
-        None if _is_needed(op, 3) is False else node.backward_boxes(g, c),
+        _if_needed(op, 3, node.backward_boxes, g, c),
         *node.none_for_rest,
     ]
 
@@ -167,12 +191,13 @@ class _Pool:
         return ops.roidl_roi_pool_jvp(t, self.boxes, self.grid, *lists, **self.attributes)
 
     def to_boxes(self) -> Tensor:
-        return None if _is_needed(self.op, self.place) is False else tf.zeros_like(self.boxes)
+        return _if_needed(self.op, self.place, tf.zeros_like, self.boxes)
 
 
 def _of_roi_pool(op: Any, g: Tensor, *of_argmax: Tensor) -> list[Tensor]:
     node = _Pool(op, 1, 2, list(op.outputs[1:]))
-    return [node.backward(g, op.inputs[0]), node.to_boxes(), *node.none_for_rest]
+    to_input = _if_needed(op, 0, node.backward, g, op.inputs[0])
+    return [to_input, node.to_boxes(), *node.none_for_rest]
 
 
 def _argmax_after(op: Any, grid: int) -> list[Tensor]:
@@ -181,12 +206,13 @@ def _argmax_after(op: Any, grid: int) -> list[Tensor]:
 
 def _of_roi_pool_backward(op: Any, t: Tensor) -> list[Tensor]:
     node = _Pool(op, 2, 3, _argmax_after(op, 3))
-    return [node.jvp(t), None, node.to_boxes(), *node.none_for_rest]
+    return [_if_needed(op, 0, node.jvp, t), None, node.to_boxes(), *node.none_for_rest]
 
 
 def _of_roi_pool_jvp(op: Any, g: Tensor) -> list[Tensor]:
     node = _Pool(op, 1, 2, _argmax_after(op, 2))
-    return [node.backward(g, op.inputs[0]), node.to_boxes(), *node.none_for_rest]
+    to_input = _if_needed(op, 0, node.backward, g, op.inputs[0])
+    return [to_input, node.to_boxes(), *node.none_for_rest]
 
 
 _GRADIENTS = {

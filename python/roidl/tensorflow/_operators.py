@@ -27,12 +27,15 @@ def _load() -> Any:
     path = bridge("tensorflow")
     try:
         module, reason = tf.load_op_library(path), ""
-    except (tf.errors.OpError, RuntimeError) as error:
-        reason = str(error)
-    if not reason:
         failure = ctypes.CDLL(path).roidl_tensorflow_failure
         failure.restype = ctypes.c_char_p
         reason = failure().decode()
+        # What TensorFlow does not accept, it may leave out without a word. (No call here to find
+        # out: it would settle the devices of the process, which are the user's to choose.)
+        if not reason and not hasattr(module, "roidl_refusal"):
+            reason = "there are others of these names already"
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error)
     if reason:
         raise ImportError(
             f"roidl.tensorflow: TensorFlow {tf.__version__} did not accept the operators: {reason}"
