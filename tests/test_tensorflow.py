@@ -240,8 +240,8 @@ BAD_SHAPES: list[tuple[Any, Any, str]] = [
     ((2, 7, 9, 3), (4, 6), r"boxes must have shape \[K, 5\], got \[4, 6\]$"),
     ((2, 7, 9, 3), (4, 4), r"boxes must have shape \[K, 5\], got \[4, 4\]; .* batch_indices"),
     ((2, 7, 9, 3), (3, 5, 4), r"boxes must have shape \[2, 5, 4\] .*, got \[3, 5, 4\]"),
-    ((None, None, None, 3), (None, 6), r"boxes must have shape \[K, 5\], .*\(None, 6\)"),
-    ((2, None, None, 3), (3, None, 4), r"boxes must have shape \[2, .*\(3, None, 4\)"),
+    ((None, None, None, 3), (None, 6), r"boxes must have shape \[K, 5\], .*\[None, 6\]"),
+    ((2, None, None, 3), (3, None, 4), r"boxes must have shape \[2, .*\[3, None, 4\]"),
 ]
 
 

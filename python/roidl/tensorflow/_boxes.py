@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from .. import _core
 from .._params import Call
+from .._shapes import Metadata, check_known, check_known_list
 
 Tensor = Any
 Boxes = tuple[Tensor, list[Tensor]]  # rows, and their batch indices: one tensor or none
@@ -47,8 +48,7 @@ def _from_list(op: str, boxes: Sequence[Any], input: Tensor) -> Boxes:
     rows = [as_tensor(op, f"boxes[{i}]", part) for i, part in enumerate(boxes)]
     images = _number_of_images(input)
     if all(part.shape.rank is not None for part in rows):
-        shapes: Any = [(_filled(part.shape.as_list(), [0, 4]), _name(op, part)) for part in rows]
-        _core.check_box_list(op, shapes, len(rows) if images is None else images)
+        check_known_list(op, [_metadata(op, part) for part in rows], images)
     if not rows:
         rows = [tf.zeros([0, 4])]
     if len({part.dtype for part in rows}) > 1:
@@ -82,8 +82,7 @@ def _from_ragged(op: str, boxes: Any, input: Tensor) -> Boxes:
     if count is None or images is None:
         indices = _checked_later(op, indices, boxes.nrows(), input)
     else:
-        shape = _filled(rows.shape.as_list(), [0, 4]), _name(op, rows)
-        _core.check_box_list(op, [shape] * count, images)
+        check_known_list(op, [_metadata(op, rows)] * count, images)
     return rows, [indices]
 
 
@@ -99,49 +98,17 @@ def _checked_later(op: str, indices: Tensor, count: Any, input: Tensor) -> Tenso
 # Shapes and types ---------------------------------------------------------------------------------
 
 
-def _name(op: str, tensor: Tensor) -> str:
+def _metadata(op: str, tensor: Tensor) -> Metadata:
     kind = tensor.dtype
     if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
         raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
-    name: str = kind.name
-    return name
+    return tensor.shape.as_list(), kind.name
 
 
 def check(call: Call, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> None:
     """Raise the core's error if the shapes and types are wrong, as far as they are known."""
     tensors = [input, boxes, *indices]
-    named = [_name(call.op, tensor) for tensor in tensors]
-    shapes = [tensor.shape for tensor in tensors]
-    if any(shape.rank is None for shape in shapes):
+    if any(tensor.shape.rank is None for tensor in tensors):
         return
-    try:
-        _core.result_shape(call.op, call.params._asdict(), *_that_fit(shapes, named))
-    except ValueError as error:
-        if all(shape.is_fully_defined() for shape in shapes):
-            raise
-        unknown = ", ".join(str(shape) for shape in shapes)
-        raise ValueError(f"{error} (known of the shapes: {unknown})") from None
-
-
-def _that_fit(shapes: list[Any], names: list[str]) -> tuple[Any, Any, Any]:
-    """Metadata of input, boxes and batch indices, with sizes that fit where they are not known."""
-    features, rows, indices = (*(shape.as_list() for shape in shapes), None)[:3]
-    grouped = len(rows) == 3
-    # As many images as there are groups of boxes, or one; no boxes.
-    images = features[0] if features and features[0] is not None else rows[0] if grouped else 1
-    columns = 4 if grouped or indices is not None else 5
-    features = _filled(features, [1 if images is None else images, 1, 1, 1])
-    if grouped:
-        rows = _filled(rows, [features[0], 0, columns])
-    else:
-        count = indices[0] if indices else 0
-        rows = _filled(rows, [count or 0, columns])
-        indices = indices and _filled(indices, [rows[0]])
-    filled = [features, rows, indices][: len(names)]
-    found = [*zip(filled, names, strict=True), None]
-    return found[0], found[1], found[2]
-
-
-def _filled(sizes: list[int | None], instead: list[int]) -> Sequence[int]:
-    instead = instead + [0] * len(sizes)
-    return [fit if size is None else size for size, fit in zip(sizes, instead, strict=False)]
+    input, boxes, *rest = (_metadata(call.op, tensor) for tensor in tensors)
+    check_known(call.op, call.params, input, boxes, rest[0] if rest else None)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from .. import _core
 from .._bridge import bridge
 from .._params import POOL_MODES, RoiAlignParams, RoiPoolParams
+from .._shapes import check_params
 
 Tensor = Any
 
@@ -81,9 +81,8 @@ class Node(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def node_of(op: str, params: RoiAlignParams | RoiPoolParams) -> Node:
     """Check parameters in the words of the core, and bring them into the form of a node."""
-    nothing = (1, 1, 1, 1), "float32"
+    check_params(op, params)
     fields = params._asdict()
-    _core.result_shape(op, fields, nothing, ((0, 5), "float32"), None)
     bins = params.output_height, params.output_width
     grid = np.zeros((*bins, 0) if params.layout else (0, *bins), np.uint8)
     # All 64 bits: a float attribute of TensorFlow's is float32.
