@@ -83,8 +83,6 @@ def _pair(op: str, name: str, value: Any, most: int) -> tuple[int, int]:
     The compiled core checks the range, but counts in 64 bits: what they cannot hold is refused
     here, in the core's words.
     """
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return value, value
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} must be an integer or a pair, got {value!r}")
