@@ -37,8 +37,8 @@ class Lib(NamedTuple):
     array: type[Any]  # what results are instances of
     writable: bool = True  # may be passed as out=
     dtypes: tuple[str, ...] = ALL_DTYPES
-    # What a framework wraps the core's sentence in, where no shape says that boxes are wrong
-    value_error: type[Exception] | None = None
+    # What the adapter raises where values of boxes are wrong; None: what the core does
+    run_time_errors: tuple[type[Exception], ...] | None = None
 
 
 def _numpy() -> Lib:
@@ -81,14 +81,13 @@ def _tensorflow() -> Lib:
         with tf.device("CPU"):
             return tf.constant(array)
 
-    error = tf.errors.InvalidArgumentError
     return Lib(
         "tensorflow",
         asarray,
         lambda tensor: tensor.numpy(),
         tf.Tensor,
         writable=False,
-        value_error=error,
+        run_time_errors=(tf.errors.InvalidArgumentError,),
     )
 
 
