@@ -150,8 +150,22 @@ def training() -> None:
     FOUND["predictions"] = expected
 
 
+def mixed_precision() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    rng = np.random.default_rng(83)
+    features = rng.standard_normal((16, H, W, C), dtype=np.float32)
+    boxes = boxes_of(rng, 16)
+    model = head()
+    pooled = next(x for x in model.layers if isinstance(x, roidl.keras.RoIAlign))
+    FOUND["mixed precision computes in bfloat16?"] = pooled.output.dtype == "bfloat16"
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    target = features.mean((1, 2))[:, None, :1] + np.zeros((1, L, 1), np.float32)
+    losses = model.fit([features, boxes], target, 8, 4, shuffle=False, verbose=0).history["loss"]
+    FOUND["mixed precision learns?"] = losses[-1] < losses[0]
+
+
 if __name__ == "__main__":
     keras.config.set_image_data_format("channels_last")
-    for part in (layers, half_precision, symbols, examples, training):
+    for part in (layers, half_precision, symbols, examples, training, mixed_precision):
         part()
     np.savez(sys.argv[1], **FOUND)

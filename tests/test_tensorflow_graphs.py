@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import oracle
 from conftest import Lib
 from roidl._bridge import bridge
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
 BOXES = np.array([[0, 1.1, 0.8, 6.2, 5.4], [1, 2.3, 1.1, 7.8, 4.9], [0, 0.6, 0.7, 3.3, 6.1]])
 BOXES = BOXES.astype(np.float32)
 FEATURES = np.random.default_rng(71).standard_normal((2, 7, 9, 3), dtype=np.float32)
@@ -140,6 +143,31 @@ print(strategy.num_replicas_in_sync)
 
 def test_two_replicas(tf: Any) -> None:
     assert python(REPLICAS).split()[-1] == "2"
+
+
+def test_the_example_of_a_pyramid(tf: Any) -> None:
+    spec = importlib.util.spec_from_file_location("fpn", EXAMPLES / "tensorflow_fpn.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    boxes = example.proposals(60, 600)
+    levels = example.assign_levels(boxes).numpy()
+    sizes = np.sqrt(np.prod(boxes.numpy()[:, 3:] - boxes.numpy()[:, 1:3], 1))
+    assert ((sizes >= 112) == (levels >= 3)).all()
+    assert ((sizes >= 448) == (levels >= 5)).all()
+    rng = np.random.default_rng(72)
+    pyramid = [rng.standard_normal((1, s, s, 8), dtype=np.float32) for s in (150, 75, 38, 19)]
+    pool = tf.function(example.pool)
+    for mode in ("max", "avg"):
+        given = [tf.constant(features) for features in pyramid]
+        pooled = pool(given, boxes, mode).numpy()
+        assert pooled.shape == (60, 7, 7, 8)
+        for k, level in enumerate(levels):
+            features = pyramid[level - 2].transpose(0, 3, 1, 2)
+            box, scale = boxes.numpy()[k : k + 1], 2.0 ** -int(level)
+            want = oracle.roi_align(features, box, (7, 7), scale, 2, True, mode=mode)
+            np.testing.assert_allclose(pooled[k], want[0].transpose(1, 2, 0), atol=1e-5)
 
 
 # Registration -------------------------------------------------------------------------------------
