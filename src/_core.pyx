@@ -334,6 +334,11 @@ def result_shape(str op, dict params, input, boxes, batch_indices):
                                                   tensor_or_null(i), NULL)))
 
 
+def check_array(str op, str name, value):
+    """Raise the error of a call that is given `value` in the place of an array, if it is none."""
+    view_of(value, op.encode(), name.encode())
+
+
 def check_box_list(str op, list boxes, int64_t images):
     """Check a list of boxes, each a pair (shape, name of the dtype): one array [L, 4] per image."""
     cdef bytes name = op.encode()

@@ -89,7 +89,14 @@ def _tensorflow() -> Lib:
         with tf.device("CPU"):
             return tf.constant(array)
 
-    return Lib("tensorflow", asarray, lambda tensor: tensor.numpy(), tf.Tensor, False)
+    return Lib(
+        "tensorflow",
+        asarray,
+        lambda tensor: tensor.numpy(),
+        tf.Tensor,
+        writable=False,
+        run_time_errors=(tf.errors.InvalidArgumentError,),
+    )
 
 
 def _cupy() -> Lib:

@@ -112,7 +112,9 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
     if isinstance(tensor, tensorflow.Variable):
         tensor = tensor.read_value()
     # TensorFlow ends the process when DLPack is asked for a tensor of strings.
-    kind = tensor.dtype
+    kind = getattr(tensor, "dtype", None)
+    if kind is None:
+        return tensor  # a TensorShape, for example
     if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
         raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
     return tensor
@@ -121,6 +123,12 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
 def _tensorflow_adopt(op: str, result: Array, like: Array) -> Array:
     # Not by DLPack: TensorFlow ends the process when memory is not aligned as its own is.
     return sys.modules["tensorflow"].convert_to_tensor(result)
+
+
+def _tensorflow_run(call: Call) -> Any:
+    from . import tensorflow
+
+    return tensorflow.run(call)
 
 
 def _standard_adopt(op: str, result: Array, like: Array) -> Array:
@@ -148,7 +156,9 @@ LIBRARIES = {
     "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable),
     "jax": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
     "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
-    "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=_never),
+    "tensorflow": Library(
+        _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
+    ),
 }
 
 # The library of every type seen so far; only ever added to.

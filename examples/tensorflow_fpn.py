@@ -1,0 +1,120 @@
+"""A feature pyramid in TensorFlow, and its proposals, each pooled from the level of its size.
+
+What detectors in TensorFlow do around ``tf.image.crop_and_resize``, with the operator that the
+papers mean: features NHWC, boxes in pixels of the image, everything in one ``tf.function``.
+
+    python examples/tensorflow_fpn.py [--size 800] [--proposals 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from roidl.tensorflow import roi_align
+
+LEVELS = (2, 3, 4, 5)  # P2 has strides of 4 pixels, P5 of 32
+CHANNELS = 256
+BINS = 7
+
+
+class Pyramid(tf.Module):
+    """C2 to C5 by strided convolutions, and from the top down P2 to P5 (arXiv:1612.03144)."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        rng = np.random.default_rng(seed)
+
+        def kernel(size: int, inputs: int, outputs: int) -> tf.Variable:
+            shape = size, size, inputs, outputs
+            deviation = (2 / (size * size * inputs)) ** 0.5
+            return tf.Variable(rng.normal(0, deviation, shape).astype(np.float32))
+
+        widths = 3, 32, 64, 128, 256
+        pairs = itertools.pairwise(widths)
+        self.down = [kernel(4 if i == 0 else 3, *pair) for i, pair in enumerate(pairs)]
+        self.lateral = [kernel(1, width, CHANNELS) for width in widths[1:]]
+        self.smooth = [kernel(3, CHANNELS, CHANNELS) for _ in LEVELS]
+
+    def __call__(self, images: tf.Tensor) -> list[tf.Tensor]:
+        x, levels = images, []
+        for i, weights in enumerate(self.down):
+            x = tf.nn.relu(tf.nn.conv2d(x, weights, 4 if i == 0 else 2, "SAME"))
+            levels.append(x)
+        top, merged = None, []
+        for x, weights in zip(reversed(levels), reversed(self.lateral), strict=True):
+            x = tf.nn.conv2d(x, weights, 1, "SAME")
+            if top is not None:
+                x += tf.image.resize(top, tf.shape(x)[1:3], "nearest")
+            merged.insert(0, x)
+            top = x
+        return [
+            tf.nn.conv2d(x, weights, 1, "SAME")
+            for x, weights in zip(merged, self.smooth, strict=True)
+        ]
+
+
+def assign_levels(boxes: tf.Tensor) -> tf.Tensor:
+    """The level of each box [K, 5], by its area: 224 x 224 pixels belong to P4."""
+    sides = tf.maximum(boxes[:, 3:] - boxes[:, 1:3], 1.0)
+    size = tf.sqrt(tf.reduce_prod(sides, -1))
+    level = tf.floor(4 + tf.math.log(size / 224 + 1e-8) / tf.math.log(2.0))
+    return tf.cast(tf.clip_by_value(level, LEVELS[0], LEVELS[-1]), tf.int32)
+
+
+def pool(pyramid: list[tf.Tensor], boxes: tf.Tensor, mode: str) -> tf.Tensor:
+    """[K, 7, 7, C] from boxes [K, 5]: four samples per bin, of the level of each box."""
+    level_of_box = assign_levels(boxes)
+    places, parts = [], []
+    for level, features in zip(LEVELS, pyramid, strict=True):
+        places.append(tf.cast(tf.where(level_of_box == level)[:, 0], tf.int32))
+        rows = tf.gather(boxes, places[-1])
+        part = roi_align(features, rows, BINS, 2.0**-level, 2, aligned=True, mode=mode)
+        parts.append(part)
+    return tf.dynamic_stitch(places, parts)
+
+
+def proposals(count: int, size: int, seed: int = 1) -> tf.Tensor:
+    """Boxes [K, 5] of every size on one image."""
+    rng = np.random.default_rng(seed)
+    sides = np.exp(rng.uniform(np.log(8), np.log(size), (count, 2)))
+    low = rng.uniform(0, 1, (count, 2)) * (size - sides)
+    boxes = np.concatenate([np.zeros((count, 1)), low, low + sides], 1)
+    return tf.constant(boxes.astype(np.float32))
+
+
+def main(size: int = 800, count: int = 2000) -> None:
+    """Print how the proposals spread over the levels, and what a step in each mode takes."""
+    model = Pyramid()
+    images = tf.random.stateless_uniform([1, size, size, 3], [0, 0])
+    boxes = proposals(count, size)
+
+    @tf.function
+    def step(images: tf.Tensor, boxes: tf.Tensor, mode: str) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            pooled = pool(model(images), boxes, mode)
+            loss = tf.reduce_mean(pooled**2)
+        return pooled, tape.gradient(loss, model.trainable_variables)
+
+    levels = tf.math.bincount(assign_levels(boxes), minlength=6).numpy()[2:]
+    print("boxes on P2 to P5:", *levels)
+    for mode in ("max", "avg"):
+        step(images, boxes, mode)  # traces
+        start = time.perf_counter()
+        pooled, gradients = step(images, boxes, mode)
+        norm = tf.linalg.global_norm(gradients)
+        seconds = time.perf_counter() - start
+        shape = "x".join(map(str, pooled.shape))
+        print(f"{mode}: {shape}, gradient {norm:.3g}, {seconds:.1f} s with the convolutions")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=800, help="height and width of the image")
+    parser.add_argument("--proposals", type=int, default=2000)
+    options = parser.parse_args()
+    main(options.size, options.proposals)

@@ -1,0 +1,216 @@
+"""RoIAlign and RoIPool as layers of Keras 3, on its TensorFlow, PyTorch and JAX backends."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import keras
+
+from ._params import RoiAlignParams, RoiPoolParams, align_params, pool_params
+from ._shapes import Metadata, check_known, check_known_list, check_params, known_result
+
+__all__ = ["RoIAlign", "RoIPool"]
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+# Whose functions a backend's tensors are passed to.
+ADAPTERS = {"tensorflow": ".tensorflow", "torch": ".torch", "jax": ".jax", "numpy": "._arrays"}
+LAYOUTS = {"channels_last": "NHWC", "channels_first": "NCHW"}
+
+
+def _adapter() -> Any:
+    backend = keras.backend.backend()
+    if backend not in ADAPTERS:
+        known = ", ".join(ADAPTERS)
+        raise NotImplementedError(
+            f"roidl.keras: not implemented for the backend '{backend}', only for {known}"
+        )
+    return importlib.import_module(ADAPTERS[backend], __package__)
+
+
+def _as_pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+
+
+def _metadata(tensor: Tensor) -> Metadata:
+    return tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype)
+
+
+class _Pooling(keras.layers.Layer):  # type: ignore[misc]
+    """What both layers share: arguments, shapes, and the call of the backend's function."""
+
+    op: str
+    params: RoiAlignParams | RoiPoolParams
+
+    def __init__(
+        self, output_size: Any, spatial_scale: float, mode: str, data_format: Any, **kwargs: Any
+    ) -> None:
+        # Boxes keep their type: a coordinate of 2049 is none of float16's. The features are cast.
+        super().__init__(autocast=False, **kwargs)
+        self.output_size = _as_pair(output_size)
+        self.spatial_scale = spatial_scale
+        self.mode = mode
+        self.data_format = data_format or keras.config.image_data_format()
+        if self.data_format not in LAYOUTS:
+            names = ", ".join(map(repr, LAYOUTS))
+            raise ValueError(f"{self.op}: data_format must be one of {names}, got {data_format!r}")
+        # Keras compiles with XLA by default; TensorFlow's operators of ours are none of XLA's.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+
+    @property
+    def layout(self) -> str:
+        return LAYOUTS[self.data_format]
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "output_size": self.output_size,
+            "spatial_scale": self.spatial_scale,
+            "mode": self.mode,
+        }
+
+    def call(self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None) -> Tensor:
+        function = getattr(_adapter(), self.op)
+        input = keras.ops.cast(input, self.compute_dtype)
+        return function(
+            input, boxes, **self._options(), layout=self.layout, batch_indices=batch_indices
+        )
+
+    def compute_output_spec(
+        self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None
+    ) -> Any:
+        features: Metadata = (tuple(input.shape), self.compute_dtype)
+        if isinstance(boxes, (list, tuple)):
+            images = features[0][0] if len(features[0]) == 4 else None
+            check_known_list(self.op, [_metadata(part) for part in boxes], images)
+            counts = [part.shape[0] for part in boxes]
+            rows: Metadata = ((None if None in counts else sum(counts), 4), "float32")
+            indices: Metadata | None = ((rows[0][0],), "int32")
+        else:
+            rows = _metadata(boxes)
+            indices = None if batch_indices is None else _metadata(batch_indices)
+        check_known(self.op, self.params, features, rows, indices)
+        shape = known_result(self.params, features[0], rows[0])
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(
+        self, input_shape: Shape, boxes_shape: Shape, batch_indices_shape: Shape | None = None
+    ) -> Shape:
+        return known_result(self.params, input_shape, boxes_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._options(), "data_format": self.data_format}
+
+
+@keras.saving.register_keras_serializable(package="roidl")
+class RoIAlign(_Pooling):
+    """Pool regions of interest by bilinear sampling; see `roidl.roi_align`.
+
+    Parameters
+    ----------
+    output_size : int or (height, width)
+        Bins per region.
+    spatial_scale : float
+        Cells of the map per pixel of the image, e.g. 1/16.
+    sampling_ratio : int or (height, width)
+        Samples per bin along each axis; 0 or less: as many as the bin has cells, rounded up.
+    aligned : bool
+        Shift by half a cell, so that pixel centres lie at integers + 1/2.
+    mode : {"avg", "max", "max_onnx"}
+        The mean of the samples, their maximum, or what ONNX calls max.
+    data_format : {"channels_last", "channels_first"}, optional
+        The order of the axes; default ``keras.config.image_data_format()``.
+    **kwargs
+        As of every layer: ``name``, ``dtype``, ...
+
+    Call with ``input`` [N, H, W, C], ``boxes`` [N, L, 4] (or [K, 5], or [K, 4] with
+    ``batch_indices``, or a list of N tensors [L_i, 4]) in pixels of the image; the result is
+    [N, L, PH, PW, C] (or [K, PH, PW, C]), of the layer's compute dtype. Boxes are never cast.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `roidl.roi_align`.
+
+    Examples
+    --------
+    >>> import keras, numpy as np, roidl.keras
+    >>> features = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    >>> boxes = np.array([[[0, 0, 4, 4]]], np.float32)
+    >>> layer = roidl.keras.RoIAlign(2, sampling_ratio=2, aligned=True, data_format="channels_last")
+    >>> keras.ops.convert_to_numpy(layer(features, boxes))[0, 0, :, :, 0].tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
+    """
+
+    op = "roi_align"
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int | tuple[int, int] = -1,
+        aligned: bool = False,
+        *,
+        mode: str = "avg",
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(output_size, spatial_scale, mode, data_format, **kwargs)
+        self.sampling_ratio, self.aligned = _as_pair(sampling_ratio), aligned
+        self.params = align_params(self.op, **self._options(), layout=self.layout)
+        check_params(self.op, self.params)
+
+    def _options(self) -> dict[str, Any]:
+        more = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned}
+        return {**super()._options(), **more}
+
+
+@keras.saving.register_keras_serializable(package="roidl")
+class RoIPool(_Pooling):
+    """Pool regions of interest over whole cells; see `roidl.roi_pool`.
+
+    Parameters
+    ----------
+    output_size : int or (height, width)
+        Bins per region.
+    spatial_scale : float
+        Cells of the map per pixel of the image.
+    mode : {"max", "avg"}
+        The maximum of a bin, or its mean.
+    data_format : {"channels_last", "channels_first"}, optional
+        The order of the axes; default ``keras.config.image_data_format()``.
+    **kwargs
+        As of every layer: ``name``, ``dtype``, ...
+
+    Called as `RoIAlign` is.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `roidl.roi_pool`.
+
+    Examples
+    --------
+    >>> import keras, numpy as np, roidl.keras
+    >>> features = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    >>> boxes = np.array([[[0, 0, 3, 3]]], np.float32)
+    >>> layer = roidl.keras.RoIPool(2, data_format="channels_last")
+    >>> keras.ops.convert_to_numpy(layer(features, boxes))[0, 0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
+    """
+
+    op = "roi_pool"
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float = 1.0,
+        *,
+        mode: str = "max",
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(output_size, spatial_scale, mode, data_format, **kwargs)
+        self.params = pool_params(self.op, **self._options(), layout=self.layout)
+        check_params(self.op, self.params)

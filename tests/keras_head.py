@@ -1,0 +1,171 @@
+"""Run by tests/test_keras.py in a process per backend: layers, models, and what they were saved as.
+
+Writes arrays to a file, by name; a name that ends in "?" is a claim, and must be true everywhere.
+"""
+
+from __future__ import annotations
+
+import doctest
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import roidl.keras
+
+FOUND: dict[str, Any] = {}
+RNG = np.random.default_rng(81)
+N, H, W, C, L = 2, 9, 8, 3, 4
+SCALE = 0.5
+
+
+def boxes_of(rng: np.random.Generator, images: int) -> Any:
+    low = rng.uniform(0, 8, (images, L, 2))
+    return np.concatenate([low, low + rng.uniform(3, 8, (images, L, 2))], -1).astype(np.float32)
+
+
+FEATURES = RNG.standard_normal((N, H, W, C), dtype=np.float32)
+BOXES = boxes_of(RNG, N)
+
+
+def array(tensor: Any) -> Any:
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def raises(kind: type[Exception], call: Callable[..., Any], *arguments: Any) -> str:
+    try:
+        call(*arguments)
+    except kind as error:
+        return str(error)
+    return "nothing was raised"
+
+
+# Layers -------------------------------------------------------------------------------------------
+
+
+def layers() -> None:
+    rows = np.concatenate([np.repeat(np.arange(N), L)[:, None], BOXES.reshape(-1, 4)], 1)
+    rows = rows.astype(np.float32)
+    indices = np.repeat(np.arange(N, dtype=np.int32), L)
+    arguments: dict[str, dict[str, Any]] = {
+        "avg": {"sampling_ratio": 2},
+        "max": {"sampling_ratio": (2, 1), "aligned": True},
+    }
+    for mode, more in arguments.items():
+        layer = roidl.keras.RoIAlign((2, 3), SCALE, mode=mode, **more)
+        grouped = FOUND[f"align {mode}"] = array(layer(FEATURES, BOXES))
+        again = type(layer).from_config(layer.get_config())
+        flat = grouped.reshape(N * L, 2, 3, C)
+        FOUND[f"align {mode} from its configuration?"] = (
+            array(again(FEATURES, BOXES)) == grouped
+        ).all()
+        FOUND[f"align {mode} of rows?"] = (array(layer(FEATURES, rows)) == flat).all()
+        listed = layer(FEATURES, [keras.ops.convert_to_tensor(part) for part in BOXES])
+        FOUND[f"align {mode} of a list?"] = (array(listed) == flat).all()
+        apart = layer(FEATURES, rows[:, 1:], batch_indices=indices)
+        FOUND[f"align {mode} of indices?"] = (array(apart) == flat).all()
+        first = roidl.keras.RoIAlign((2, 3), SCALE, mode=mode, data_format="channels_first", **more)
+        swapped = array(first(FEATURES.transpose(0, 3, 1, 2), BOXES)).transpose(0, 1, 3, 4, 2)
+        FOUND[f"align {mode} channels first?"] = np.allclose(swapped, grouped, atol=1e-6)
+    for mode in ("max", "avg"):
+        FOUND[f"pool {mode}"] = array(roidl.keras.RoIPool(2, SCALE, mode=mode)(FEATURES, BOXES))
+
+
+def half_precision() -> None:
+    """Boxes far from the origin of a large map: 2049 is no number of float16's."""
+    stripes = np.zeros((1, 2, 2100, 1), np.float32)
+    stripes[:, :, 1::2] = 1
+    boxes = np.array([[[2049.0, 0.0, 2050.0, 1.0]]], np.float32)  # the pixel 2049 of both rows
+    layer = roidl.keras.RoIAlign(1, sampling_ratio=1, aligned=True, dtype="mixed_float16")
+    pooled = layer(stripes, boxes)
+    FOUND["half"] = array(pooled).astype(np.float32)
+    FOUND["half is half?"] = keras.backend.standardize_dtype(pooled.dtype) == "float16"
+
+
+def symbols() -> None:
+    features, boxes = keras.Input((None, None, C)), keras.Input((L, 4))
+    layer = roidl.keras.RoIAlign((2, 3))
+    FOUND["symbolic shape?"] = layer(features, boxes).shape == (None, L, 2, 3, C)
+    FOUND["symbolic rows?"] = layer(features, keras.KerasTensor((None, 5))).shape == (None, 2, 3, C)
+    parts = [keras.KerasTensor((None, 4)), keras.KerasTensor((3, 4))]
+    listed = layer(keras.KerasTensor((2, 5, 5, C)), parts)
+    FOUND["symbolic list?"] = listed.shape == (None, 2, 3, C)
+    shape = layer.compute_output_shape((2, 5, 5, 7), (2, 9, 4))
+    FOUND["computed shape?"] = shape == (2, 9, 2, 3, 7)
+    said = raises(ValueError, layer, features, keras.Input((L, 6)))
+    FOUND["wrong boxes are told?"] = "roi_align: boxes must have shape [" in said
+    said = raises(ValueError, lambda: roidl.keras.RoIPool(0))
+    FOUND["wrong sizes are told?"] = said == "roi_pool: output_size must be at least 1, got 0"
+    said = raises(ValueError, lambda: roidl.keras.RoIPool(1, data_format="NHWC"))
+    FOUND["wrong formats are told?"] = "data_format must be one of 'channels_last'" in said
+
+
+def examples() -> None:
+    for kind in (roidl.keras.RoIAlign, roidl.keras.RoIPool):
+        runner = doctest.DocTestRunner()
+        for test in doctest.DocTestFinder(recurse=False).find(kind, globs={}):
+            runner.run(test)
+        FOUND[f"example of {kind.__name__}?"] = runner.failures == 0 and runner.tries > 0
+
+
+# A two-stage head ---------------------------------------------------------------------------------
+
+
+def head() -> Any:
+    features, boxes = keras.Input((H, W, C)), keras.Input((L, 4))
+    x = keras.layers.Conv2D(6, 3, padding="same", activation="tanh")(features)
+    align = roidl.keras.RoIAlign(3, SCALE, sampling_ratio=2, aligned=True)(x, boxes)
+    pool = roidl.keras.RoIPool(2, SCALE)(x, boxes)
+    joined = [keras.layers.Reshape((L, -1))(part) for part in (align, pool)]
+    x = keras.layers.Concatenate()(joined)
+    x = keras.layers.Dense(16, activation="tanh")(x)
+    return keras.Model([features, boxes], keras.layers.Dense(1)(x))
+
+
+def training() -> None:
+    rng = np.random.default_rng(82)
+    count = 64
+    features = rng.standard_normal((count, H, W, C), dtype=np.float32)
+    boxes = boxes_of(rng, count)
+    # What the head is to find: the mean of the first channel in the box.
+    rule: dict[str, Any] = {"spatial_scale": SCALE, "sampling_ratio": 4, "layout": "NHWC"}
+    target = roidl.roi_align(features, boxes, 1, **rule)[..., 0, 0, :1]
+    model = head()
+    shapes = [weight.shape for weight in model.get_weights()]
+    model.set_weights([rng.normal(0, 0.25, shape).astype(np.float32) for shape in shapes])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    fitted = model.fit([features, boxes], target, 16, 15, shuffle=False, verbose=0)
+    FOUND["losses"] = np.array(fitted.history["loss"])
+    expected = model.predict([features[:8], boxes[:8]], verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "head.keras"
+        model.save(path)
+        loaded = keras.models.load_model(path)
+    got = loaded.predict([features[:8], boxes[:8]], verbose=0)
+    FOUND["the saved model is the same?"] = np.allclose(got, expected, atol=1e-6)
+    FOUND["predictions"] = expected
+
+
+def mixed_precision() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    rng = np.random.default_rng(83)
+    features = rng.standard_normal((16, H, W, C), dtype=np.float32)
+    boxes = boxes_of(rng, 16)
+    model = head()
+    pooled = next(x for x in model.layers if isinstance(x, roidl.keras.RoIAlign))
+    FOUND["mixed precision computes in bfloat16?"] = pooled.output.dtype == "bfloat16"
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    target = features.mean((1, 2))[:, None, :1] + np.zeros((1, L, 1), np.float32)
+    losses = model.fit([features, boxes], target, 8, 4, shuffle=False, verbose=0).history["loss"]
+    FOUND["mixed precision learns?"] = losses[-1] < losses[0]
+
+
+if __name__ == "__main__":
+    keras.config.set_image_data_format("channels_last")
+    for part in (layers, half_precision, symbols, examples, training, mixed_precision):
+        part()
+    np.savez(sys.argv[1], **FOUND)
