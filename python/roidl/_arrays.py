@@ -8,6 +8,7 @@ looked up in `sys.modules`, never imported for itself.
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import sys
 from collections.abc import Callable
@@ -30,8 +31,8 @@ class Library(NamedTuple):
     # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
     empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
     writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
-    # The adapter that runs calls on this library's arrays; None: this front end does
-    run: Callable[[Call], Any] | None = None
+    # The module whose `run` runs calls on this library's arrays; None: this front end does
+    adapter: str | None = None
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -101,12 +102,6 @@ def _jax_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["jax"].device_put(result, device)
 
 
-def _jax_run(call: Call) -> Any:
-    from . import jax
-
-    return jax.run(call)
-
-
 def _tensorflow_prepare(op: str, tensor: Array) -> Array:
     tensorflow = sys.modules["tensorflow"]
     if isinstance(tensor, tensorflow.Variable):
@@ -123,12 +118,6 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
 def _tensorflow_adopt(op: str, result: Array, like: Array) -> Array:
     # Not by DLPack: TensorFlow ends the process when memory is not aligned as its own is.
     return sys.modules["tensorflow"].convert_to_tensor(result)
-
-
-def _tensorflow_run(call: Call) -> Any:
-    from . import tensorflow
-
-    return tensorflow.run(call)
 
 
 def _standard_adopt(op: str, result: Array, like: Array) -> Array:
@@ -153,11 +142,13 @@ STANDARD = Library(_as_it_is, _standard_adopt)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
-    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
-    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
+    "torch": Library(
+        _torch_prepare, _torch_adopt, _torch_empty, _torch_writable, adapter=".torch._front"
+    ),
+    "jax": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
+    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
     "tensorflow": Library(
-        _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
+        _tensorflow_prepare, _tensorflow_adopt, writable=_never, adapter=".tensorflow"
     ),
 }
 
@@ -232,7 +223,7 @@ def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
     return memory[start : start + size].view(kind).reshape(shape)
 
 
-def _run_like_leader(call: Call) -> Any:
+def run_like_leader(call: Call) -> Any:
     """The result is of the library of the features or of their gradient."""
     library = library_of(call.leader)
     empty, leader = library.empty, call.leader
@@ -267,14 +258,21 @@ def _run_like_boxes(call: Call) -> Any:
 _OPERATORS = ("roi_align", "roi_pool")
 
 
+@functools.cache
+def _run_of(adapter: str) -> Callable[[Call], Any]:
+    # The array exists, so its library is imported; the adapter is, at the first call.
+    run: Callable[[Call], Any] = importlib.import_module(adapter, __package__).run
+    return run
+
+
 def run(call: Call) -> Any:
     """Run one call: by the adapter of the leader's library if there is one, else here."""
-    adapter = library_of(call.leader).run
+    adapter = library_of(call.leader).adapter
     if adapter is not None and call.op in _OPERATORS and call.out is None:
-        return adapter(call)
+        return _run_of(adapter)(call)
     if call.op.endswith("backward_boxes"):
         return _run_like_boxes(call)
-    return _run_like_leader(call)
+    return run_like_leader(call)
 
 
 _adapt = front_end(run)

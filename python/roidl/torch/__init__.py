@@ -1,0 +1,16 @@
+"""RoIAlign and RoIPool for PyTorch, in the place of torchvision's.
+
+``from roidl import torch as ops`` replaces ``from torchvision import ops`` for these names.
+
+The functions are differentiable, to any order with respect to the input, in reverse and forward
+mode; they work under `torch.func`, `torch.compile`, `torch.export`, autocast and DTensor.
+"""
+
+from . import _vmap
+from ._front import roi_align, roi_pool
+from ._modules import RoIAlign, RoIPool
+from ._onnx import onnx_translation_table
+
+_vmap.register()
+
+__all__ = ["RoIAlign", "RoIPool", "onnx_translation_table", "roi_align", "roi_pool"]
