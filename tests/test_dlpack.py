@@ -199,11 +199,12 @@ def test_a_large_input_is_not_copied(lib: Lib) -> None:
     inputs = {"NCHW": lib.asarray(array), "NHWC": lib.asarray(array.reshape(4, 1024, 1024, 4))}
     boxes = lib.asarray(np.array([[3, 2, 2, 9, 9]], np.float32))
     for layout, input in inputs.items():
-        roidl.roi_align(input, boxes, 2, layout=layout)
-        reset.write_text("5")
-        before = _peak_memory()
-        roidl.roi_align(input, boxes, 2, layout=layout)
-        roidl.roi_pool(input, boxes, 2, layout=layout)
+        for measured in (False, True):  # a front end may compile something for its first calls
+            if measured:
+                reset.write_text("5")
+            before = _peak_memory()
+            for function in (roidl.roi_align, roidl.roi_pool):
+                lib.to_numpy(function(input, boxes, 2, layout=layout))
         assert _peak_memory() - before < array.nbytes / 2
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import sharding_impls
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import oracle
@@ -133,6 +134,13 @@ if hasattr(jax.sharding, "reshard"):  # types that say how an array is divided, 
         assert jax.typeof(pooled).sharding.spec == P("r", "c", None, None)
         return (pooled * typed(WEIGHTS, "r", "c")).sum()
 
+    with jax.set_mesh(EXPLICIT):  # of arrays that know nothing of it
+        for got, right in (
+            (align(FEATURES, ROWS), forward()),
+            (jax.jit(jax.grad(lambda x: (align(x, ROWS) * WEIGHTS).sum()))(FEATURES), backward()),
+        ):
+            np.testing.assert_allclose(got, right, rtol=0, atol=1e-4)
+
     XT, BT = typed(FEATURES, None, "c"), typed(ROWS, "r")
     CASES["explicit"] = (align, (XT, BT), forward())
     CASES["explicit to both"] = (
@@ -152,6 +160,11 @@ if hasattr(jax.sharding, "reshard"):  # types that say how an array is divided, 
     )
 
 jax.config.update("jax_use_shardy_partitioner", sys.argv[1] == "shardy")
+if sys.argv[1] == "gspmd":  # devices that form no mesh: they get it all
+    channels = NamedSharding(MESH, P(None, ("c", "r")))._to_xla_hlo_sharding(4)
+    nameless = sharding_impls.GSPMDSharding(tuple(MESH.devices.flat), channels)
+    got = jax.jit(align)(jax.device_put(FEATURES, nameless), ROWS)
+    np.testing.assert_allclose(got, forward(), rtol=0, atol=1e-4)
 for name, (function, arguments, expected) in CASES.items():
     compiled = jax.jit(function).lower(*arguments).compile()
     text, result = str(compiled.as_text()), compiled(*arguments)

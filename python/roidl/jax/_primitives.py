@@ -80,8 +80,14 @@ def _make_primitive(op: str) -> Any:
     return primitive
 
 
+# A function object of our own: jax.ffi.pycapsule changes the types of ctypes.pythonapi's, for all.
+_new_capsule = ctypes.PyDLL(None).PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+
 _library = ctypes.CDLL(bridge("xla"))
 for _op in ROLES:
-    _handler = jax.ffi.pycapsule(getattr(_library, f"roidl_cpu_{_op}"))
-    jax.ffi.register_ffi_target(f"roidl_{_op}", _handler, platform="cpu")
+    _handler = ctypes.cast(getattr(_library, f"roidl_cpu_{_op}"), ctypes.c_void_p)
+    _capsule = _new_capsule(_handler, None, None)
+    jax.ffi.register_ffi_target(f"roidl_{_op}", _capsule, platform="cpu")
     PRIMITIVES[_op] = _make_primitive(_op)

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from .._params import POOL_MODES
 from ._site import BOXES, INDICES, MAP, Site
-from ._versions import CALLS_MUST_RETURN_PAIRS, type_of
+from ._versions import CALLS_MUST_RETURN_PAIRS, type_of, whole_like
 
 Array = Any
 Axes = tuple[str, ...]  # of the mesh
@@ -133,17 +133,11 @@ def in_parts(site: Site, mesh: Any, bind: Callable[..., Any], operands: Sequence
     return list(parts(*placed))
 
 
-def _whole(like: Any, count: int) -> Any:
-    """Shardings of arrays that every device has whole, where there is no mesh to name axes of."""
-    return (type(like).get_replicated(like._device_assignment),) * count
-
-
 def _partition(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
     operand_roles, result_roles = site.operand_roles(), site.result_roles()
     if mesh.empty:
-        like = results[0].sharding
-        parts = _whole(like, len(results)), _whole(like, len(operands))
-        return mesh, partial(call, site), *parts
+        whole = whole_like(results[0].sharding)
+        return mesh, partial(call, site), (whole,) * len(results), (whole,) * len(operands)
     roles, shapes = (*operand_roles, *result_roles), (*operands, *results)
     division = _division(site, mesh, list(zip(roles, shapes, strict=True)))
 
@@ -167,7 +161,7 @@ def _infer(site: Site, mesh: Any, operands: Any, results: Any) -> Any:
     # Nothing may be raised here: XLA would end the process.
     if mesh.empty:
         like = next(each.sharding for each in operands if each.sharding is not None)
-        return _whole(like, len(results))
+        return (whole_like(like),) * len(results)
     division = _division(site, mesh, list(zip(site.operand_roles(), operands, strict=True)))
     return _shardings(site, mesh, site.result_roles(), division)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax._src import core, dispatch
+from jax._src import core, dispatch, sharding_impls
 from jax.sharding import NamedSharding, PartitionSpec
 
 Array = Any
@@ -54,6 +54,11 @@ def result_type(types: Sequence[Any], shape: tuple[int, ...], dtype: Any) -> Any
     # Of `like` it keeps over which axes of the mesh it varies, inside shard_map.
     sharding = NamedSharding(mesh, PartitionSpec())
     return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+
+def whole_like(sharding: Any) -> Any:
+    """Every device has all of an array; for devices that form no mesh with names of axes."""
+    return sharding_impls.GSPMDSharding.get_replicated(sharding._device_assignment)
 
 
 def register(primitive: Any) -> None:
