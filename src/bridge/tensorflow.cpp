@@ -16,21 +16,20 @@ tf::Functions api{};
 
 namespace {
 
-// What a kernel computes. Inputs stand in the order of the definitions below; `grid` is followed by
-// the lists that may be empty.
+// What a kernel computes. Inputs stand in the order of the definitions below: tensors, `grid`, and
+// then lists of no or one tensor.
 template <class Params>
 using Compute = void (*)(Call&, const Params& attributes);
 
+// From the place of the grid on: the parameters as they are with it, and the lists in turn.
 template <class Params>
 class Inputs {
  public:
-  // `grid` is the place of that input, `lists` how many may follow it.
   Inputs(Call& call, const Params& attributes, int grid)
       : params(with_grid(attributes, call, call.input(grid))), call_(call), next_(grid + 1) {}
 
-  Optional optional(int left_after = 0) {
-    const bool there = call_.inputs() - next_ > left_after;
-    return there ? Optional(call_.input(next_++)) : Optional();
+  Optional optional() {
+    return next_ < call_.inputs() ? Optional(call_.input(next_++)) : Optional();
   }
 
   const Params params;
@@ -215,9 +214,10 @@ void delete_kernel(void* attributes) {
 struct Definition {
   const char* name;
   std::initializer_list<const char*> inputs;  // before grid
-  std::initializer_list<const char*> lists;   // after grid
+  std::initializer_list<const char*> lists;   // after grid, before batch_indices
   std::initializer_list<const char*> outputs;
   void (*infer)(tf::ShapeContext*, tf::Status*);
+  bool has_argmax = false;
 };
 
 template <class ParamsType, Compute<ParamsType> function, const char* op>
@@ -246,22 +246,16 @@ void define(const Definition& what) {
   const auto attribute = [&](const char* spec) { api.TF_OpDefinitionBuilderAddAttr(op, spec); };
   for (const char* spec : what.inputs) input(spec);
   input("grid: uint8");
-  bool has_argmax = false;
-  for (const char* spec : what.lists) {
-    input(spec);
-    has_argmax = has_argmax || std::strncmp(spec, "argmax", 6) == 0;
-  }
-  for (const char* spec : what.outputs) {
-    api.TF_OpDefinitionBuilderAddOutput(op, spec);
-    has_argmax = has_argmax || std::strncmp(spec, "argmax", 6) == 0;
-  }
+  for (const char* spec : what.lists) input(spec);
+  input("batch_indices: num_indices * I");
+  for (const char* spec : what.outputs) api.TF_OpDefinitionBuilderAddOutput(op, spec);
   attribute("T: {half, bfloat16, float, double}");
   attribute(
       "B: {half, bfloat16, float, double, int8, int16, int32, int64, uint8, uint16, uint32, "
       "uint64}");
   attribute("I: {int8, int16, int32, int64, uint8, uint16, uint32, uint64} = DT_INT32");
   attribute("num_indices: int >= 0");
-  if (has_argmax) attribute("num_argmax: int >= 0");
+  if (what.has_argmax) attribute("num_argmax: int >= 0");
   attribute("params: list(int)");
   api.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, what.infer);
   register_all<Operator>(what.name, op);
@@ -288,57 +282,59 @@ void define_refusal() {
 }
 
 void define_all() {
-  constexpr const char* indices = "batch_indices: num_indices * I";
   constexpr const char* argmax = "argmax: num_argmax * int32";
   define<Operator<RoiAlignParams, compute_roi_align, kRoiAlign>>(
-      {"RoidlRoiAlign", {"input: T", "boxes: B"}, {indices}, {"pooled: T"}, infer_pooled<0, 1, 2>});
+      {"RoidlRoiAlign", {"input: T", "boxes: B"}, {}, {"pooled: T"}, infer_pooled<0, 1, 2>});
   define<Operator<RoiAlignParams, compute_roi_align_backward, kRoiAlignBackward>>(
       {"RoidlRoiAlignBackward",
        {"grad_output: T", "input: T", "boxes: B"},
-       {indices},
+       {},
        {"grad_input: T"},
        infer_like<1>});
   define<Operator<RoiAlignParams, compute_roi_align_backward_boxes, kRoiAlignBackwardBoxes>>(
       {"RoidlRoiAlignBackwardBoxes",
        {"grad_output: T", "input: T", "boxes: B"},
-       {indices},
+       {},
        {"grad_boxes: B"},
        infer_like<2>});
   define<Operator<RoiAlignParams, compute_roi_align_jvp, kRoiAlignJvp>>(
       {"RoidlRoiAlignJvp",
        {"input_tangent: T", "input: T", "boxes: B"},
-       {indices},
+       {},
        {"pooled_tangent: T"},
        infer_pooled<0, 2, 3>});
   define<Operator<RoiAlignParams, compute_roi_align_jvp_boxes, kRoiAlignJvpBoxes>>(
       {"RoidlRoiAlignJvpBoxes",
        {"input: T", "boxes: B", "boxes_tangent: B"},
-       {indices},
+       {},
        {"pooled_tangent: T"},
        infer_pooled<0, 1, 3>});
   define<Operator<RoiAlignParams, compute_roi_align_jvp_boxes_backward, kRoiAlignJvpBoxesBackward>>(
       {"RoidlRoiAlignJvpBoxesBackward",
        {"grad_output: T", "input: T", "boxes: B", "boxes_tangent: B"},
-       {indices},
+       {},
        {"grad_input: T"},
        infer_like<1>});
   define<Operator<RoiPoolParams, compute_roi_pool, kRoiPool>>({"RoidlRoiPool",
                                                                {"input: T", "boxes: B"},
-                                                               {indices},
+                                                               {},
                                                                {"pooled: T", argmax},
-                                                               infer_pooled<0, 1, 2, 2>});
+                                                               infer_pooled<0, 1, 2, 2>,
+                                                               true});
   define<Operator<RoiPoolParams, compute_roi_pool_backward, kRoiPoolBackward>>(
       {"RoidlRoiPoolBackward",
        {"grad_output: T", "input: T", "boxes: B"},
-       {argmax, indices},
+       {argmax},
        {"grad_input: T"},
-       infer_like<1>});
+       infer_like<1>,
+       true});
   define<Operator<RoiPoolParams, compute_roi_pool_jvp, kRoiPoolJvp>>(
       {"RoidlRoiPoolJvp",
        {"input_tangent: T", "boxes: B"},
-       {argmax, indices},
+       {argmax},
        {"pooled_tangent: T"},
-       infer_pooled<0, 1, 2>});
+       infer_pooled<0, 1, 2>,
+       true});
 }
 
 [[maybe_unused]] const bool registered = [] {
