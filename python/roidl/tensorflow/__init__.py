@@ -19,11 +19,12 @@ from .. import _ops
 from .._params import POOL_MODES, Call
 from . import _gradients as _gradients  # registers them
 from ._boxes import as_tensor, boxes_of, check
-from ._operators import node_of
+from ._operators import eager_context, node_of
 
 __all__ = ["roi_align", "roi_pool"]
 
 Tensor = Any
+_Tensor = tf.Tensor
 
 
 def _refuse_xla(op: str) -> None:
@@ -36,19 +37,20 @@ def _refuse_xla(op: str) -> None:
 
 def run(call: Call) -> Any:
     """Run one call on tensors: a node of TensorFlow's."""
-    op, params, boxes, indices = call.op, call.params, call.boxes, call.batch_indices
-    input = as_tensor(op, "input", call.arguments[0])
-    if indices is None and isinstance(boxes, tf.Tensor):  # saves a small call 4%
+    op, params, boxes, indices, _, input, arguments, _ = call
+    if not isinstance(input, _Tensor):
+        input = as_tensor(op, "input", input)
+    if indices is None and isinstance(boxes, _Tensor):  # saves a small call 4%
         indices = []
     else:
         boxes, indices = boxes_of(call, input)
     node = node_of(op, params)
-    return_argmax = op == "roi_pool" and call.arguments[1]
+    return_argmax = op == "roi_pool" and arguments[1]
     if return_argmax and params.mode != POOL_MODES["max"]:
         raise ValueError("roi_pool: only mode 'max' has an argmax to return")
-    if tf.executing_eagerly():
+    if (context := eager_context()) is not None:
         try:
-            result = node.eagerly(input, boxes, indices)
+            result = node.eagerly(context, input, boxes, indices)
         except (TypeError, ValueError, tf.errors.OpError):
             check(call, input, boxes, indices)  # the core's words, if shapes or types are wrong
             raise

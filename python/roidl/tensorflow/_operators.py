@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager.context import context as _get_context
 
 from .._bridge import bridge
 from .._params import POOL_MODES, RoiAlignParams, RoiPoolParams
@@ -49,7 +50,12 @@ ops = _load()
 # What the generated functions of an eager call come down to, without their overloading by types,
 # which takes a fifth of a small call.
 _fast_path = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_FastPathExecute", None)
-_get_context = getattr(getattr(ops, "_context", None), "context", None)
+
+
+def eager_context() -> Any:
+    """What an eager call is made in; None while a graph is traced."""
+    context = _get_context()
+    return context if context.executing_eagerly() else None
 
 
 class Node(NamedTuple):
@@ -64,11 +70,11 @@ class Node(NamedTuple):
     def in_graph(self, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> Any:
         return self._generated(input, boxes, tf.constant(self.grid), indices)
 
-    def eagerly(self, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> Any:
-        if _fast_path is not None and _get_context is not None:
-            inputs = input, boxes, self.grid_tensor, indices
+    def eagerly(self, context: Any, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> Any:
+        if _fast_path is not None:
+            name, _, grid, _, flat = self
             try:
-                return _fast_path(_get_context(), self.name, None, *inputs, *self.flat)
+                return _fast_path(context, name, None, input, boxes, grid, indices, *flat)
             except Exception:  # several of TensorFlow's own; what it was is told below
                 pass
         return self._generated(input, boxes, self.grid_tensor, indices)
