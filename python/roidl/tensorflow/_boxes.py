@@ -37,7 +37,8 @@ def boxes_of(call: Call, input: Tensor) -> Boxes:
     rows = as_tensor(call.op, "boxes", boxes)
     if indices is None:
         return rows, []
-    return rows, [as_tensor(call.op, "batch_indices", indices)]
+    indices = as_tensor(call.op, "batch_indices", indices)
+    return rows, [tf.cast(indices, tf.int64) if indices.dtype.is_integer else indices]
 
 
 def _number_of_images(input: Tensor) -> int | None:
@@ -57,9 +58,9 @@ def _from_list(op: str, boxes: Sequence[Any], input: Tensor) -> Boxes:
     counts = [part.shape[0] for part in rows]
     if None in counts:
         lengths = tf.stack([tf.shape(part)[0] for part in rows])
-        indices = tf.repeat(tf.range(len(rows)), lengths)
+        indices = tf.repeat(tf.range(len(rows), dtype=tf.int64), lengths)
     else:
-        indices = tf.constant(np.repeat(np.arange(len(rows), dtype=np.int32), counts))
+        indices = tf.constant(np.repeat(np.arange(len(rows), dtype=np.int64), counts))
     if images is None:
         indices = _checked_later(op, indices, len(rows), input)
     return tf.concat(rows, 0), [indices]
@@ -67,7 +68,7 @@ def _from_list(op: str, boxes: Sequence[Any], input: Tensor) -> Boxes:
 
 def _from_ragged(op: str, boxes: Any, input: Tensor) -> Boxes:
     """[N, (L_i), 4]: the values of a ragged tensor are the rows."""
-    rows, indices = boxes.values, tf.cast(boxes.value_rowids(), tf.int32)
+    rows, indices = boxes.values, tf.cast(boxes.value_rowids(), tf.int64)
     if boxes.ragged_rank > 2:
         raise ValueError(
             f"{op}: boxes must be ragged in one axis, [N, (L_i), 4], got {boxes.shape}"
