@@ -87,6 +87,12 @@ def _torch_writable(tensor: Array) -> bool:
     return not (tensor.requires_grad or tensor.is_neg() or tensor.is_conj())
 
 
+def _torch_run(call: Call) -> Any:
+    from .torch._front import run  # PyTorch is there: the call is of its tensors
+
+    return run(call)
+
+
 def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
     torch = sys.modules["torch"]
     return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
@@ -139,7 +145,9 @@ STANDARD = Library(_as_it_is, _standard_adopt)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
-    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable),
+    "torch": Library(
+        _torch_prepare, _torch_adopt, _torch_empty, _torch_writable, run=_torch_run
+    ),
     "jax": Library(_as_it_is, _jax_adopt, writable=_never),
     "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never),
     "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=_never),
@@ -216,7 +224,7 @@ def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
     return memory[start : start + size].view(kind).reshape(shape)
 
 
-def _run_like_leader(call: Call) -> Any:
+def run_like_leader(call: Call) -> Any:
     """The result is of the library of the features or of their gradient."""
     library = library_of(call.leader)
     empty, leader = library.empty, call.leader
@@ -258,7 +266,7 @@ def run(call: Call) -> Any:
         return adapter(call)
     if call.op.endswith("backward_boxes"):
         return _run_like_boxes(call)
-    return _run_like_leader(call)
+    return run_like_leader(call)
 
 
 _adapt = front_end(run)

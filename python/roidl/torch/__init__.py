@@ -1,0 +1,13 @@
+"""RoIAlign and RoIPool for PyTorch, in the place of torchvision's: ``from roidl import torch as ops``.
+
+The functions are differentiable, to any order with respect to the input, in reverse and forward
+mode; they work under `torch.func`, `torch.compile`, `torch.export`, autocast and DTensor.
+"""
+
+from . import _vmap
+from ._front import roi_align, roi_pool
+from ._modules import RoIAlign, RoIPool
+
+_vmap.register()
+
+__all__ = ["RoIAlign", "RoIPool", "roi_align", "roi_pool"]

@@ -1,0 +1,219 @@
+"""How an operator is called: the cheapest way that keeps every derivative that somebody asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import Function, once_differentiable
+
+from .._params import LAYOUTS, POOL_MODES
+from ._derivatives import RULES
+from ._library import (
+    LIBRARY,
+    OPERATORS,
+    OVERLOADS,
+    Arguments,
+    MapShape,
+    Params,
+    Tensor,
+    has_channels_last,
+)
+
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+_functorch_is_active = torch._C._are_functorch_transforms_active
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+
+# The kernel -------------------------------------------------------------------------------------
+
+# PyTorch lets ValueError and RuntimeError through from a kernel: torch.cpp names the others.
+_KINDS = (TypeError, NotImplementedError)
+
+
+def _run_kernel(name: str, call: Arguments) -> Any:
+    """The result without a graph; the kernel's errors as Python's own."""
+    try:
+        with _below_autograd():
+            return OVERLOADS[name](*OPERATORS[name].flat(call))
+    except RuntimeError as error:
+        kind, _, sentence = str(error).partition(": ")
+        for other in _KINDS:
+            if kind == other.__name__:
+                raise other(sentence.partition("\n")[0]) from None
+        raise
+
+
+# The graph --------------------------------------------------------------------------------------
+
+
+class _NotOffered(Function):
+    """The identity, standing before an argument whose derivative there is not."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, sentence: str) -> Tensor:
+        ctx.sentence = sentence
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise NotImplementedError(ctx.sentence)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Any:
+        raise NotImplementedError(ctx.sentence)
+
+
+def _sentence(name: str, params: Params) -> str:
+    mode = "" if name.startswith("roi_align_backward_boxes") or params.mode == 0 else " of max modes"
+    return f"{name}: second derivatives along the boxes{mode} are not implemented"
+
+
+def _fence(name: str, call: Arguments) -> Arguments:
+    """Let a derivative that is not offered fail, but only when somebody asks for it."""
+    lacks = RULES[name].lacks(call.params)
+    if True not in lacks:
+        return call
+    sentence = _sentence(name, call.params)
+
+    def fenced(tensor: Tensor | None, lacking: bool) -> Tensor | None:
+        if not lacking or tensor is None or not tensor.is_floating_point():
+            return tensor
+        return _plain_apply(_NotOffered)(tensor, sentence)
+
+    return call._replace(
+        leader=fenced(call.leader, lacks[0]),
+        boxes=fenced(call.boxes, lacks[1]),
+        other=fenced(call.other, lacks[2]),
+    )
+
+
+def _map_shape(name: str, call: Arguments) -> MapShape:
+    """The shape of the map that the operator reads or makes."""
+    if OPERATORS[name].takes_shape:
+        return MapShape(*call.extra)
+    map, layout = call.leader, call.params.layout
+    if OPERATORS[name].leader[1] != "map":
+        map = call.other
+    n, c, h, w = map.shape
+    if layout != LAYOUTS["NCHW"]:
+        c, h, w = h, w, c
+    return MapShape(n, c, h, w, has_channels_last(map, layout))
+
+
+def _node(name: str) -> type[Function]:
+    """The operator as a node of autograd's graph; its arguments are those of Arguments."""
+    rule, pools = RULES[name], name == "roi_pool"
+
+    class Node(Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            call = Arguments(*arguments)
+            leader, boxes, indices, other, extra, params = call
+            result = _run_kernel(name, call)
+            ctx.set_materialize_grads(False)
+            ctx.rest = (extra, params, _map_shape(name, call))
+            if pools:
+                other = result[1] if extra[0] else None
+                ctx.mark_non_differentiable(result[1])
+            needs = ctx.needs_input_grad
+            # What is linear in the leader does not need its values for the gradient to it.
+            selects = name == "roi_align" and params.mode != 0
+            kept = leader if needs[1] or needs[3] or selects else None
+            ctx.save_for_backward(kept, boxes, indices, other)
+            ctx.save_for_forward(leader, boxes, indices, other)
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None, *_: None) -> Any:
+            if grad is None:
+                return None, None, None, None, None, None
+            leader, boxes, indices, other = ctx.saved_tensors
+            extra, params, map = ctx.rest
+            call = Arguments(leader, boxes, indices, other, extra, params)
+            n, lacks = ctx.needs_input_grad, rule.lacks(params)
+            needs = tuple(a and not b for a, b in zip((n[0], n[1], n[3]), lacks, strict=True))
+            by_leader, by_boxes, by_other = rule.pull(apply, call, map, grad, needs)
+            return by_leader, by_boxes, None, by_other, None, None
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            extra, params, _ = ctx.rest
+            call = Arguments(*ctx.saved_tensors, extra, params)
+            parts = rule.push(apply, call, (tangents[0], tangents[1], tangents[3]))
+            total = None
+            for part in parts:
+                if part is not None:
+                    total = part if total is None else total + part
+            return (total, None) if pools else total
+
+    Node.__name__ = Node.__qualname__ = name
+    return Node
+
+
+def _plain_apply(node: type[Function]) -> Callable[..., Any]:
+    """`node.apply` without its look at functorch: below, the dispatcher has taken care of it."""
+    plain: Callable[..., Any] = super(Function, node).apply
+    return plain
+
+
+_APPLY = {name: _plain_apply(_node(name)) for name in OPERATORS}
+
+
+def _needs_graph(call: Arguments) -> bool:
+    if forward_ad._current_level >= 0:
+        return True
+    if not _is_grad_enabled():
+        return False
+    if call.leader.requires_grad or call.boxes.requires_grad:
+        return True
+    return call.other is not None and call.other.requires_grad
+
+
+def _run(name: str, call: Arguments) -> Any:
+    """The result, with a graph if one is needed."""
+    if not _needs_graph(call):
+        return _run_kernel(name, call)
+    if name != "roi_pool":
+        return _APPLY[name](*_fence(name, call))
+    # The graph needs the argmax, whoever else does.
+    selects = call.params.mode == POOL_MODES["max"]
+    pooled, argmax = _APPLY[name](*call._replace(extra=(selects,)))
+    return pooled, argmax if call.extra[0] or not selects else argmax.new_empty((0,))
+
+
+def apply(
+    name: str,
+    leader: Tensor,
+    boxes: Tensor,
+    batch_indices: Tensor | None,
+    other: Tensor | None,
+    extra: tuple[Any, ...],
+    params: Params,
+) -> Any:
+    """Call an operator."""
+    call = Arguments(leader, boxes, batch_indices, other, extra, params)
+    if _is_compiling() or _functorch_is_active():
+        return OVERLOADS[name](*OPERATORS[name].flat(call))
+    return _run(name, call)
+
+
+def _register() -> None:
+    for name, operator in OPERATORS.items():
+
+        def kernel(*flat: Any, name: str = name, operator: Any = operator) -> Any:
+            call = operator.unflat(flat)
+            if _functorch_is_active():
+                # The dispatcher has peeled off all levels but one, as for PyTorch's own operators.
+                with enable_single_level_autograd_function():
+                    return _run(name, call)
+            return _run(name, call)
+
+        LIBRARY.impl(name, kernel, "Autograd")
+
+
+_register()

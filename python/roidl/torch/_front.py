@@ -1,0 +1,111 @@
+"""The front end: a call of `roidl` on tensors, brought into the operators' form and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .. import _core, _ops
+from .._arrays import run_like_leader
+from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, RoiAlignParams, front_end
+from ._calls import apply
+from ._library import Tensor, check_devices, metadata
+
+_is_tensor = torch.is_tensor
+_is_compiling = torch.compiler.is_compiling
+
+
+def _join(op: str, boxes: Sequence[Tensor], input: Tensor) -> tuple[Tensor, Tensor | None]:
+    """One tensor [K, 4] and its batch indices from one tensor [L, 4] per image."""
+    listed = all(each.dim() == 2 and each.shape[1] == 4 for each in boxes)
+    if not listed or input.dim() != 4 or len(boxes) != input.shape[0] or len(boxes) == 0:
+        shape = tuple(input.shape)
+        _core.check_box_list(op, [metadata(each) for each in boxes], shape[0] if shape else 0)
+        if not boxes:
+            return input.new_empty((0, 4)), None
+    check_devices(op, input, *boxes)
+    if len(boxes) == 1:
+        return boxes[0], None
+    dtypes = {each.dtype for each in boxes}
+    if len(dtypes) > 1:
+        # As the core joins them; promotion would keep bfloat16 and lose digits of integers.
+        wide = torch.float64 if torch.float64 in dtypes else torch.float32
+        boxes = [each.to(wide) for each in boxes]
+    counts = [
+        torch.full((each.shape[0],), n, dtype=torch.int32, device=each.device)
+        for n, each in enumerate(boxes)
+    ]
+    return torch.cat(tuple(boxes)), torch.cat(counts)
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    """The keywords of the public function that `call` was made of."""
+    params, modes = call.params, POOL_MODES
+    names: dict[str, Any] = {"input": call.leader, "boxes": call.boxes}
+    names["output_size"] = (params.output_height, params.output_width)
+    names["spatial_scale"] = params.spatial_scale
+    if isinstance(params, RoiAlignParams):
+        modes = ALIGN_MODES
+        names["sampling_ratio"] = (params.sampling_height, params.sampling_width)
+        names["aligned"] = params.aligned
+    else:
+        names["return_argmax"] = call.arguments[1]
+    names["mode"] = next(name for name, number in modes.items() if number == params.mode)
+    names["layout"] = next(name for name, number in LAYOUTS.items() if number == params.layout)
+    return names | {"batch_indices": call.batch_indices}
+
+
+def _as_tensor(value: Any, like: Tensor) -> Any:
+    """A tensor of another library's array; what is no array, and None, as it is."""
+    if _is_tensor(value) or value is None or not hasattr(type(value), "__dlpack__"):
+        return value
+    return torch.from_dlpack(value)
+
+
+def _run_mixed(call: Call) -> Any:
+    """A call in which not everything is a tensor."""
+    boxes, indices, input = call.boxes, call.batch_indices, call.leader
+    if _is_tensor(input):
+        indices = _as_tensor(indices, input)
+        if isinstance(boxes, (list, tuple)):
+            boxes = [_as_tensor(each, input) for each in boxes]
+        else:
+            boxes = _as_tensor(boxes, input)
+    listed = boxes if isinstance(boxes, list) else [boxes]
+    indices_fit = indices is None or _is_tensor(indices)
+    if not (_is_tensor(input) and indices_fit and all(map(_is_tensor, listed))):
+        return run_like_leader(call)  # it says what is wrong
+    return run(call._replace(boxes=boxes, batch_indices=indices))
+
+
+def run(call: Call) -> Any:
+    """Run one call on tensors."""
+    op, params, boxes, indices, out, input, arguments = call
+    if out is not None:
+        return run_like_leader(call)
+    many = isinstance(boxes, (list, tuple))
+    tensors = (input, *boxes) if many else (input, boxes)
+    if has_torch_function(tensors):
+        return handle_torch_function(PUBLIC[op], tensors, **_arguments(call))
+    if not all(map(_is_tensor, tensors)) or not (indices is None or _is_tensor(indices)):
+        return _run_mixed(call)
+    if many:
+        if indices is not None:
+            return run_like_leader(call)  # it says that both are too much
+        boxes, indices = _join(op, boxes, input)
+    elif boxes.device != input.device or (indices is not None and indices.device != input.device):
+        check_devices(op, input, boxes, indices)
+    if op == "roi_align":
+        return apply(op, input, boxes, indices, None, (), params)
+    return_argmax = arguments[1]
+    pooled, argmax = apply(op, input, boxes, indices, None, (return_argmax,), params)
+    return (pooled, argmax) if return_argmax else pooled
+
+
+_adapt = front_end(run)
+roi_align = _adapt(_ops.roi_align)
+roi_pool = _adapt(_ops.roi_pool)
+PUBLIC = {"roi_align": roi_align, "roi_pool": roi_pool}

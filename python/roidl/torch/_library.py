@@ -1,0 +1,248 @@
+"""The operators in PyTorch's dispatcher: schemas, kernels, and the shapes of results for tracing.
+
+Every schema begins with a leader (the features, a tangent of them, or a gradient of the result),
+the boxes and their batch indices; then comes what is the operator's own, and the parameters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import _core
+from .._bridge import bridge
+from .._params import LAYOUTS, RoiAlignParams, RoiPoolParams
+
+Tensor = Any
+Params = RoiAlignParams | RoiPoolParams
+
+
+class MapShape(NamedTuple):
+    """A map that is known by its shape alone, and the order in memory of what is made like it."""
+
+    images: int
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+
+
+class Operator(NamedTuple):
+    """One operator of the dispatcher: its tensors and its result, by the part that they play.
+
+    A tensor is shaped like the "map", like the "pooled" result, or like the "boxes".
+    """
+
+    name: str
+    leader: tuple[str, str]  # name, part
+    other: tuple[str, str] | None  # the tensor after the batch indices
+    result: str
+    params: type[Params]
+    takes_shape: bool = False  # MapShape follows the tensors
+    optional: bool = False  # `other` may be None
+
+    @property
+    def schema(self) -> str:
+        kinds = {"aligned": "bool", "spatial_scale": "float"}
+        arguments = [f"Tensor {self.leader[0]}", "Tensor boxes", "Tensor? batch_indices"]
+        if self.other is not None:
+            arguments.append(f"Tensor{'?' if self.optional else ''} {self.other[0]}")
+        if self.takes_shape:
+            arguments += [f"SymInt {field}" for field in MapShape._fields[:4]]
+            arguments.append(f"bool {MapShape._fields[4]}")
+        if self.name == "roi_pool":
+            arguments.append("bool return_argmax")
+        arguments += [f"{kinds.get(field, 'int')} {field}" for field in self.params._fields]
+        result = "(Tensor, Tensor)" if self.name == "roi_pool" else "Tensor"
+        return f"{self.name}({', '.join(arguments)}) -> {result}"
+
+    def flat(self, call: Arguments) -> tuple[Any, ...]:
+        """The arguments in the order of the schema."""
+        leader, boxes, indices, other, extra, params = call
+        if self.other is None:
+            return (leader, boxes, indices, *extra, *params)
+        return (leader, boxes, indices, other, *extra, *params)
+
+    def unflat(self, flat: tuple[Any, ...]) -> Arguments:
+        """The arguments again, from the order of the schema."""
+        at = 3 if self.other is None else 4
+        params = flat[-len(self.params._fields) :]
+        extra = flat[at : len(flat) - len(params)]
+        if self.takes_shape:
+            extra = MapShape(*extra)
+        other = None if self.other is None else flat[3]
+        return Arguments(*flat[:3], other, extra, self.params(*params))
+
+
+class Arguments(NamedTuple):
+    """The arguments of an operator, whichever it is."""
+
+    leader: Tensor
+    boxes: Tensor
+    batch_indices: Tensor | None
+    other: Tensor | None
+    extra: tuple[Any, ...]  # a MapShape, or (return_argmax,), or nothing
+    params: Params
+
+
+_INPUT, _TANGENT = ("input", "map"), ("input_tangent", "map")
+_GRAD, _ALONG = ("grad_output", "pooled"), ("boxes_tangent", "boxes")
+_ARGMAX = ("argmax", "pooled")
+
+# What the derivatives of each other are: see _derivatives.py.
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        Operator("roi_align", _INPUT, None, "pooled", RoiAlignParams),
+        Operator("roi_align_backward", _GRAD, _INPUT, "map", RoiAlignParams, True, True),
+        Operator("roi_align_backward_boxes", _GRAD, _INPUT, "boxes", RoiAlignParams),
+        Operator("roi_align_jvp", _TANGENT, _INPUT, "pooled", RoiAlignParams, optional=True),
+        Operator("roi_align_jvp_boxes", _INPUT, _ALONG, "pooled", RoiAlignParams),
+        Operator("roi_align_jvp_boxes_backward", _GRAD, _ALONG, "map", RoiAlignParams, True),
+        Operator("roi_pool", _INPUT, None, "pooled", RoiPoolParams),
+        Operator("roi_pool_backward", _GRAD, _ARGMAX, "map", RoiPoolParams, True, True),
+        Operator("roi_pool_jvp", _TANGENT, _ARGMAX, "pooled", RoiPoolParams, optional=True),
+    )
+}
+
+# Tracing ------------------------------------------------------------------------------------------
+
+
+def _decide(condition: Any) -> bool:
+    """A condition on sizes; False where tracing knows nothing of them."""
+    if isinstance(condition, torch.SymBool):
+        from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+        return bool(guard_or_false(condition))
+    return bool(condition)
+
+
+def has_channels_last(map: Tensor, layout: int) -> bool:
+    """Whether the channels of a map [N, C, H, W] lie next to each other, as torch.cpp decides.
+
+    Axes of one element have strides that say nothing.
+    """
+    if layout != LAYOUTS["NCHW"] or map.dim() != 4:
+        return False
+    _, channels, height, width = map.shape
+    narrow = _decide(width == 1)
+    if _decide(channels == 1) or (narrow and _decide(height == 1)):
+        return False
+    strides = map.stride()
+    return _decide(strides[1] < strides[2 if narrow else 3])
+
+
+def _dense(shape: tuple[Any, ...], channels_last: bool, like: Tensor, dtype: Any) -> Tensor:
+    """An empty tensor whose last three axes are C, H, W, in the order of memory wanted."""
+    if not channels_last:
+        return like.new_empty(shape, dtype=dtype)
+    *lead, channels, height, width = shape
+    return like.new_empty((*lead, height, width, channels), dtype=dtype).movedim(-1, -3)
+
+
+def _size(size: Any) -> int:
+    """A size as the tracing example has it; 1 where it has none."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.hint) if size.node.has_hint() else 1
+
+
+def metadata(tensor: Tensor) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype's name, as the core's checks want them."""
+    return tuple(map(_size, tensor.shape)), str(tensor.dtype).removeprefix("torch.")
+
+
+def check_devices(op: str, leader: Tensor, *others: Tensor | None) -> None:
+    for name, other in zip(("boxes", "batch_indices", "the second tensor"), others, strict=False):
+        if other is not None and other.device != leader.device:
+            here, there = (f"{t.device.type}:{t.device.index or 0}" for t in (leader, other))
+            raise ValueError(f"{op}: {name} must be on the device of the features, {here}, got {there}")
+
+
+def check_metadata(operator: Operator, call: Arguments) -> None:
+    """Raise what the call would raise for its shapes and dtypes."""
+    boxes, indices, params = call.boxes, call.batch_indices, call.params
+    check_devices(operator.name, call.leader, boxes, indices, call.other)
+    shape, dtype = metadata(call.leader)
+    if operator.takes_shape:
+        n, c, h, w = map(_size, call.extra[:4])
+        shape = (n, c, h, w) if params.layout == LAYOUTS["NCHW"] else (n, h, w, c)
+    elif operator.leader[1] != "map":
+        shape, _ = metadata(call.other)
+    box_shape, box_dtype = metadata(boxes)
+    listed = None if indices is None else metadata(indices)
+    if listed is not None and not isinstance(boxes.shape[0], int):
+        # A number of boxes that the example does not know is that of their indices.
+        box_shape = (*listed[0][:1], *box_shape[1:])
+    _core.result_shape(
+        operator.name, params._asdict(), (shape, dtype), (box_shape, box_dtype), listed
+    )
+
+
+def result_of_shapes(operator: Operator, call: Arguments) -> Any:
+    """What the kernel would return, without data: the same shapes, strides and dtypes."""
+    check_metadata(operator, call)
+    leader, boxes, params = call.leader, call.boxes, call.params
+    first = params.layout == LAYOUTS["NCHW"]
+    if operator.result == "boxes":
+        return boxes.new_empty(tuple(boxes.shape))
+    if operator.result == "map":
+        n, c, h, w, channels_last = call.extra
+        return _dense((n, c, h, w) if first else (n, h, w, c), channels_last, leader, leader.dtype)
+    channels = leader.shape[1 if first else 3]
+    grid = (params.output_height, params.output_width)
+    shape = (*boxes.shape[:-1], *((channels, *grid) if first else (*grid, channels)))
+    channels_last = has_channels_last(leader, params.layout)
+    pooled = _dense(shape, channels_last, leader, leader.dtype)
+    if operator.name != "roi_pool":
+        return pooled
+    (return_argmax,) = call.extra
+    if not return_argmax:
+        return pooled, leader.new_empty((0,), dtype=torch.int32)
+    return pooled, _dense(shape, channels_last, leader, torch.int32)
+
+
+# Registration -------------------------------------------------------------------------------------
+
+LIBRARY = torch.library.Library("roidl", "DEF")
+
+
+def _refuse(operator: Operator) -> Callable[..., Any]:
+    """The kernel of every place that has none."""
+
+    def elsewhere(*flat: Any) -> Any:
+        leader = flat[0]
+        if leader.layout is not torch.strided:
+            raise TypeError(f"{operator.name}: tensors must be strided, got {leader.layout}")
+        if leader.is_quantized or leader.is_nested:
+            kind = leader.dtype if leader.is_quantized else "a nested tensor"
+            raise TypeError(f"{operator.name}: {operator.leader[0]} must be dense, got {kind}")
+        check_devices(operator.name, leader, *flat[1:3])
+        raise NotImplementedError(f"{operator.name}: not implemented on device {leader.device}")
+
+    return elsewhere
+
+
+def _register() -> str | None:
+    """Tell the dispatcher of the operators; returns why the kernels are not native, or None."""
+    for name, operator in OPERATORS.items():
+        LIBRARY.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name, _refuse(operator), "CompositeExplicitAutograd")
+
+        def fake(*flat: Any, operator: Operator = operator) -> Any:
+            return result_of_shapes(operator, operator.unflat(flat))
+
+        torch.library.register_fake(f"roidl::{name}", fake, lib=LIBRARY)
+    register = ctypes.CDLL(bridge("torch")).roidl_torch_register
+    register.restype = ctypes.c_char_p
+    libtorch = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    missing = register(str(libtorch).encode())
+    return None if missing is None else missing.decode()
+
+
+MISSING = _register()
+OVERLOADS = {name: getattr(torch.ops.roidl, name).default for name in OPERATORS}

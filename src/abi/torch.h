@@ -1,0 +1,71 @@
+// The C interface of PyTorch's stable ABI, declared from its public headers
+// (torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h, PyTorch 2.10 and later):
+// what the bridge calls. Nothing is linked; every symbol is found by its name in libtorch_cpu.so.
+#pragma once
+#include <cstdint>
+
+namespace roidl::abi {
+
+// An argument or a result on the stack of a kernel: a number as its first bytes, a tensor as an
+// owned handle, an optional as 0 or as a pointer to such a value, owned as well.
+using StableIValue = uint64_t;
+using StableKernel = void (*)(StableIValue* stack, uint64_t num_arguments, uint64_t num_results);
+using AtenTensorHandle = struct AtenTensorOpaque*;
+using TorchLibraryHandle = struct TorchLibraryOpaque*;
+using TorchError = int32_t;  // 0: no error
+
+// c10::ScalarType and c10::DeviceType, whose numbers are only ever added to.
+enum class TorchDtype : int32_t {
+  uint8 = 0,
+  int8 = 1,
+  int16 = 2,
+  int32 = 3,
+  int64 = 4,
+  float16 = 5,
+  float32 = 6,
+  float64 = 7,
+  complex32 = 8,
+  complex64 = 9,
+  complex128 = 10,
+  boolean = 11,
+  bfloat16 = 15,
+  uint16 = 27,
+  uint32 = 28,
+  uint64 = 29,
+};
+inline constexpr int32_t kTorchCpu = 0;
+
+struct TorchShim {
+  TorchError (*aoti_torch_library_init_impl)(const char* ns, const char* dispatch_key,
+                                             const char* file, uint32_t line,
+                                             TorchLibraryHandle* library);
+  TorchError (*aoti_torch_library_impl)(TorchLibraryHandle library, const char* op,
+                                        StableKernel kernel);
+  TorchError (*aoti_torch_get_data_ptr)(AtenTensorHandle tensor, void** data);
+  TorchError (*aoti_torch_get_dim)(AtenTensorHandle tensor, int64_t* ndim);
+  TorchError (*aoti_torch_get_sizes)(AtenTensorHandle tensor, int64_t** sizes);
+  TorchError (*aoti_torch_get_strides)(AtenTensorHandle tensor, int64_t** strides);
+  TorchError (*aoti_torch_get_dtype)(AtenTensorHandle tensor, int32_t* dtype);
+  TorchError (*aoti_torch_empty_strided)(int64_t ndim, const int64_t* sizes, const int64_t* strides,
+                                         int32_t dtype, int32_t device_type, int32_t device_index,
+                                         AtenTensorHandle* tensor);
+  TorchError (*aoti_torch_delete_tensor_object)(AtenTensorHandle tensor);
+  TorchError (*torch_get_num_threads)(uint32_t* threads);
+};
+
+// Calls visit(name, pointer) for each.
+template <class Visit>
+void visit_symbols(TorchShim& shim, Visit&& visit) {
+  visit("aoti_torch_library_init_impl", shim.aoti_torch_library_init_impl);
+  visit("aoti_torch_library_impl", shim.aoti_torch_library_impl);
+  visit("aoti_torch_get_data_ptr", shim.aoti_torch_get_data_ptr);
+  visit("aoti_torch_get_dim", shim.aoti_torch_get_dim);
+  visit("aoti_torch_get_sizes", shim.aoti_torch_get_sizes);
+  visit("aoti_torch_get_strides", shim.aoti_torch_get_strides);
+  visit("aoti_torch_get_dtype", shim.aoti_torch_get_dtype);
+  visit("aoti_torch_empty_strided", shim.aoti_torch_empty_strided);
+  visit("aoti_torch_delete_tensor_object", shim.aoti_torch_delete_tensor_object);
+  visit("torch_get_num_threads", shim.torch_get_num_threads);
+}
+
+}  // namespace roidl::abi
