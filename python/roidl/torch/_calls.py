@@ -174,10 +174,8 @@ def _needs_graph(call: Arguments) -> bool:
     return call.other is not None and call.other.requires_grad
 
 
-def _run(name: str, call: Arguments) -> Any:
-    """The result, with a graph if one is needed."""
-    if not _needs_graph(call):
-        return _run_kernel(name, call)
+def _run_graph(name: str, call: Arguments) -> Any:
+    """The result, with its node in the graph."""
     if name != "roi_pool":
         return _APPLY[name](*_fence(name, call))
     # The graph needs the argmax, whoever else does.
@@ -199,7 +197,7 @@ def apply(
     call = Arguments(leader, boxes, batch_indices, other, extra, params)
     if _is_compiling() or _functorch_is_active():
         return OVERLOADS[name](*OPERATORS[name].flat(call))
-    return _run(name, call)
+    return (_run_graph if _needs_graph(call) else _run_kernel)(name, call)
 
 
 def _register() -> None:
@@ -207,11 +205,12 @@ def _register() -> None:
 
         def kernel(*flat: Any, name: str = name, operator: Any = operator) -> Any:
             call = operator.unflat(flat)
-            if _functorch_is_active():
-                # The dispatcher has peeled off all levels but one, as for PyTorch's own operators.
-                with enable_single_level_autograd_function():
-                    return _run(name, call)
-            return _run(name, call)
+            if not _functorch_is_active():
+                return (_run_graph if _needs_graph(call) else _run_kernel)(name, call)
+            # The dispatcher has peeled off all levels but one, as for PyTorch's own operators;
+            # whether that one wants a graph it does not always say.
+            with enable_single_level_autograd_function():
+                return _run_graph(name, call)
 
         LIBRARY.impl(name, kernel, "Autograd")
 
