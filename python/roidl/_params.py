@@ -129,7 +129,8 @@ def front_end(run: Callable[[C], Any]) -> Callable[[Callable[P, C]], Callable[P,
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
             return run(describe(*args, **kwargs))
 
-        function.__module__ = run.__module__.replace("._arrays", "")
+        # Where users import it from: no file whose name begins with an underscore.
+        function.__module__ = run.__module__.partition("._")[0]
         function.__annotations__ = {**describe.__annotations__, "return": Any}
         return function
 

@@ -7,7 +7,8 @@ mode; they work under `torch.func`, `torch.compile`, `torch.export`, autocast an
 from . import _vmap
 from ._front import roi_align, roi_pool
 from ._modules import RoIAlign, RoIPool
+from ._onnx import onnx_translation_table
 
 _vmap.register()
 
-__all__ = ["RoIAlign", "RoIPool", "roi_align", "roi_pool"]
+__all__ = ["RoIAlign", "RoIPool", "onnx_translation_table", "roi_align", "roi_pool"]

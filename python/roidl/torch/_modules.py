@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import nn
 
 from ._front import roi_align, roi_pool
-from ._library import Tensor
+
+# Under torch.jit.script, which cannot read the functions: the dispatcher's operators, on boxes in
+# torchvision's two forms. In a module, each branch that the compiler does not take it does not read.
+
+
+def _scripted_boxes(
+    rois: torch.Tensor | list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if isinstance(rois, torch.Tensor):
+        return rois, None
+    images = [torch.full_like(each[:, 0], n, dtype=torch.int32) for n, each in enumerate(rois)]
+    return torch.cat(rois), torch.cat(images)
+
+
+def _scripted_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    return size
 
 
 class RoIAlign(nn.Module):
@@ -43,8 +59,26 @@ class RoIAlign(nn.Module):
         self.aligned = aligned
         self.mode = mode
 
-    def forward(self, input: Tensor, rois: Tensor | list[Tensor]) -> Any:
+    def forward(self, input: torch.Tensor, rois: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Pool features [N, C, H, W] at boxes [K, 5], or at a list of N tensors [L, 4]."""
+        if torch.jit.is_scripting():
+            boxes, images = _scripted_boxes(rois)
+            height, width = _scripted_pair(self.output_size)
+            samples_y, samples_x = _scripted_pair(self.sampling_ratio)
+            mode = 0 if self.mode == "avg" else 1 if self.mode == "max" else 2
+            return torch.ops.roidl.roi_align(
+                input,
+                boxes,
+                images,
+                height,
+                width,
+                self.spatial_scale,
+                samples_y,
+                samples_x,
+                self.aligned,
+                mode,
+                0,
+            )
         return roi_align(
             input,
             rois,
@@ -88,8 +122,15 @@ class RoIPool(nn.Module):
         self.spatial_scale = spatial_scale
         self.mode = mode
 
-    def forward(self, input: Tensor, rois: Tensor | list[Tensor]) -> Any:
+    def forward(self, input: torch.Tensor, rois: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Pool features [N, C, H, W] at boxes [K, 5], or at a list of N tensors [L, 4]."""
+        if torch.jit.is_scripting():
+            boxes, images = _scripted_boxes(rois)
+            height, width = _scripted_pair(self.output_size)
+            mode = 0 if self.mode == "max" else 1
+            return torch.ops.roidl.roi_pool(
+                input, boxes, images, False, height, width, self.spatial_scale, mode, 0
+            )[0]
         return roi_pool(input, rois, self.output_size, self.spatial_scale, mode=self.mode)
 
     def extra_repr(self) -> str:
