@@ -87,30 +87,39 @@ Tensor make_pooled(Stack& stack, int place, const Problem& problem, const Tensor
   return make_result(stack, place, pooled_shape(problem), channels_last, dtype);
 }
 
-// The shape of the input in a schema that has no input, and the order of the result in memory.
+// What a schema without an input says of its shape, and the order of the result in memory.
 struct MapShape {
-  int64_t images, channels, height, width;
+  int64_t images, height, width;
   bool channels_last;
 };
 
 MapShape read_map_shape(Stack& stack) {
   MapShape map{};
   stack.read(map.images);
-  stack.read(map.channels);
   stack.read(map.height);
   stack.read(map.width);
   stack.read(map.channels_last);
   return map;
 }
 
-// A tensor without data that has the map's shape and the leader's type.
-Tensor describe_map(const MapShape& map, const Tensor& leader, int32_t layout) {
-  Tensor tensor = leader;
+// A tensor without data that has the map's shape and the type of the gradient to the result. The
+// gradient has the channels, and boxes that are grouped have the images: where tensors are sharded,
+// these are the shard's.
+Tensor describe_map(const Stack& stack, const MapShape& map, const Regions& regions,
+                    int32_t layout) {
+  const Tensor& gradient = regions.leader;
+  check_float(stack.op(), "grad_output", gradient);
+  if (gradient.ndim < 4)
+    fail(ErrorKind::value, stack.op(), "grad_output must have the shape of the result, got ",
+         shape_of(gradient));
+  const bool channels_first = static_cast<Layout>(layout) == Layout::nchw;
+  const int64_t images = regions.boxes.ndim == 3 ? regions.boxes.shape[0] : map.images;
+  const int64_t channels = gradient.shape[gradient.ndim - (channels_first ? 3 : 1)];
+  const int64_t first[] = {images, channels, map.height, map.width};
+  const int64_t last[] = {images, map.height, map.width, channels};
+  Tensor tensor = gradient;
   tensor.data = nullptr;
   tensor.ndim = 4;
-  const bool channels_first = static_cast<Layout>(layout) == Layout::nchw;
-  const int64_t first[] = {map.images, map.channels, map.height, map.width};
-  const int64_t last[] = {map.images, map.height, map.width, map.channels};
   for (int i = 0; i < 4; ++i) {
     tensor.shape[i] = (channels_first ? first : last)[i];
     tensor.strides[i] = 0;
@@ -137,8 +146,7 @@ void align_backward(Stack& stack) {
   const auto input = stack.optional_tensor("input");
   const MapShape map = read_map_shape(stack);
   const auto params = read_params<RoiAlignParams>(stack);
-  check_float(stack.op(), "grad_output", r.leader);
-  const Tensor shape = describe_map(map, r.leader, params.layout);
+  const Tensor shape = describe_map(stack, map, r, params.layout);
   RoiAlignProblem problem = make_roi_align(stack.op(), params, shape, r.boxes, pointer(r.indices));
   const Tensor out = make_result(stack, 0, input_shape(problem), map.channels_last, r.leader.dtype);
   roi_align_backward(problem, r.leader, r.boxes, pointer(input), out);
@@ -183,8 +191,7 @@ void align_jvp_boxes_backward(Stack& stack) {
   const Tensor tangent = stack.tensor("boxes_tangent");
   const MapShape map = read_map_shape(stack);
   const auto params = read_params<RoiAlignParams>(stack);
-  check_float(stack.op(), "grad_output", r.leader);
-  const Tensor shape = describe_map(map, r.leader, params.layout);
+  const Tensor shape = describe_map(stack, map, r, params.layout);
   RoiAlignProblem problem = make_roi_align(stack.op(), params, shape, r.boxes, pointer(r.indices));
   const Tensor out = make_result(stack, 0, input_shape(problem), map.channels_last, r.leader.dtype);
   roi_align_jvp_boxes_backward(problem, r.leader, r.boxes, tangent, out);
@@ -209,8 +216,7 @@ void pool_backward(Stack& stack) {
   const auto argmax = stack.optional_tensor("argmax");
   const MapShape map = read_map_shape(stack);
   const auto params = read_params<RoiPoolParams>(stack);
-  check_float(stack.op(), "grad_output", r.leader);
-  const Tensor shape = describe_map(map, r.leader, params.layout);
+  const Tensor shape = describe_map(stack, map, r, params.layout);
   RoiPoolProblem problem = make_roi_pool(stack.op(), params, shape, r.boxes, pointer(r.indices));
   const Tensor out = make_result(stack, 0, input_shape(problem), map.channels_last, r.leader.dtype);
   roi_pool_backward(problem, r.leader, r.boxes, pointer(argmax), out);

@@ -99,10 +99,10 @@ def _map_shape(name: str, call: Arguments) -> MapShape:
     map, layout = call.leader, call.params.layout
     if OPERATORS[name].leader[1] != "map":
         map = call.other
-    n, c, h, w = map.shape
+    n, c_or_h, h_or_w, w_or_c = map.shape
     if layout != LAYOUTS["NCHW"]:
-        c, h, w = h, w, c
-    return MapShape(n, c, h, w, has_channels_last(map, layout))
+        return MapShape(n, c_or_h, h_or_w, False)
+    return MapShape(n, h_or_w, w_or_c, has_channels_last(map, layout))
 
 
 def _node(name: str) -> type[Function]:

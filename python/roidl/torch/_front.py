@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,11 +82,20 @@ def _run_mixed(call: Call) -> Any:
     return run(call._replace(boxes=boxes, batch_indices=indices))
 
 
+@torch._dynamo.assume_constant_result  # done when it is traced
+def _meet_subclass() -> None:
+    """Tell DTensor, which takes long to import, of the operators once somebody uses it."""
+    if "torch.distributed.tensor" in sys.modules:
+        from . import _dtensor  # noqa: F401
+
+
 def run(call: Call) -> Any:
     """Run one call on tensors."""
     op, params, boxes, indices, out, input, arguments = call
     if out is not None:
         return run_like_leader(call)
+    if type(input) is not torch.Tensor:
+        _meet_subclass()
     many = isinstance(boxes, (list, tuple))
     tensors = (input, *boxes) if many else (input, boxes)
     if has_torch_function(tensors):

@@ -22,10 +22,13 @@ Params = RoiAlignParams | RoiPoolParams
 
 
 class MapShape(NamedTuple):
-    """A map that is known by its shape alone, and the order in memory of what is made like it."""
+    """What is said of the shape of a map that is not there, and the order of the result in memory.
+
+    The gradient to the result has the channels, and boxes that are grouped by image the images:
+    where tensors are sharded, these are the shard's.
+    """
 
     images: int
-    channels: int
     height: int
     width: int
     channels_last: bool
@@ -52,8 +55,8 @@ class Operator(NamedTuple):
         if self.other is not None:
             arguments.append(f"Tensor{'?' if self.optional else ''} {self.other[0]}")
         if self.takes_shape:
-            arguments += [f"SymInt {field}" for field in MapShape._fields[:4]]
-            arguments.append(f"bool {MapShape._fields[4]}")
+            arguments += [f"SymInt {field}" for field in MapShape._fields[:3]]
+            arguments.append(f"bool {MapShape._fields[3]}")
         if self.name == "roi_pool":
             arguments.append("bool return_argmax")
         arguments += [f"{kinds.get(field, 'int')} {field}" for field in self.params._fields]
@@ -163,14 +166,27 @@ def check_devices(op: str, leader: Tensor, *others: Tensor | None) -> None:
             raise ValueError(f"{op}: {name} must be on the device of the features, {here}, got {there}")
 
 
+def _shape_of_map(call: Arguments) -> tuple[Any, ...]:
+    """The whole shape of a map of which there is a MapShape."""
+    n, h, w, _ = call.extra
+    if call.boxes.dim() == 3:
+        n = call.boxes.shape[0]
+    if call.params.layout == LAYOUTS["NCHW"]:
+        return n, call.leader.shape[-3], h, w
+    return n, h, w, call.leader.shape[-1]
+
+
 def check_metadata(operator: Operator, call: Arguments) -> None:
     """Raise what the call would raise for its shapes and dtypes."""
     boxes, indices, params = call.boxes, call.batch_indices, call.params
     check_devices(operator.name, call.leader, boxes, indices, call.other)
     shape, dtype = metadata(call.leader)
     if operator.takes_shape:
-        n, c, h, w = map(_size, call.extra[:4])
-        shape = (n, c, h, w) if params.layout == LAYOUTS["NCHW"] else (n, h, w, c)
+        if len(shape) < 4:
+            raise ValueError(
+                f"{operator.name}: grad_output must have the shape of the result, got {list(shape)}"
+            )
+        shape = tuple(map(_size, _shape_of_map(call)))
     elif operator.leader[1] != "map":
         shape, _ = metadata(call.other)
     box_shape, box_dtype = metadata(boxes)
@@ -191,8 +207,7 @@ def result_of_shapes(operator: Operator, call: Arguments) -> Any:
     if operator.result == "boxes":
         return boxes.new_empty(tuple(boxes.shape))
     if operator.result == "map":
-        n, c, h, w, channels_last = call.extra
-        return _dense((n, c, h, w) if first else (n, h, w, c), channels_last, leader, leader.dtype)
+        return _dense(_shape_of_map(call), call.extra[3], leader, leader.dtype)
     channels = leader.shape[1 if first else 3]
     grid = (params.output_height, params.output_width)
     shape = (*boxes.shape[:-1], *((channels, *grid) if first else (*grid, channels)))
