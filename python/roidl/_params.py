@@ -83,6 +83,8 @@ def _pair(op: str, name: str, value: Any, most: int) -> tuple[int, int]:
     The compiled core checks the range, but counts in 64 bits: what they cannot hold is refused
     here, in the core's words.
     """
+    if type(value) is int and -MAX_SAMPLES <= value <= MAX_SAMPLES:
+        return value, value  # what most calls pass
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} must be an integer or a pair, got {value!r}")
@@ -98,6 +100,8 @@ def _pair(op: str, name: str, value: Any, most: int) -> tuple[int, int]:
 
 
 def _number(op: str, name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
     try:
         if isinstance(value, (str, bytes)):
             raise TypeError
@@ -107,6 +111,8 @@ def _number(op: str, name: str, value: Any) -> float:
 
 
 def _flag(op: str, name: str, value: Any) -> bool:
+    if value is True or value is False:
+        return value
     try:
         return bool(value)
     except (TypeError, ValueError):

@@ -135,8 +135,11 @@ def _node(name: str) -> type[Function]:
             leader, boxes, indices, other = ctx.saved_tensors
             extra, params, map = ctx.rest
             call = Arguments(leader, boxes, indices, other, extra, params)
-            n, lacks = ctx.needs_input_grad, rule.lacks(params)
-            needs = tuple(a and not b for a, b in zip((n[0], n[1], n[3]), lacks, strict=True))
+            by_input, by_boxes, _, by_other, _, _ = ctx.needs_input_grad
+            needs = (by_input, by_boxes, by_other)
+            if by_boxes or by_other:
+                lacks = rule.lacks(params)
+                needs = tuple(a and not b for a, b in zip(needs, lacks, strict=True))
             by_leader, by_boxes, by_other = rule.pull(apply, call, map, grad, needs)
             return by_leader, by_boxes, None, by_other, None, None
 
