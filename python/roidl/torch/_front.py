@@ -13,7 +13,7 @@ from .. import _core, _ops
 from .._arrays import run_like_leader
 from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, RoiAlignParams, front_end
 from ._calls import apply
-from ._library import Tensor, check_devices, metadata
+from ._library import Tensor, check_device, metadata
 
 _is_tensor = torch.is_tensor
 _is_compiling = torch.compiler.is_compiling
@@ -27,7 +27,8 @@ def _join(op: str, boxes: Sequence[Tensor], input: Tensor) -> tuple[Tensor, Tens
         _core.check_box_list(op, [metadata(each) for each in boxes], shape[0] if shape else 0)
         if not boxes:
             return input.new_empty((0, 4)), None
-    check_devices(op, input, *boxes)
+    for each in boxes:
+        check_device(op, "boxes", each, input)
     if len(boxes) == 1:
         return boxes[0], None
     dtypes = {each.dtype for each in boxes}
@@ -106,8 +107,9 @@ def run(call: Call) -> Any:
         if indices is not None:
             return run_like_leader(call)  # it says that both are too much
         boxes, indices = _join(op, boxes, input)
-    elif boxes.device != input.device or (indices is not None and indices.device != input.device):
-        check_devices(op, input, boxes, indices)
+    else:
+        check_device(op, "boxes", boxes, input)
+        check_device(op, "batch_indices", indices, input)
     if op == "roi_align":
         return apply(op, input, boxes, indices, None, (), params)
     return_argmax = arguments[1]

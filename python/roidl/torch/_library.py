@@ -159,11 +159,19 @@ def metadata(tensor: Tensor) -> tuple[tuple[int, ...], str]:
     return tuple(map(_size, tensor.shape)), str(tensor.dtype).removeprefix("torch.")
 
 
-def check_devices(op: str, leader: Tensor, *others: Tensor | None) -> None:
-    for name, other in zip(("boxes", "batch_indices", "the second tensor"), others, strict=False):
-        if other is not None and other.device != leader.device:
-            here, there = (f"{t.device.type}:{t.device.index or 0}" for t in (leader, other))
-            raise ValueError(f"{op}: {name} must be on the device of the features, {here}, got {there}")
+def check_device(op: str, name: str, tensor: Tensor | None, leader: Tensor) -> None:
+    """All tensors have to be where the leader is; the core's words, which cannot see the others."""
+    if tensor is not None and tensor.device != leader.device:
+        here, there = (f"{each.device.type}:{each.device.index or 0}" for each in (leader, tensor))
+        raise ValueError(f"{op}: {name} must be on the device of the features, {here}, got {there}")
+
+
+def check_devices(operator: Operator, call: Arguments) -> None:
+    op, leader = operator.name, call.leader
+    check_device(op, "boxes", call.boxes, leader)
+    check_device(op, "batch_indices", call.batch_indices, leader)
+    if operator.other is not None:
+        check_device(op, operator.other[0], call.other, leader)
 
 
 def _shape_of_map(call: Arguments) -> tuple[Any, ...]:
@@ -179,7 +187,7 @@ def _shape_of_map(call: Arguments) -> tuple[Any, ...]:
 def check_metadata(operator: Operator, call: Arguments) -> None:
     """Raise what the call would raise for its shapes and dtypes."""
     boxes, indices, params = call.boxes, call.batch_indices, call.params
-    check_devices(operator.name, call.leader, boxes, indices, call.other)
+    check_devices(operator, call)
     shape, dtype = metadata(call.leader)
     if operator.takes_shape:
         if len(shape) < 4:
@@ -234,9 +242,9 @@ def _refuse(operator: Operator) -> Callable[..., Any]:
         if leader.layout is not torch.strided:
             raise TypeError(f"{operator.name}: tensors must be strided, got {leader.layout}")
         if leader.is_quantized or leader.is_nested:
-            kind = leader.dtype if leader.is_quantized else "a nested tensor"
+            kind = "a nested tensor" if leader.is_nested else leader.dtype
             raise TypeError(f"{operator.name}: {operator.leader[0]} must be dense, got {kind}")
-        check_devices(operator.name, leader, *flat[1:3])
+        check_devices(operator, operator.unflat(flat))
         raise NotImplementedError(f"{operator.name}: not implemented on device {leader.device}")
 
     return elsewhere
@@ -246,7 +254,8 @@ def _register() -> str | None:
     """Tell the dispatcher of the operators; returns why the kernels are not native, or None."""
     for name, operator in OPERATORS.items():
         LIBRARY.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(name, _refuse(operator), "CompositeExplicitAutograd")
+        for elsewhere in ("CompositeExplicitAutograd", "NestedTensorCPU"):
+            LIBRARY.impl(name, _refuse(operator), elsewhere)
 
         def fake(*flat: Any, operator: Operator = operator) -> Any:
             return result_of_shapes(operator, operator.unflat(flat))
