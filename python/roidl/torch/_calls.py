@@ -106,17 +106,27 @@ def _map_shape(name: str, call: Arguments) -> MapShape:
 
 
 def _node(name: str) -> type[Function]:
-    """The operator as a node of autograd's graph; its arguments are those of Arguments."""
+    """The operator as a node of autograd's graph; its arguments: Arguments, `outer`."""
     rule, pools = RULES[name], name == "roi_pool"
 
     class Node(Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
-            call = Arguments(*arguments)
-            leader, boxes, indices, other, extra, params = call
-            result = _run_kernel(name, call)
+            leader, boxes, indices, other, extra, params, outer = arguments
+            call = Arguments(leader, boxes, indices, other, extra, params)
+            if outer is not None:
+                # autograd.Function has switched them off, for the other levels of functorch, too.
+                grad, forward_grad = outer
+                with (
+                    torch.set_grad_enabled(grad),
+                    forward_ad._set_fwd_grad_enabled(forward_grad),
+                ):
+                    result = _run_kernel(name, call)
+            else:
+                result = _run_kernel(name, call)
             ctx.set_materialize_grads(False)
-            ctx.rest = (extra, params, _map_shape(name, call))
+            shape = (result[0] if pools else result).shape
+            ctx.rest = (extra, params, _map_shape(name, call), shape)
             if pools:
                 other = result[1] if extra[0] else None
                 ctx.mark_non_differentiable(result[1])
@@ -131,27 +141,30 @@ def _node(name: str) -> type[Function]:
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None, *_: None) -> Any:
             if grad is None:
-                return None, None, None, None, None, None
+                return None, None, None, None, None, None, None
             leader, boxes, indices, other = ctx.saved_tensors
-            extra, params, map = ctx.rest
+            extra, params, map, _ = ctx.rest
             call = Arguments(leader, boxes, indices, other, extra, params)
-            by_input, by_boxes, _, by_other, _, _ = ctx.needs_input_grad
+            by_input, by_boxes, _, by_other, *_ = ctx.needs_input_grad
             needs = (by_input, by_boxes, by_other)
             if by_boxes or by_other:
                 lacks = rule.lacks(params)
                 needs = tuple(a and not b for a, b in zip(needs, lacks, strict=True))
             by_leader, by_boxes, by_other = rule.pull(apply, call, map, grad, needs)
-            return by_leader, by_boxes, None, by_other, None, None
+            return by_leader, by_boxes, None, by_other, None, None, None
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
-            extra, params, _ = ctx.rest
+            extra, params, _, shape = ctx.rest
             call = Arguments(*ctx.saved_tensors, extra, params)
             parts = rule.push(apply, call, (tangents[0], tangents[1], tangents[3]))
             total = None
             for part in parts:
                 if part is not None:
                     total = part if total is None else total + part
+            if total is None:  # piecewise constant in what moves
+                like = call.boxes if OPERATORS[name].result == "boxes" else call.leader
+                total = like.new_zeros(shape)
             return (total, None) if pools else total
 
     Node.__name__ = Node.__qualname__ = name
@@ -177,13 +190,16 @@ def _needs_graph(call: Arguments) -> bool:
     return call.other is not None and call.other.requires_grad
 
 
-def _run_graph(name: str, call: Arguments) -> Any:
-    """The result, with its node in the graph."""
+def _run_graph(name: str, call: Arguments, outer: tuple[bool, bool] | None = None) -> Any:
+    """The result, with its node in the graph.
+
+    `outer`: whether reverse and forward mode are on, for functorch's other levels.
+    """
     if name != "roi_pool":
-        return _APPLY[name](*_fence(name, call))
+        return _APPLY[name](*_fence(name, call), outer)
     # The graph needs the argmax, whoever else does.
     selects = call.params.mode == POOL_MODES["max"]
-    pooled, argmax = _APPLY[name](*call._replace(extra=(selects,)))
+    pooled, argmax = _APPLY[name](*call._replace(extra=(selects,)), outer)
     return pooled, argmax if call.extra[0] or not selects else argmax.new_empty((0,))
 
 
@@ -212,8 +228,9 @@ def _register() -> None:
                 return (_run_graph if _needs_graph(call) else _run_kernel)(name, call)
             # The dispatcher has peeled off all levels but one, as for PyTorch's own operators;
             # whether that one wants a graph it does not always say.
+            outer = _is_grad_enabled(), torch._C._is_fwd_grad_enabled()
             with enable_single_level_autograd_function():
-                return _run_graph(name, call)
+                return _run_graph(name, call, outer)
 
         LIBRARY.impl(name, kernel, "Autograd")
 
