@@ -290,6 +290,9 @@ def assign_levels(bytes op, boxes, pyramid):
     return levels
 
 
+include "any_operator.pxi"
+
+
 # ---- shapes alone ------------------------------------------------------------------------------
 # For tracing, where a framework knows shapes and dtypes only: the checks and the words of run time.
 

@@ -114,6 +114,16 @@ cdef extern from "roi_align.h" namespace "roidl" nogil:
         RoiAlignProblem&, const Tensor&, const Maps&, const Tensor&, const Tensor&,
     ) except +raise_python_error
 
+    void c_roi_align_jvp "roidl::roi_align_jvp"(
+        RoiAlignProblem&, const Maps&, const Tensor&, const Maps&, const Tensor&,
+    ) except +raise_python_error
+    void c_roi_align_jvp_boxes "roidl::roi_align_jvp_boxes"(
+        RoiAlignProblem&, const Maps&, const Tensor&, const Tensor&, const Tensor&,
+    ) except +raise_python_error
+    void c_roi_align_jvp_boxes_backward "roidl::roi_align_jvp_boxes_backward"(
+        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor&, const Maps&,
+    ) except +raise_python_error
+
 cdef extern from "roi_pool.h" namespace "roidl" nogil:
     ctypedef struct RoiPoolParams:
         int64_t output_height
@@ -134,7 +144,13 @@ cdef extern from "roi_pool.h" namespace "roidl" nogil:
         RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor*, const Maps&,
     ) except +raise_python_error
 
+    void c_roi_pool_jvp "roidl::roi_pool_jvp"(
+        RoiPoolProblem&, const Maps&, const Tensor&, const Tensor*, const Tensor&,
+    ) except +raise_python_error
+
 cdef extern from "cpu/parallel.h" namespace "roidl::cpu" nogil:
+    cppclass ThreadLimit:
+        ThreadLimit(int) except +raise_python_error
     int c_get_num_threads "roidl::cpu::get_num_threads"() except +raise_python_error
     void c_set_num_threads "roidl::cpu::set_num_threads"(int)
 

@@ -64,6 +64,19 @@ def roi_pool_backward(
 ) -> Any: ...
 def assign_levels(op: bytes, boxes: Any, pyramid: Pyramid) -> Any: ...
 
+def run_operator(
+    op: str,
+    params: tuple[Any, ...],
+    leader: Any,
+    boxes: Any,
+    batch_indices: Any,
+    other: Any,
+    input_shape: tuple[int, ...] | None,
+    out: Any,
+    argmax: Any,
+    threads: int,
+) -> None: ...
+
 _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
 
 def result_shape(

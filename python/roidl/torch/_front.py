@@ -92,7 +92,7 @@ def _meet_subclass() -> None:
 
 def run(call: Call) -> Any:
     """Run one call on tensors."""
-    op, params, boxes, indices, out, input, arguments = call
+    op, params, boxes, indices, out, input, arguments, _ = call
     if out is not None:
         return run_like_leader(call)
     if type(input) is not torch.Tensor:

@@ -250,6 +250,30 @@ def _refuse(operator: Operator) -> Callable[..., Any]:
     return elsewhere
 
 
+def _core_kernel(operator: Operator) -> Callable[..., Any]:
+    """A kernel in Python, over the same core: for a PyTorch without the stable C interface."""
+
+    def kernel(*flat: Any) -> Any:
+        call = operator.unflat(flat)
+        result = result_of_shapes(operator, call)
+        out, argmax = result if operator.name == "roi_pool" else (result, None)
+        _core.run_operator(
+            operator.name,
+            call.params,
+            call.leader,
+            call.boxes,
+            call.batch_indices,
+            call.other,
+            _shape_of_map(call) if operator.takes_shape else None,
+            out,
+            argmax if argmax is not None and call.extra[0] else None,
+            torch.get_num_threads(),
+        )
+        return result
+
+    return kernel
+
+
 def _register() -> str | None:
     """Tell the dispatcher of the operators; returns why the kernels are not native, or None."""
     for name, operator in OPERATORS.items():
@@ -265,7 +289,12 @@ def _register() -> str | None:
     register.restype = ctypes.c_char_p
     libtorch = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     missing = register(str(libtorch).encode())
-    return None if missing is None else missing.decode()
+    if missing is None:
+        return None
+    for name, operator in OPERATORS.items():
+        LIBRARY.impl(name, _core_kernel(operator), "CPU")
+    reason: str = missing.decode()
+    return reason
 
 
 MISSING = _register()
