@@ -29,6 +29,7 @@ def our_roi_align() -> Iterator[None]:
 
 
 def detector() -> Any:
+    """A small detector with the same random weights every time."""
     torch.manual_seed(0)
     return torchvision.models.detection.fasterrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=5, min_size=192, max_size=320
@@ -53,6 +54,7 @@ def training_step() -> tuple[dict[str, float], dict[str, torch.Tensor]]:
 
 
 def inference() -> dict[str, torch.Tensor]:
+    """Whatever it finds in an image of noise."""
     model = detector().eval()
     model.roi_heads.score_thresh = 0.0
     with torch.no_grad():
@@ -62,6 +64,7 @@ def inference() -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
+    """Compare torchvision's operator with ours."""
     losses, weights = training_step()
     found = inference()
     with our_roi_align():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,6 @@ import numpy as np
 import pytest
 
 import oracle
-import roidl
 from cases import random_boxes
 from conftest import Lib, NumpyArray, numpy_dtype
 from operators import OPERATORS, every_operator
@@ -64,7 +65,8 @@ def _expected(op: str, mode: str, input: NumpyArray, rows: NumpyArray, double: b
 
     def pull_pool(gradient: NumpyArray) -> Any:
         shape: Any = input.shape
-        return oracle.roi_pool_backward(gradient, rows, argmax, shape, **options), np.zeros((len(rows), 4))
+        to_input = oracle.roi_pool_backward(gradient, rows, argmax, shape, **options)
+        return to_input, np.zeros((len(rows), 4))
 
     return pooled, pull_pool
 
@@ -133,7 +135,7 @@ def test_argmax() -> None:
     pooled, argmax = call("roi_pool", x, boxes_tensor(), return_argmax=True)
     assert argmax.dtype == torch.int32
     assert not argmax.requires_grad
-    expected = oracle.roi_pool(FEATURES.astype(np.float32), ROWS, SIZE, **RULE)[1]
+    expected = oracle.roi_pool(FEATURES.astype(np.float32), ROWS, SIZE, RULE["spatial_scale"])[1]
     np.testing.assert_array_equal(argmax.numpy(), expected)
     assert torch.equal(pooled, call("roi_pool", x, boxes_tensor()))
 
@@ -175,8 +177,7 @@ def test_channels_last_stays_so(op: str, mode: str) -> None:
         assert call(op, features, boxes_tensor(), mode=mode).is_contiguous(memory_format=last)
     # Whatever the gradient's own order, the input's is that of the gradient to it.
     y = x.clone().requires_grad_()
-    gradients = []
-    (y * 1).register_hook(lambda grad: None)
+    gradients: list[Any] = []
     middle = y * 1
     middle.register_hook(gradients.append)
     call(op, middle, boxes_tensor(), mode=mode).sum().backward()
@@ -213,16 +214,54 @@ alone = new_threads()
 torch.set_num_threads(3)
 print(alone, new_threads())
 """
-    import subprocess
-    import sys
-
-    environment = {**__import__("os").environ, "ROIDL_NUM_THREADS": "4"}
+    environment = {**os.environ, "ROIDL_NUM_THREADS": "4"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     alone, three = map(int, done.stdout.split())
     assert alone == 0
     assert three > 0
+
+
+def test_without_the_stable_c_interface() -> None:
+    """As in a PyTorch that lacks one of its symbols: kernels in Python, over the same core."""
+    code = """
+import ctypes, torch
+class Register:
+    def __call__(self, path):
+        return b"torch_get_num_threads"
+class Bridge:
+    def __init__(self, path):
+        self.roidl_torch_register = Register()
+ctypes.CDLL = Bridge
+import roidl.torch as ops
+assert ops._library.MISSING == "torch_get_num_threads"
+x = torch.rand(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+boxes = torch.tensor([[0.13, 0.31, 4.27, 5.53], [1.71, 0.93, 6.19, 4.67]], dtype=torch.float64)
+boxes.requires_grad_()
+where = torch.tensor([1, 0])
+check, again = torch.autograd.gradcheck, torch.autograd.gradgradcheck
+def align(a, b, **options):
+    return ops.roi_align(a, b, (2, 3), batch_indices=where, **options)
+assert check(align, (x, boxes), check_forward_ad=True)
+boxes.requires_grad_(False)
+for mode in ("avg", "max", "max_onnx"):
+    assert again(lambda a: align(a, boxes, mode=mode) ** 2, x, check_fwd_over_rev=True)
+for mode in ("max", "avg"):
+    pool = lambda a: ops.roi_pool(a, boxes, 2, batch_indices=where, mode=mode)
+    assert check(pool, x, check_forward_ad=True)
+    assert again(lambda a: pool(a) ** 2, x, check_fwd_over_rev=True)
+last = x.detach().contiguous(memory_format=torch.channels_last)
+assert align(last, boxes).is_contiguous(memory_format=torch.channels_last)
+try:
+    align(x.detach().long(), boxes)
+except TypeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sentence = "roi_align: input must be float16, bfloat16, float32 or float64, got int64"
+    assert done.stdout.strip() == sentence
 
 
 # Other kinds of tensors ---------------------------------------------------------------------------
@@ -254,13 +293,13 @@ def test_subclasses_and_parameters() -> None:
     parameter = torch.nn.Parameter(features_tensor())
     assert torch.equal(call("roi_align", parameter, boxes_tensor()), expected)
 
-    class Named(torch.Tensor):
+    class Named(torch.Tensor):  # type: ignore[misc]
         seen: list[Any] = []  # noqa: RUF012
 
         @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(cls, func: Any, types: Any, *arguments: Any) -> Any:
             cls.seen.append(func)
-            return super().__torch_function__(func, types, args, kwargs or {})
+            return super().__torch_function__(func, types, *arguments)
 
     named = call("roi_align", features_tensor().as_subclass(Named), boxes_tensor())
     assert isinstance(named, Named)
@@ -313,60 +352,5 @@ UNREADABLE: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, of prototypes
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_tensors_without_plain_memory(kind: str) -> None:
-    with pytest.raises((TypeError, NotImplementedError), match="^roi_align: "):
+    with pytest.raises((TypeError, NotImplementedError), match=r"^roi_align: "):
         call("roi_align", UNREADABLE[kind](features_tensor()), boxes_tensor())
-
-
-# Modules and tracers ------------------------------------------------------------------------------
-
-MODULES = [
-    ("RoIAlign", (3, 0.5, 2, True), "(output_size=3, spatial_scale=0.5, sampling_ratio=2, aligned=True)"),
-    ("RoIAlign", ((2, 3), 0.5, -1), "(output_size=(2, 3), spatial_scale=0.5, sampling_ratio=-1, aligned=False)"),
-    ("RoIPool", (3, 0.5), "(output_size=3, spatial_scale=0.5)"),
-    ("RoIPool", ((2, 3), 0.25), "(output_size=(2, 3), spatial_scale=0.25)"),
-]  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize(("name", "arguments", "text"), MODULES)
-def test_modules(name: str, arguments: Any, text: str) -> None:
-    module = getattr(ops, name)(*arguments)
-    assert repr(module) == name + text
-    function = ops.roi_align if name == "RoIAlign" else ops.roi_pool
-    x, boxes = features_tensor(), boxes_tensor()
-    listed = [boxes[::2, 1:], boxes[1::2, 1:]]
-    for given in (boxes, listed):
-        assert torch.equal(module(x, rois=given), function(x, given, *arguments))
-
-    scripted, file = torch.jit.script(module), io.BytesIO()
-    torch.jit.save(scripted, file)
-    file.seek(0)
-    scripted = torch.jit.load(file)
-    for given in (boxes, listed):
-        assert torch.equal(scripted(x, given), module(x, given))
-    y, z = (x.clone().requires_grad_() for _ in range(2))
-    scripted(y, boxes).sum().backward()
-    module(z, boxes).sum().backward()
-    assert torch.equal(y.grad, z.grad)
-    traced = torch.jit.trace(module, (x, boxes))
-    assert torch.equal(traced(x, boxes[:4]), module(x, boxes[:4]))
-
-
-def test_fx_sees_a_leaf() -> None:
-    graph = torch.fx.symbolic_trace(lambda x, b: ops.roi_align(x + 1, b, SIZE, 0.5))
-    assert [node.target for node in graph.graph.nodes if node.op == "call_function"][1:] == [
-        ops.roi_align
-    ]
-    x, boxes = features_tensor(), boxes_tensor()
-    assert torch.equal(graph(x, boxes), call("roi_align", x + 1, boxes))
-    listed = torch.fx.symbolic_trace(lambda x, a, b: roidl.roi_pool(x, [a, b], SIZE, 0.5))
-    lists = boxes[:3, 1:], boxes[3:, 1:]
-    assert torch.equal(listed(x, *lists), call("roi_pool", x, list(lists)))
-
-
-def test_the_names_are_where_one_imports_them_from() -> None:
-    import pickle
-
-    for function in (ops.roi_align, ops.roi_pool):
-        assert function.__module__ == "roidl.torch"
-        assert pickle.loads(pickle.dumps(function)) is function

@@ -68,8 +68,8 @@ def test_compile_with_dynamic_shapes() -> None:
         return tuple(r for n, r in enumerate(all_operators(x, boxes)) if n != 2)
 
     compiled = torch.compile(all_but_one, fullgraph=True, dynamic=True)
-    for count, (n, height, width) in ((4, (2, 8, 9)), (1, (2, 5, 12)), (0, (2, 8, 9)), (3, (3, 9, 8))):
-        x, boxes = tensors(n, height, width)
+    for count, *shape in ((4, 2, 8, 9), (1, 2, 5, 12), (0, 2, 8, 9), (3, 3, 9, 8)):
+        x, boxes = tensors(*shape)
         assert_equal(compiled(x, boxes[:count]), all_but_one(x, boxes[:count]))
         expected = gradients(all_but_one, x, boxes[:count])
         torch.testing.assert_close(gradients(compiled, x, boxes[:count]), expected)
@@ -85,9 +85,8 @@ def test_compile_lists_channels_last_and_half() -> None:
         (result,) = compiled(features, *lists)
         assert result.is_contiguous(memory_format=torch.channels_last)
         assert_equal(result, listed(features, *lists))
-        torch.testing.assert_close(
-            gradients(compiled, features, *lists), gradients(lambda *a: (listed(*a),), features, *lists)
-        )
+        expected = gradients(lambda *a: (listed(*a),), features, *lists)
+        torch.testing.assert_close(gradients(compiled, features, *lists), expected)
 
 
 def test_compile_transforms() -> None:
@@ -220,9 +219,7 @@ def test_opcheck(op: str, mode: str, differentiable: bool) -> None:
                 ("roi_align_jvp_boxes_backward", (gradient, *here, tangent, *shape)),
             ]
         elif mode == "max":
-            calls.append(
-                ("roi_align_backward_boxes", (gradient.detach(), *here, x.detach()))
-            )
+            calls.append(("roi_align_backward_boxes", (gradient.detach(), *here, x.detach())))
     for name, arguments in calls:
         torch.library.opcheck(getattr(torch.ops.roidl, name).default, (*arguments, *params))
 
@@ -282,8 +279,9 @@ def test_onnx(tmp_path: Path) -> None:
 
     x, boxes = tensors()
     arguments = x, boxes[:, 1:].contiguous(), boxes[:2, 1:].contiguous()
-    shapes = dynamic("h", "w"), dynamic("k"), dynamic("l")
-    call = _to_onnx(others, arguments, shapes, tmp_path / "others.onnx")
+    call = _to_onnx(
+        others, arguments, (dynamic("h", "w"), dynamic("k"), dynamic("l")), tmp_path / "others.onnx"
+    )
     x = tensors(2, 12, 6)[0]
     arguments = x, boxes[:1, 1:].contiguous(), boxes[:, 1:].contiguous()
     torch.testing.assert_close(call(*arguments), list(others(*arguments)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ torch: Any = pytest.importorskip("torch")
 ops: Any = pytest.importorskip("roidl.torch")
 
 SIZE = (2, 3)
-CALLS = {
+CALLS: dict[str, Callable[..., Any]] = {
     "avg": lambda x, b: ops.roi_align(x, b, SIZE, 1.0, 2),
     "max": lambda x, b: ops.roi_align(x, b, SIZE, 1.0, 2, mode="max"),
     "pool": lambda x, b: ops.roi_pool(x, b, SIZE),

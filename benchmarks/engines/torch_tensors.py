@@ -70,4 +70,4 @@ class TorchEngine(Engine):
         source = torch.ones(2**28, dtype=torch.float32, device=self.device)
         target = torch.empty_like(source)
         best = min(self.time(lambda: target.copy_(source), 10))
-        return 2 * source.nbytes / best
+        return float(2 * source.nbytes / best)

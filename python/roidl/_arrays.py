@@ -145,9 +145,7 @@ STANDARD = Library(_as_it_is, _standard_adopt)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
-    "torch": Library(
-        _torch_prepare, _torch_adopt, _torch_empty, _torch_writable, run=_torch_run
-    ),
+    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable, run=_torch_run),
     "jax": Library(_as_it_is, _jax_adopt, writable=_never),
     "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never),
     "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=_never),

@@ -63,7 +63,6 @@ def roi_pool_backward(
     pyramid: Pyramid | None,
 ) -> Any: ...
 def assign_levels(op: bytes, boxes: Any, pyramid: Pyramid) -> Any: ...
-
 def run_operator(
     op: str,
     params: tuple[Any, ...],

@@ -1,4 +1,6 @@
-"""RoIAlign and RoIPool for PyTorch, in the place of torchvision's: ``from roidl import torch as ops``.
+"""RoIAlign and RoIPool for PyTorch, in the place of torchvision's.
+
+``from roidl import torch as ops`` replaces ``from torchvision import ops`` for these names.
 
 The functions are differentiable, to any order with respect to the input, in reverse and forward
 mode; they work under `torch.func`, `torch.compile`, `torch.export`, autocast and DTensor.

@@ -1,4 +1,4 @@
-"""How an operator is called: the cheapest way that keeps every derivative that somebody asks for."""
+"""How an operator is called: the cheapest way that keeps every derivative somebody asks for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from .._params import LAYOUTS, POOL_MODES
-from ._derivatives import RULES
+from ._derivatives import AVG, RULES
 from ._library import (
     LIBRARY,
     OPERATORS,
@@ -50,7 +50,7 @@ def _run_kernel(name: str, call: Arguments) -> Any:
 # The graph --------------------------------------------------------------------------------------
 
 
-class _NotOffered(Function):
+class _NotOffered(Function):  # type: ignore[misc]
     """The identity, standing before an argument whose derivative there is not."""
 
     @staticmethod
@@ -59,7 +59,6 @@ class _NotOffered(Function):
         return tensor.view_as(tensor)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         raise NotImplementedError(ctx.sentence)
 
@@ -69,7 +68,7 @@ class _NotOffered(Function):
 
 
 def _sentence(name: str, params: Params) -> str:
-    mode = "" if name.startswith("roi_align_backward_boxes") or params.mode == 0 else " of max modes"
+    mode = "" if params.mode == AVG else " in the max modes"
     return f"{name}: second derivatives along the boxes{mode} are not implemented"
 
 
@@ -109,7 +108,7 @@ def _node(name: str) -> type[Function]:
     """The operator as a node of autograd's graph; its arguments: Arguments, `outer`."""
     rule, pools = RULES[name], name == "roi_pool"
 
-    class Node(Function):
+    class Node(Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
             leader, boxes, indices, other, extra, params, outer = arguments
@@ -132,7 +131,7 @@ def _node(name: str) -> type[Function]:
                 ctx.mark_non_differentiable(result[1])
             needs = ctx.needs_input_grad
             # What is linear in the leader does not need its values for the gradient to it.
-            selects = name == "roi_align" and params.mode != 0
+            selects = name == "roi_align" and params.mode != AVG
             kept = leader if needs[1] or needs[3] or selects else None
             ctx.save_for_backward(kept, boxes, indices, other)
             ctx.save_for_forward(leader, boxes, indices, other)
@@ -145,18 +144,21 @@ def _node(name: str) -> type[Function]:
             leader, boxes, indices, other = ctx.saved_tensors
             extra, params, map, _ = ctx.rest
             call = Arguments(leader, boxes, indices, other, extra, params)
-            by_input, by_boxes, _, by_other, *_ = ctx.needs_input_grad
-            needs = (by_input, by_boxes, by_other)
-            if by_boxes or by_other:
+            to_leader, to_boxes, _, to_other, *_ = ctx.needs_input_grad
+            if to_boxes or to_other:
                 lacks = rule.lacks(params)
-                needs = tuple(a and not b for a, b in zip(needs, lacks, strict=True))
+                to_leader = to_leader and not lacks[0]
+                to_boxes = to_boxes and not lacks[1]
+                to_other = to_other and not lacks[2]
+            needs = to_leader, to_boxes, to_other
             by_leader, by_boxes, by_other = rule.pull(apply, call, map, grad, needs)
             return by_leader, by_boxes, None, by_other, None, None, None
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
             extra, params, _, shape = ctx.rest
-            call = Arguments(*ctx.saved_tensors, extra, params)
+            leader, boxes, indices, other = ctx.saved_tensors
+            call = Arguments(leader, boxes, indices, other, extra, params)
             parts = rule.push(apply, call, (tangents[0], tangents[1], tangents[3]))
             total = None
             for part in parts:

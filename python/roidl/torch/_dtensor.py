@@ -23,7 +23,7 @@ def _ways(operator: Operator, boxes_ndim: int, layout: int) -> list[Way]:
     first = layout == LAYOUTS["NCHW"]
     lead = boxes_ndim - 1  # axes of the pooled result before C, PH, PW
     rois = Shard(lead - 1)
-    everywhere = dict.fromkeys(("map", "pooled", "boxes", "indices"), Replicate())
+    everywhere: Way = dict.fromkeys(("map", "pooled", "boxes", "indices"), Replicate())
     by_channel = everywhere | {
         "map": Shard(1 if first else 3),
         "pooled": Shard(lead + (0 if first else 2)),

@@ -83,11 +83,13 @@ def _run_mixed(call: Call) -> Any:
     return run(call._replace(boxes=boxes, batch_indices=indices))
 
 
-@torch._dynamo.assume_constant_result  # done when it is traced
-def _meet_subclass() -> None:
+def _tell_dtensor() -> None:
     """Tell DTensor, which takes long to import, of the operators once somebody uses it."""
     if "torch.distributed.tensor" in sys.modules:
         from . import _dtensor  # noqa: F401
+
+
+_meet_subclass = torch._dynamo.assume_constant_result(_tell_dtensor)  # done while it is traced
 
 
 def run(call: Call) -> Any:

@@ -78,7 +78,7 @@ class Operator(NamedTuple):
         if self.takes_shape:
             extra = MapShape(*extra)
         other = None if self.other is None else flat[3]
-        return Arguments(*flat[:3], other, extra, self.params(*params))
+        return Arguments(flat[0], flat[1], flat[2], other, extra, self.params(*params))
 
 
 class Arguments(NamedTuple):
@@ -259,7 +259,7 @@ def _core_kernel(operator: Operator) -> Callable[..., Any]:
         out, argmax = result if operator.name == "roi_pool" else (result, None)
         _core.run_operator(
             operator.name,
-            call.params,
+            tuple(call.params),
             call.leader,
             call.boxes,
             call.batch_indices,

@@ -8,7 +8,7 @@ from torch import nn
 from ._front import roi_align, roi_pool
 
 # Under torch.jit.script, which cannot read the functions: the dispatcher's operators, on boxes in
-# torchvision's two forms. In a module, each branch that the compiler does not take it does not read.
+# torchvision's two forms. In a module, the branch that the compiler does not take it does not read.
 
 
 def _scripted_boxes(
@@ -26,7 +26,7 @@ def _scripted_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-class RoIAlign(nn.Module):
+class RoIAlign(nn.Module):  # type: ignore[misc]
     """`roi_align` as a module, in the place of ``torchvision.ops.RoIAlign``.
 
     Parameters
@@ -97,7 +97,7 @@ class RoIAlign(nn.Module):
         )
 
 
-class RoIPool(nn.Module):
+class RoIPool(nn.Module):  # type: ignore[misc]
     """`roi_pool` as a module, in the place of ``torchvision.ops.RoIPool``.
 
     Parameters

@@ -27,17 +27,18 @@ def _first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _example(call: Arguments, dims: Dims) -> Arguments:
     """The call of the first example."""
-    parts = [
+    leader, boxes, indices, other = (
         part if dim is None else part.select(dim, 0)
         for part, dim in zip(call[:4], dims, strict=True)
-    ]
-    return Arguments(*parts, *call[4:])
+    )
+    return Arguments(leader, boxes, indices, other, call.extra, call.params)
 
 
 def _images(operator: Operator, example: Arguments) -> Any:
     if operator.takes_shape:
         return example.extra[0]
-    return (example.leader if operator.leader[1] == "map" else example.other).shape[0]
+    map: Any = example.leader if operator.leader[1] == "map" else example.other
+    return map.shape[0]
 
 
 def _local_indices(boxes: Tensor, indices: Tensor | None, example: Arguments, n: Any) -> Tensor:
