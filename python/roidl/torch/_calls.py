@@ -201,8 +201,7 @@ def _run_graph(name: str, call: Arguments, outer: tuple[bool, bool] | None = Non
         return _APPLY[name](*_fence(name, call), outer)
     # The graph needs the argmax, whoever else does.
     selects = call.params.mode == POOL_MODES["max"]
-    pooled, argmax = _APPLY[name](*call._replace(extra=(selects,)), outer)
-    return pooled, argmax if call.extra[0] or not selects else argmax.new_empty((0,))
+    return _APPLY[name](*call._replace(extra=(selects,)), outer)
 
 
 def apply(
@@ -221,18 +220,27 @@ def apply(
     return (_run_graph if _needs_graph(call) else _run_kernel)(name, call)
 
 
+def _as_the_schema_has_it(call: Arguments, result: Any) -> Any:
+    """An argmax only where it was asked for."""
+    if not isinstance(result, tuple) or call.extra[0]:
+        return result
+    return result[0], result[1].new_empty((0,))
+
+
 def _register() -> None:
     for name, operator in OPERATORS.items():
 
         def kernel(*flat: Any, name: str = name, operator: Any = operator) -> Any:
             call = operator.unflat(flat)
             if not _functorch_is_active():
-                return (_run_graph if _needs_graph(call) else _run_kernel)(name, call)
+                if not _needs_graph(call):
+                    return _run_kernel(name, call)
+                return _as_the_schema_has_it(call, _run_graph(name, call))
             # The dispatcher has peeled off all levels but one, as for PyTorch's own operators;
             # whether that one wants a graph it does not always say.
             outer = _is_grad_enabled(), torch._C._is_fwd_grad_enabled()
             with enable_single_level_autograd_function():
-                return _run_graph(name, call, outer)
+                return _as_the_schema_has_it(call, _run_graph(name, call, outer))
 
         LIBRARY.impl(name, kernel, "Autograd")
 

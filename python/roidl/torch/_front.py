@@ -16,7 +16,6 @@ from ._calls import apply
 from ._library import Tensor, check_device, metadata
 
 _is_tensor = torch.is_tensor
-_is_compiling = torch.compiler.is_compiling
 
 
 def _join(op: str, boxes: Sequence[Tensor], input: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +59,7 @@ def _arguments(call: Call) -> dict[str, Any]:
     return names | {"batch_indices": call.batch_indices}
 
 
-def _as_tensor(value: Any, like: Tensor) -> Any:
+def _as_tensor(value: Any) -> Any:
     """A tensor of another library's array; what is no array, and None, as it is."""
     if _is_tensor(value) or value is None or not hasattr(type(value), "__dlpack__"):
         return value
@@ -71,11 +70,11 @@ def _run_mixed(call: Call) -> Any:
     """A call in which not everything is a tensor."""
     boxes, indices, input = call.boxes, call.batch_indices, call.leader
     if _is_tensor(input):
-        indices = _as_tensor(indices, input)
+        indices = _as_tensor(indices)
         if isinstance(boxes, (list, tuple)):
-            boxes = [_as_tensor(each, input) for each in boxes]
+            boxes = [_as_tensor(each) for each in boxes]
         else:
-            boxes = _as_tensor(boxes, input)
+            boxes = _as_tensor(boxes)
     listed = boxes if isinstance(boxes, list) else [boxes]
     indices_fit = indices is None or _is_tensor(indices)
     if not (_is_tensor(input) and indices_fit and all(map(_is_tensor, listed))):
@@ -103,13 +102,16 @@ def run(call: Call) -> Any:
     tensors = (input, *boxes) if many else (input, boxes)
     if has_torch_function(tensors):
         return handle_torch_function(PUBLIC[op], tensors, **_arguments(call))
-    if not all(map(_is_tensor, tensors)) or not (indices is None or _is_tensor(indices)):
+    for tensor in tensors:
+        if not isinstance(tensor, torch.Tensor):
+            return _run_mixed(call)
+    if indices is not None and not isinstance(indices, torch.Tensor):
         return _run_mixed(call)
     if many:
         if indices is not None:
             return run_like_leader(call)  # it says that both are too much
         boxes, indices = _join(op, boxes, input)
-    else:
+    elif boxes.device != input.device or indices is not None:
         check_device(op, "boxes", boxes, input)
         check_device(op, "batch_indices", indices, input)
     if op == "roi_align":

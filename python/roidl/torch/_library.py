@@ -66,7 +66,7 @@ class Operator(NamedTuple):
     def flat(self, call: Arguments) -> tuple[Any, ...]:
         """The arguments in the order of the schema."""
         leader, boxes, indices, other, extra, params = call
-        if self.other is None:
+        if other is None and self.other is None:
             return (leader, boxes, indices, *extra, *params)
         return (leader, boxes, indices, other, *extra, *params)
 
@@ -117,6 +117,8 @@ OPERATORS = {
 
 def _decide(condition: Any) -> bool:
     """A condition on sizes; False where tracing knows nothing of them."""
+    if condition is True or condition is False:
+        return condition
     if isinstance(condition, torch.SymBool):
         from torch.fx.experimental.symbolic_shapes import guard_or_false
 
