@@ -30,8 +30,9 @@ _is_grad_enabled = torch.is_grad_enabled
 
 # The kernel -------------------------------------------------------------------------------------
 
-# PyTorch lets ValueError and RuntimeError through from a kernel: torch.cpp names the others.
-_KINDS = (TypeError, NotImplementedError)
+# Whatever a kernel throws arrives as RuntimeError, but for ValueError in some versions (2.13):
+# torch.cpp names every kind but ValueError in front of the sentence.
+_KINDS = {kind.__name__: kind for kind in (TypeError, NotImplementedError, RuntimeError)}
 
 
 def _run_kernel(name: str, call: Arguments) -> Any:
@@ -40,11 +41,15 @@ def _run_kernel(name: str, call: Arguments) -> Any:
         with _below_autograd():
             return OVERLOADS[name](*OPERATORS[name].flat(call))
     except RuntimeError as error:
-        kind, _, sentence = str(error).partition(": ")
-        for other in _KINDS:
-            if kind == other.__name__:
-                raise other(sentence.partition("\n")[0]) from None
-        raise
+        if type(error) is not RuntimeError:  # NotImplementedError is one, too
+            raise
+        sentence = str(error).partition("\n")[0]  # C++ frames may follow
+        if sentence.startswith(f"{name}: "):
+            raise ValueError(sentence) from None
+        kind, _, sentence = sentence.partition(": ")
+        if kind not in _KINDS:
+            raise
+        raise _KINDS[kind](sentence) from None
 
 
 # The graph --------------------------------------------------------------------------------------
