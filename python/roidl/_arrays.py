@@ -73,7 +73,7 @@ def _torch_prepare(op: str, tensor: Array) -> Array:
     if tensor.requires_grad:
         if torch.is_grad_enabled():
             raise NotImplementedError(
-                f"{op}: gradients through PyTorch tensors are not implemented; pass tensor.detach()"
+                f"{op}: not differentiable here; use roidl.torch, or pass tensor.detach()"
             )
         tensor = tensor.detach()
     if tensor.layout is not torch.strided:

@@ -255,7 +255,7 @@ constexpr Kernel kKernels[] = {
 };
 constexpr int kNumKernels = sizeof kKernels / sizeof kKernels[0];
 
-// PyTorch makes a ValueError of invalid_argument and a RuntimeError of any other exception; the
+// PyTorch makes a RuntimeError of any exception, but 2.13 a ValueError of invalid_argument; the
 // name in front tells _calls.py which of Python's was meant.
 [[noreturn]] void rethrow(const Error& error) {
   const char* const names[] = {"ValueError", "TypeError", "NotImplementedError", "RuntimeError"};

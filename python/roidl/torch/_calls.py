@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
-from torch.autograd.function import Function
+from torch.autograd.function import _SingleLevelFunction
 
 from .._params import LAYOUTS, POOL_MODES
 from ._derivatives import AVG, RULES
@@ -30,8 +30,9 @@ _is_grad_enabled = torch.is_grad_enabled
 
 # The kernel -------------------------------------------------------------------------------------
 
-# PyTorch lets ValueError and RuntimeError through from a kernel: torch.cpp names the others.
-_KINDS = (TypeError, NotImplementedError)
+# Whatever a kernel throws arrives as RuntimeError, but for ValueError in some versions (2.13):
+# torch.cpp names every kind but ValueError in front of the sentence.
+_KINDS = {kind.__name__: kind for kind in (TypeError, NotImplementedError, RuntimeError)}
 
 
 def _run_kernel(name: str, call: Arguments) -> Any:
@@ -40,23 +41,31 @@ def _run_kernel(name: str, call: Arguments) -> Any:
         with _below_autograd():
             return OVERLOADS[name](*OPERATORS[name].flat(call))
     except RuntimeError as error:
-        kind, _, sentence = str(error).partition(": ")
-        for other in _KINDS:
-            if kind == other.__name__:
-                raise other(sentence.partition("\n")[0]) from None
-        raise
+        if type(error) is not RuntimeError:  # NotImplementedError is one, too
+            raise
+        sentence = str(error).partition("\n")[0]  # C++ frames may follow
+        if sentence.startswith(f"{name}: "):
+            raise ValueError(sentence) from None
+        kind, _, sentence = sentence.partition(": ")
+        if kind not in _KINDS:
+            raise
+        raise _KINDS[kind](sentence) from None
 
 
 # The graph --------------------------------------------------------------------------------------
+# Nodes know one level of functorch: the dispatcher takes care of the others, as for PyTorch's own.
 
 
-class _NotOffered(Function):  # type: ignore[misc]
+class _NotOffered(_SingleLevelFunction):  # type: ignore[misc]
     """The identity, standing before an argument whose derivative there is not."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, sentence: str) -> Tensor:
-        ctx.sentence = sentence
+    def forward(tensor: Tensor, sentence: str) -> Tensor:
         return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        ctx.sentence = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -82,7 +91,7 @@ def _fence(name: str, call: Arguments) -> Arguments:
     def fenced(tensor: Tensor | None, lacking: bool) -> Tensor | None:
         if not lacking or tensor is None or not tensor.is_floating_point():
             return tensor
-        return _plain_apply(_NotOffered)(tensor, sentence)
+        return _NotOffered.apply(tensor, sentence)
 
     return call._replace(
         leader=fenced(call.leader, lacks[0]),
@@ -104,38 +113,42 @@ def _map_shape(name: str, call: Arguments) -> MapShape:
     return MapShape(n, h_or_w, w_or_c, has_channels_last(map, layout))
 
 
-def _node(name: str) -> type[Function]:
+def _node(name: str) -> type[_SingleLevelFunction]:
     """The operator as a node of autograd's graph; its arguments: Arguments, `outer`."""
     rule, pools = RULES[name], name == "roi_pool"
 
-    class Node(Function):  # type: ignore[misc]
+    class Node(_SingleLevelFunction):  # type: ignore[misc]
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            leader, boxes, indices, other, extra, params, outer = arguments
-            call = Arguments(leader, boxes, indices, other, extra, params)
-            if outer is not None:
-                # autograd.Function has switched them off, for the other levels of functorch, too.
-                grad, forward_grad = outer
-                with (
-                    torch.set_grad_enabled(grad),
-                    forward_ad._set_fwd_grad_enabled(forward_grad),
-                ):
-                    result = _run_kernel(name, call)
-            else:
-                result = _run_kernel(name, call)
+        def forward(*arguments: Any) -> Any:
+            *rest, outer = arguments
+            call = Arguments(*rest)
+            if outer is None:
+                return _run_kernel(name, call)
+            # autograd.Function has switched them off, for the other levels of functorch, too.
+            grad, forward_grad = outer
+            with (
+                torch.set_grad_enabled(grad),
+                forward_ad._set_fwd_grad_enabled(forward_grad),
+            ):
+                return _run_kernel(name, call)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            leader, boxes, indices, other, extra, params, _ = inputs
             ctx.set_materialize_grads(False)
-            shape = (result[0] if pools else result).shape
-            ctx.rest = (extra, params, _map_shape(name, call), shape)
+            pooled = output
             if pools:
-                other = result[1] if extra[0] else None
-                ctx.mark_non_differentiable(result[1])
+                pooled, argmax = output
+                ctx.mark_non_differentiable(argmax)
+                other = argmax if extra[0] else None
+            map = _map_shape(name, Arguments(leader, boxes, indices, other, extra, params))
+            ctx.rest = (extra, params, map, pooled.shape)
             needs = ctx.needs_input_grad
             # What is linear in the leader does not need its values for the gradient to it.
             selects = name == "roi_align" and params.mode != AVG
             kept = leader if needs[1] or needs[3] or selects else None
             ctx.save_for_backward(kept, boxes, indices, other)
             ctx.save_for_forward(leader, boxes, indices, other)
-            return result
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None, *_: None) -> Any:
@@ -173,13 +186,7 @@ def _node(name: str) -> type[Function]:
     return Node
 
 
-def _plain_apply(node: type[Function]) -> Callable[..., Any]:
-    """`node.apply` without its look at functorch: below, the dispatcher has taken care of it."""
-    plain: Callable[..., Any] = super(Function, node).apply
-    return plain
-
-
-_APPLY = {name: _plain_apply(_node(name)) for name in OPERATORS}
+_APPLY: dict[str, Callable[..., Any]] = {name: _node(name).apply for name in OPERATORS}
 
 
 def _needs_graph(call: Arguments) -> bool:
