@@ -192,7 +192,7 @@ def test_a_graph_of_torch_is_not_dropped_in_silence(op: str, position: str, torc
         with pytest.raises(TypeError, match=f"^{op}: out must be an array that can be written to"):
             call(op, **arguments)
         return
-    with pytest.raises(NotImplementedError, match=f"^{op}: gradients through PyTorch tensors"):
+    with pytest.raises(NotImplementedError, match=f"^{op}: not differentiable here"):
         call(op, **arguments)
     with torch.no_grad():
         assert torch.equal(call(op, **arguments), expected)
