@@ -127,9 +127,8 @@ Tensor describe_map(const Stack& stack, const MapShape& map, const Regions& regi
   return tensor;
 }
 
-// ---- kernels
-// ------------------------------------------------------------------------------------- Each reads
-// its whole stack before anything can fail but reading: what is owned has to be freed.
+// ---- kernels -----------------------------------------------------------------------------------
+// Each reads its whole stack before anything can fail but reading: what is owned has to be freed.
 
 void align(Stack& stack) {
   const Regions r = read_regions(stack, "input");
@@ -233,8 +232,7 @@ void pool_jvp(Stack& stack) {
   stack.finish(1);
 }
 
-// ---- registration
-// --------------------------------------------------------------------------------
+// ---- registration -------------------------------------------------------------------------------
 
 struct Kernel {
   const char* op;
