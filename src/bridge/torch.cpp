@@ -20,10 +20,9 @@ abi::TorchShim shim{};
 
 namespace {
 
-// ---- arguments and results
-// ----------------------------------------------------------------------- Every schema begins with:
-// a leader, the boxes and their batch indices. Then comes what is the operator's own, and the
-// fields of its parameters.
+// ---- arguments and results ---------------------------------------------------------------------
+// Every schema begins with: a leader, the boxes and their batch indices. Then comes what is the
+// operator's own, and the fields of its parameters.
 
 struct Regions {
   Tensor leader;  // the features or a tangent of them, or a gradient of the result
@@ -232,7 +231,7 @@ void pool_jvp(Stack& stack) {
   stack.finish(1);
 }
 
-// ---- registration -------------------------------------------------------------------------------
+// ---- registration ------------------------------------------------------------------------------
 
 struct Kernel {
   const char* op;

@@ -147,8 +147,7 @@ struct BoxOperands {
   Tensor batch_indices;
 };
 
-// ---- the operators
-// -------------------------------------------------------------------------------
+// ---- the operators -----------------------------------------------------------------------------
 
 RoiAlignProblem align_problem(const Call& call, const Tensor& input, const BoxOperands& b) {
   return make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes, b.indices());
@@ -247,8 +246,7 @@ void pool_jvp(const Call& call) {
   roi_pool_jvp(problem, tangent, b.boxes, two ? &argmax : nullptr, call.result(0, "out"));
 }
 
-// ---- the doors
-// -----------------------------------------------------------------------------------
+// ---- the doors ---------------------------------------------------------------------------------
 
 // XLA's threads wait while one of them is here, so ours may be as many; 1 where it has no pool.
 int threads_of(const xla::CallFrame& frame) {
