@@ -8,7 +8,6 @@ looked up in `sys.modules`, never imported for itself.
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 import sys
 from collections.abc import Callable
@@ -31,8 +30,8 @@ class Library(NamedTuple):
     # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
     empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
     writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
-    # The module whose `run` runs calls on this library's arrays; None: this front end does
-    adapter: str | None = None
+    # The adapter that runs calls on this library's arrays; None: this front end does
+    run: Callable[[Call], Any] | None = None
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -137,18 +136,38 @@ def _standard_adopt(op: str, result: Array, like: Array) -> Array:
         ) from error
 
 
+# The library is there, or there would be no array of it; its adapter is imported at the first call.
+# Import statements, because PyTorch's compiler follows nothing else.
+
+
+def _torch_run(call: Call) -> Any:
+    from .torch._front import run
+
+    return run(call)
+
+
+def _jax_run(call: Call) -> Any:
+    from .jax import run
+
+    return run(call)
+
+
+def _tensorflow_run(call: Call) -> Any:
+    from .tensorflow import run
+
+    return run(call)
+
+
 NUMPY = Library(_as_it_is, _unchanged)
 STANDARD = Library(_as_it_is, _standard_adopt)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
-    "torch": Library(
-        _torch_prepare, _torch_adopt, _torch_empty, _torch_writable, adapter=".torch._front"
-    ),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
-    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
+    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable, run=_torch_run),
+    "jax": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
+    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
     "tensorflow": Library(
-        _tensorflow_prepare, _tensorflow_adopt, writable=_never, adapter=".tensorflow"
+        _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
     ),
 }
 
@@ -258,18 +277,11 @@ def _run_like_boxes(call: Call) -> Any:
 _OPERATORS = ("roi_align", "roi_pool")
 
 
-@functools.cache
-def _run_of(adapter: str) -> Callable[[Call], Any]:
-    # The array exists, so its library is imported; the adapter is, at the first call.
-    run: Callable[[Call], Any] = importlib.import_module(adapter, __package__).run
-    return run
-
-
 def run(call: Call) -> Any:
     """Run one call: by the adapter of the leader's library if there is one, else here."""
-    adapter = library_of(call.leader).adapter
+    adapter = library_of(call.leader).run
     if adapter is not None and call.op in _OPERATORS and call.out is None:
-        return _run_of(adapter)(call)
+        return adapter(call)
     if call.op.endswith("backward_boxes"):
         return _run_like_boxes(call)
     return run_like_leader(call)
