@@ -17,6 +17,11 @@ cdef inline const Tensor* tensor_or_null(View view):
     return &view.tensor
 
 
+cdef stream_asked(device):
+    """The stream that the front end names for its arrays, if it does."""
+    return None if device is None else device.stream
+
+
 cdef tuple shape_tuple(const Shape& shape):
     return tuple([shape.size[i] for i in range(shape.ndim)])
 
@@ -26,29 +31,43 @@ cdef str dtype_name(const Tensor& tensor):
     return ("bfloat" if tensor.dtype.code == 4 else "float") + str(tensor.dtype.bits)
 
 
-cdef tuple read_boxes(boxes, batch_indices, const char* op, View features):
+cdef tuple read_boxes(boxes, batch_indices, const char* op, View features, device):
     """Views of the boxes and of their batch indices (or None); a list is joined to one array."""
     cdef View view
-    cdef View rows
-    cdef View indices
-    cdef int64_t at = 0
-    cdef int32_t image
+    stream = stream_of(features)
     if not isinstance(boxes, (list, tuple)):
-        return view_of(boxes, op, b"boxes"), view_or_none(batch_indices, op, b"batch_indices")
+        return (view_of(boxes, op, b"boxes", stream),
+                view_or_none(batch_indices, op, b"batch_indices", stream))
     if batch_indices is not None:
         raise ValueError(f"{op.decode()}: batch_indices must be None when boxes is a list")
     views = []
     for i, array in enumerate(boxes):
-        view = view_of(array, op, f"boxes[{i}]".encode())
+        view = view_of(array, op, f"boxes[{i}]".encode(), stream)
         check_listed_boxes(op, view.tensor, i)
+        if device is None or device.join is None:
+            check_listed_on_host(op, view.tensor)
+        elif stream is not None:
+            check_same_device(op, f"boxes[{i}]".encode(), view.tensor, features.tensor.device)
         views.append(view)
     if features.tensor.ndim == 4:
         check_list_length(op, len(views), features.tensor.shape[0])
     wide = any([is_double(view) for view in views])
+    if stream is None or device is None or device.join is None:
+        return joined_on_host(views, wide, op)
+    rows, indices = device.join(boxes, wide)
+    view = view_of(rows, op, b"boxes", stream)
+    view.owner = [tensor_shape(each) for each in views]
+    return view, view_of(indices, op, b"batch_indices", stream)
+
+
+cdef tuple joined_on_host(list views, cbool wide, const char* op):
+    cdef View view
+    cdef int64_t at = 0
+    cdef int32_t image
     count = sum([listed_rows(view) for view in views])
-    rows = view_of(np.empty((count, 4), np.float64 if wide else np.float32), op, b"boxes")
+    cdef View rows = view_of(np.empty((count, 4), np.float64 if wide else np.float32), op, b"boxes")
     rows.owner = [tensor_shape(view) for view in views]
-    indices = view_of(np.empty(count, np.int32), op, b"batch_indices")
+    cdef View indices = view_of(np.empty(count, np.int32), op, b"batch_indices")
     cdef int32_t* places = <int32_t*>indices.tensor.data
     for image in range(len(views)):
         view = views[image]
@@ -86,6 +105,7 @@ cdef View shaped_like(View leader, input_shape, const char* op):
     if len(sizes) != 4 or any(not 0 <= size < 2**59 for size in sizes):
         raise ValueError(f"{op.decode()}: input_shape must be four sizes, got {input_shape!r}")
     view.tensor = leader.tensor
+    view.stream = leader.stream
     view.tensor.data = NULL
     view.tensor.ndim = 4
     for i in range(4):
@@ -96,93 +116,103 @@ cdef View shaped_like(View leader, input_shape, const char* op):
 
 # ---- operators ---------------------------------------------------------------------------------
 # All take: params (a dict of the struct's fields), boxes, batch_indices or None, allocate(shape,
-# dtype's name), out or None; then what is their own. They return the result.
+# dtype's name), device (None on CPU; else what _arrays.Device says), out or None; then what is their
+# own. They return the result.
 
-def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, out, input):
-    cdef View x = view_of(input, b"roi_align", b"input")
+def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, device, out, input):
+    cdef View x = view_of(input, b"roi_align", b"input", stream_asked(device))
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, b"roi_align", x)
+    b, i = read_boxes(boxes, batch_indices, b"roi_align", x, device)
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align", params, x.tensor, b.tensor,
                                                   tensor_or_null(i))
     if out is None:
         out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensor))
-    cdef View y = writable_view_of(out, b"roi_align", b"out")
+    cdef View y = writable_view_of(out, b"roi_align", b"out", stream_of(x))
+    problem.stream = <void*>x.stream
     with nogil:
         c_roi_align_forward(problem, x.tensor, b.tensor, y.tensor)
     return out
 
 
-def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, out, grad_output,
-                       input_shape, input):
-    cdef View g = view_of(grad_output, b"roi_align_backward", b"grad_output")
+def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, device, out,
+                       grad_output, input_shape, input):
+    cdef View g = view_of(grad_output, b"roi_align_backward", b"grad_output",
+                          stream_asked(device))
     cdef View b, i
-    cdef View x = view_or_none(input, b"roi_align_backward", b"input")
+    cdef View x = view_or_none(input, b"roi_align_backward", b"input", stream_of(g))
     check_float(b"roi_align_backward", b"grad_output", g.tensor)
     cdef View shape = shaped_like(g, input_shape, b"roi_align_backward")
-    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward", shape)
+    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward", shape, device)
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward", params, shape.tensor,
                                                   b.tensor, tensor_or_null(i))
     if out is None:
         out = allocate(tensor_shape(shape), dtype_name(g.tensor))
-    cdef View y = writable_view_of(out, b"roi_align_backward", b"out")
+    cdef View y = writable_view_of(out, b"roi_align_backward", b"out", stream_of(g))
     cdef const Tensor* features = tensor_or_null(x)
+    problem.stream = <void*>g.stream
     with nogil:
         c_roi_align_backward(problem, g.tensor, b.tensor, features, y.tensor)
     return out
 
 
-def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, allocate, out,
+def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, allocate, device, out,
                              grad_output, input):
     """Returns float64 shaped like the boxes (a list's, joined); the shapes of the boxes as they
     were passed, one or a list's; and whether coordinates were float64."""
-    cdef View g = view_of(grad_output, b"roi_align_backward_boxes", b"grad_output")
-    cdef View x = view_of(input, b"roi_align_backward_boxes", b"input")
+    cdef View g = view_of(grad_output, b"roi_align_backward_boxes", b"grad_output",
+                          stream_asked(device))
+    cdef View x = view_of(input, b"roi_align_backward_boxes", b"input", stream_of(g))
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward_boxes", x)
+    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward_boxes", x, device)
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward_boxes", params, x.tensor,
                                                   b.tensor, tensor_or_null(i))
     out = allocate(tensor_shape(b), "float64")
-    cdef View y = writable_view_of(out, b"roi_align_backward_boxes", b"grad_boxes")
+    cdef View y = writable_view_of(out, b"roi_align_backward_boxes", b"grad_boxes", stream_of(g))
+    problem.stream = <void*>g.stream
     with nogil:
         c_roi_align_backward_boxes(problem, g.tensor, x.tensor, b.tensor, y.tensor)
     shapes = b.owner if isinstance(boxes, (list, tuple)) else [tensor_shape(b)]
     return out, shapes, problem.double_coordinates
 
 
-def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, out, input, return_argmax):
-    cdef View x = view_of(input, b"roi_pool", b"input")
+def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, device, out, input,
+             return_argmax):
+    cdef View x = view_of(input, b"roi_pool", b"input", stream_asked(device))
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, b"roi_pool", x)
+    b, i = read_boxes(boxes, batch_indices, b"roi_pool", x, device)
     cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool", params, x.tensor, b.tensor,
                                                 tensor_or_null(i))
     if out is None:
         out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensor))
-    cdef View y = writable_view_of(out, b"roi_pool", b"out")
+    cdef View y = writable_view_of(out, b"roi_pool", b"out", stream_of(x))
     cdef View a = None
     argmax = None
     if return_argmax:
         argmax = allocate(shape_tuple(pooled_shape(problem)), "int32")
-        a = writable_view_of(argmax, b"roi_pool", b"argmax")
+        a = writable_view_of(argmax, b"roi_pool", b"argmax", stream_of(x))
     cdef const Tensor* cells = tensor_or_null(a)
+    problem.stream = <void*>x.stream
     with nogil:
         c_roi_pool_forward(problem, x.tensor, b.tensor, y.tensor, cells)
     return (out, argmax) if return_argmax else out
 
 
-def roi_pool_backward(RoiPoolParams params, boxes, batch_indices, allocate, out, grad_output,
-                      argmax, input_shape):
-    cdef View g = view_of(grad_output, b"roi_pool_backward", b"grad_output")
+def roi_pool_backward(RoiPoolParams params, boxes, batch_indices, allocate, device, out,
+                      grad_output, argmax, input_shape):
+    cdef View g = view_of(grad_output, b"roi_pool_backward", b"grad_output",
+                          stream_asked(device))
     cdef View b, i
-    cdef View a = view_or_none(argmax, b"roi_pool_backward", b"argmax")
+    cdef View a = view_or_none(argmax, b"roi_pool_backward", b"argmax", stream_of(g))
     check_float(b"roi_pool_backward", b"grad_output", g.tensor)
     cdef View shape = shaped_like(g, input_shape, b"roi_pool_backward")
-    b, i = read_boxes(boxes, batch_indices, b"roi_pool_backward", shape)
+    b, i = read_boxes(boxes, batch_indices, b"roi_pool_backward", shape, device)
     cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool_backward", params, shape.tensor,
                                                 b.tensor, tensor_or_null(i))
     if out is None:
         out = allocate(tensor_shape(shape), dtype_name(g.tensor))
-    cdef View y = writable_view_of(out, b"roi_pool_backward", b"out")
+    cdef View y = writable_view_of(out, b"roi_pool_backward", b"out", stream_of(g))
     cdef const Tensor* cells = tensor_or_null(a)
+    problem.stream = <void*>g.stream
     with nogil:
         c_roi_pool_backward(problem, g.tensor, b.tensor, cells, y.tensor)
     return out
@@ -256,6 +286,23 @@ def get_num_threads():
 
 def set_num_threads(int threads):
     c_set_num_threads(threads)
+
+
+def get_check_boxes():
+    return c_get_check_boxes()
+
+
+def set_check_boxes(cbool check):
+    c_set_check_boxes(check)
+
+
+def cuda_info():
+    """Whether the CUDA library is there, why it cannot be used (or None), its architectures."""
+    cdef const DeviceLibrary* library = cuda_library()
+    if library == NULL:
+        return False, "it is not built", ""
+    cdef const char* reason = library.why_unusable()
+    return True, None if reason == NULL else reason.decode(), library.architectures.decode()
 
 
 def instruction_set_name():

@@ -4,6 +4,7 @@
 
 #include "backend.h"
 #include "check.h"
+#include "device_library.h"
 #include "problem.h"
 
 namespace roidl {
@@ -117,7 +118,10 @@ void check_written(const Problem& problem, const Named& written,
 void check_values(const Problem& problem) {
   const bool readable =
       problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
-  if (readable) check_box_values(problem.op, problem.boxes, problem.images);
+  if (readable)
+    check_box_values(problem.op, problem.boxes, problem.images);
+  else if (get_check_boxes() && cuda_library() != nullptr)
+    check_device_box_values(problem, *cuda_library());
 }
 
 }  // namespace roidl

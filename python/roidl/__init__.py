@@ -7,16 +7,25 @@ from ._arrays import (
     roi_pool,
     roi_pool_backward,
 )
-from ._info import __version__, build_info, get_num_threads, set_num_threads
+from ._info import (
+    __version__,
+    build_info,
+    get_check_boxes,
+    get_num_threads,
+    set_check_boxes,
+    set_num_threads,
+)
 
 __all__ = [
     "__version__",
     "build_info",
+    "get_check_boxes",
     "get_num_threads",
     "roi_align",
     "roi_align_backward",
     "roi_align_backward_boxes",
     "roi_pool",
     "roi_pool_backward",
+    "set_check_boxes",
     "set_num_threads",
 ]

@@ -19,6 +19,16 @@ from ._params import Call, front_end
 Array = Any
 
 
+class Device(NamedTuple):
+    """What the core must know of arrays on a CUDA device."""
+
+    # The number of the stream that they are used on, as `__dlpack__` takes it; None: the core asks
+    # the library's exchange API
+    stream: int | None
+    # (a list of [L, 4], whether float64 is needed): the rows joined, and the image of each
+    join: Callable[[list[Array], bool], tuple[Array, Array]] | None
+
+
 class Library(NamedTuple):
     """How arrays of one library are read and made."""
 
@@ -27,6 +37,10 @@ class Library(NamedTuple):
     # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
     empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
     writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
+    # Of an array on a CUDA device; None of one that is not
+    device: Callable[[Array], Device | None] = lambda array: None
+    # (a result that `empty` made, a dtype's name): the same numbers
+    cast: Callable[[Array, str], Array] = lambda array, dtype: array.astype(dtype)
     # The adapter that runs calls on this library's arrays; None: this front end does
     run: Callable[[Call], Any] | None = None
 
@@ -60,7 +74,23 @@ def _cupy_adopt(op: str, result: Array, like: Array) -> Array:
 
 
 def _cupy_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
-    return sys.modules["cupy"].empty(shape, dtype)
+    with like.device:
+        return sys.modules["cupy"].empty(shape, _numpy_dtype(dtype))
+
+
+def _cupy_device(like: Array) -> Device:
+    cupy = sys.modules["cupy"]
+
+    def join(boxes: list[Array], wide: bool) -> tuple[Array, Array]:
+        with like.device:
+            rows = [array.astype("float64" if wide else "float32") for array in boxes]
+            images = [cupy.full(len(array), i, "int32") for i, array in enumerate(boxes)]
+            if not boxes:
+                return cupy.empty((0, 4), "float32"), cupy.empty(0, "int32")
+            return cupy.concatenate(rows), cupy.concatenate(images)
+
+    with like.device:
+        return Device(cupy.cuda.get_current_stream().ptr or LEGACY_STREAM, join)
 
 
 def _torch_prepare(op: str, tensor: Array) -> Array:
@@ -89,6 +119,26 @@ def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
     return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
 
 
+def _torch_device(like: Array) -> Device | None:
+    if not like.is_cuda:
+        return None
+    torch = sys.modules["torch"]
+
+    def join(boxes: list[Array], wide: bool) -> tuple[Array, Array]:
+        dtype = torch.float64 if wide else torch.float32
+        rows = [array.to(dtype) for array in boxes] or [like.new_empty((0, 4), dtype=dtype)]
+        images = [
+            array.new_full((len(array),), i, dtype=torch.int32) for i, array in enumerate(boxes)
+        ]
+        return torch.cat(rows), torch.cat(images or [like.new_empty(0, dtype=torch.int32)])
+
+    return Device(None, join)
+
+
+def _torch_cast(tensor: Array, dtype: str) -> Array:
+    return tensor.to(getattr(sys.modules["torch"], dtype))
+
+
 def _torch_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["torch"].from_numpy(result)
 
@@ -114,6 +164,17 @@ def _tensorflow_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["tensorflow"].convert_to_tensor(result)
 
 
+# CUDA's legacy default stream, as `__dlpack__` counts.
+LEGACY_STREAM = 1
+
+
+def _standard_device(array: Array) -> Device | None:
+    """Of a library that says no stream: the one that all others wait for, unless told otherwise."""
+    where = getattr(array, "__dlpack_device__", None)
+    on_cuda = where is not None and not isinstance(array, type) and where()[0] in (2, 13)
+    return Device(LEGACY_STREAM, None) if on_cuda else None
+
+
 def _standard_adopt(op: str, result: Array, like: Array) -> Array:
     """By the array API standard: the input's own namespace takes the memory over."""
     namespace = getattr(like, "__array_namespace__", None)
@@ -132,13 +193,20 @@ def _standard_adopt(op: str, result: Array, like: Array) -> Array:
 
 
 NUMPY = Library(_as_it_is, _unchanged)
-STANDARD = Library(_as_it_is, _standard_adopt)
+STANDARD = Library(_as_it_is, _standard_adopt, device=_standard_device)
 LIBRARIES = {
     "numpy": NUMPY,
-    "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
-    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never),
-    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never),
+    "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty, device=_cupy_device),
+    "torch": Library(
+        _torch_prepare,
+        _torch_adopt,
+        _torch_empty,
+        _torch_writable,
+        _torch_device,
+        _torch_cast,
+    ),
+    "jax": Library(_as_it_is, _jax_adopt, writable=_never, device=_standard_device),
+    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, device=_standard_device),
     "tensorflow": Library(_tensorflow_prepare, _tensorflow_adopt, writable=_never),
 }
 
@@ -183,14 +251,29 @@ def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> 
     arguments = [_prepare(op, argument) for argument in call.arguments]
     indices = _prepare(op, call.batch_indices)
     function, params = getattr(_core, op), call.params._asdict()
+    device = library_of(call.leader).device(call.leader)
     if call.out is None:
-        return function(params, boxes, indices, allocate, None, *arguments)
-    result = function(params, boxes, indices, allocate, _writable(call), *arguments)
+        return function(params, boxes, indices, allocate, device, None, *arguments)
+    result = function(params, boxes, indices, allocate, device, _writable(call), *arguments)
     return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
 
 
 def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
     return np.empty(shape, _numpy_dtype(dtype))
+
+
+def _host_empty(call: Call) -> Callable[[tuple[int, ...], str], Array]:
+    """NumPy's memory, to be adopted by the leader's library; it must not be on a GPU."""
+    if library_of(call.leader).device(call.leader) is None:
+        return _numpy_empty
+
+    def refuse(shape: tuple[int, ...], dtype: str) -> Array:
+        raise NotImplementedError(
+            f"{call.op}: cannot make a result of type {type(call.leader).__name__} on a CUDA "
+            f"device; pass out="
+        )
+
+    return refuse
 
 
 def _run_like_leader(call: Call) -> Any:
@@ -199,7 +282,7 @@ def _run_like_leader(call: Call) -> Any:
     empty, leader = library.empty, call.leader
     if empty is not None:
         return _compiled(call, lambda shape, dtype: empty(shape, dtype, leader))
-    result = _compiled(call, _numpy_empty)
+    result = _compiled(call, _host_empty(call))
     if call.out is not None or library is NUMPY:
         return result
     if isinstance(result, tuple):
@@ -209,18 +292,28 @@ def _run_like_leader(call: Call) -> Any:
 
 def _run_like_boxes(call: Call) -> Any:
     """The result is shaped like the boxes as they were passed, and of their library."""
-    grads, shapes, double = _compiled(call, _numpy_empty)
+    library, leader = library_of(call.leader), call.leader
+    empty = library.empty
+    on_device = library.device(leader) is not None
+    if on_device and empty is not None:
+        make = empty
+        grads, shapes, double = _compiled(call, lambda shape, dtype: make(shape, dtype, leader))
+    else:
+        grads, shapes, double = _compiled(call, _host_empty(call))
 
     def like(boxes: Array, values: Array) -> Array:
         dtype = getattr(boxes, "dtype", None)
         name = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
         if name not in ("float32", "float64"):
             name = "float64" if double else "float32"
+        if on_device:
+            return library.cast(values, name)
         return library_of(boxes).adopt(call.op, values.astype(name), boxes)
 
     if not isinstance(call.boxes, (list, tuple)):
         return like(call.boxes, grads)
-    parts = np.split(grads, np.cumsum([shape[0] for shape in shapes])[:-1])
+    stops = np.cumsum([shape[0] for shape in shapes]).tolist()
+    parts = [grads[stop - shape[0] : stop] for stop, shape in zip(stops, shapes, strict=True)]
     return [like(*each) for each in zip(call.boxes, parts, strict=True)]
 
 

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "samples.h"
+#include "../samples.h"
 
 namespace roidl::cpu {
 
@@ -73,7 +73,7 @@ std::vector<SamplesRoi<A>> make_align_samples(const RoiAlignProblem& problem, Ar
   std::vector<SamplesRoi<A>> rois(problem.rois);
   for (int64_t k = 0; k < problem.rois; ++k) {
     const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
-    const AlignAxes<T> axes(problem, box);
+    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), box);
     SamplesRoi<A>& roi = rois[k];
     roi.row = k;
     roi.image = box.image;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 
-#include "samples.h"
+#include "../samples.h"
 #include "tables.h"
 
 namespace roidl::cpu {
@@ -144,7 +144,7 @@ std::vector<TapsRoi<A>> make_align_taps(const RoiAlignProblem& problem, TapsFor 
   TapsBuilder<A> builder;
   for (int64_t k = 0; k < problem.rois; ++k) {
     const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
-    const AlignAxes<T> axes(problem, box);
+    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), box);
     TapsRoi<A>& roi = rois[k];
     roi.row = k;
     roi.image = box.image;
