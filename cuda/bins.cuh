@@ -7,6 +7,7 @@ namespace roidl::cuda {
 // body(roi, k, channel, p, q) for every channel and bin of every RoI.
 template <class Rois, class Body>
 struct EachBin {
+  static constexpr int kResident = Body::kResident;
   Rois rois;
   Body body;
   int64_t count;  // of the RoIs

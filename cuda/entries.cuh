@@ -5,8 +5,8 @@
 namespace roidl::cuda {
 
 // Each bin of each channel gives to at most `kCells` cells. `Finder` says which:
-// find(known, image, channel, place, give) calls give(row, column, share) for them, where `known` is
-// what it has learnt of the RoI by know(k).
+// find(known, image, channel, place, give) calls give(row, column, share) for them, where `known`
+// is what it has learnt of the RoI by know(k).
 template <class T, class Finder>
 struct Entries {
   using A = accumulator<T>;
@@ -16,6 +16,7 @@ struct Entries {
   static constexpr int kChannels = 8;
   static constexpr int kChannelStride = kChannels + 1;
   static constexpr int kMostBins = 8;
+  static constexpr int kResident = Finder::kResident;
 
   struct Staged {
     A* value;         // [bin][channel][kCells]

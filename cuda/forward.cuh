@@ -11,6 +11,7 @@ namespace roidl::cuda {
 template <class T>
 struct ForwardRows {
   using A = accumulator<T>;
+  static constexpr int kResident = 4;
   Plan<A, 1> plan;
   MapView features;
   PooledView out;
@@ -75,6 +76,7 @@ template <class T, int kTogether>
 struct ForwardChannels {
   using A = accumulator<T>;
   using Together = Vec<T, kTogether>;
+  static constexpr int kResident = 3;
   Plan<A, 1> plan;
   MapView features;
   PooledView out;
@@ -121,8 +123,7 @@ struct ForwardChannels {
 #pragma unroll 4
       for (int32_t j = x.first; j < x.stop; ++j) {
         const Tap<A, 1> tap = x_taps[j];
-        const Together cells =
-            *reinterpret_cast<const Together*>(row + tap.cell * features.w);
+        const Together cells = *reinterpret_cast<const Together*>(row + tap.cell * features.w);
         for (int c = 0; c < kTogether; ++c)
           across[c] = fused(tap.weight[0], A(widen(cells.at[c])), across[c]);
       }

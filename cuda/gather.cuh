@@ -46,6 +46,7 @@ struct Products {
   static constexpr int kChannels = sizeof(A) == 8 ? 16 : 32;
   static constexpr int kChannelStride = kChannels + 16 / static_cast<int>(sizeof(A));
   static constexpr int kMostBins = 16;  // along an axis, at a time
+  static constexpr int kResident = 3 - kWeights / 2;
 
   struct Staged {
     A* gradient;
@@ -88,6 +89,7 @@ struct Gather {
   using A = accumulator<T>;
   static constexpr int kChannels = Source::kChannels;
   static constexpr int kWeights = Source::kWeights;
+  static constexpr int kResident = Source::kResident;
   struct Sum {
     A at[kChannels];
   };
@@ -230,8 +232,8 @@ struct Gather {
     for (int32_t p = 0; p < plan.y.bins; p += some_y)
       for (int32_t q = 0; q < plan.x.bins; q += some_x) {
         const int32_t rows = plan.y.bins - p, columns = plan.x.bins - q;
-        const Some some{list, rois, p, q, rows < some_y ? rows : some_y,
-                        columns < some_x ? columns : some_x};
+        const Some some{
+            list, rois, p, q, rows < some_y ? rows : some_y, columns < some_x ? columns : some_x};
         weigh(team, space, tile, some);
         stage(team, space, tile, some);
         team.each_thread([&](int thread) { sum_up(space, rois, thread, sums[thread]); });

@@ -21,7 +21,7 @@ struct Span {
 // One axis of all RoIs.
 template <class A, int kWeights>
 struct AxisPlan {
-  Span* spans;             // [RoI][bins + 1]: the taps of each bin; of the last: 0 and how many places
+  Span* spans;  // [RoI][bins + 1]: the taps of each bin; of the last: 0 and how many places
   Tap<A, kWeights>* taps;  // [RoI][most]
   int32_t bins;
   int64_t most;
@@ -40,6 +40,7 @@ struct Plan {
 // boxes (2); or and its derivatives to the lower and the upper edge (3).
 template <class A, class Rois, int kWeights>
 struct MakePlan {
+  static constexpr int kResident = 2;
   Rois rois;
   Plan<A, kWeights> plan;
   Boxes direction;  // of 2

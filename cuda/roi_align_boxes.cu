@@ -88,6 +88,7 @@ struct WinnerEdges {
 template <class T, class Body>
 struct BoxesGradient {
   using A = accumulator<T>;
+  static constexpr int kResident = 2;
   using Known = typename Body::Known;
   Body body;
   MapView features;
@@ -141,6 +142,7 @@ struct BoxesGradient {
 template <class T>
 struct AverageTangent {
   using A = accumulator<T>;
+  static constexpr int kResident = 4;
   Plan<A, 2> plan;
   MapView features;
   PooledView out;
@@ -201,9 +203,8 @@ void roi_align_backward_boxes(const RoiAlignProblem& problem) {
   if (problem.mode == AlignMode::avg)
     return visit_elements(problem, [&](auto type) {
       using T = typename decltype(type)::type;
-      with_plan<accumulator<T>, 3>(problem, [&](const auto& plan) {
-        run_gradient<T>(problem, AverageEdges<T>{plan});
-      });
+      with_plan<accumulator<T>, 3>(
+          problem, [&](const auto& plan) { run_gradient<T>(problem, AverageEdges<T>{plan}); });
     });
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
@@ -219,12 +220,9 @@ void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
     using T = typename decltype(type)::type;
     with_plan<accumulator<T>, 2>(problem, [&](const auto& plan) {
       const int64_t items = problem.channels * problem.output_height * problem.output_width;
-      const AverageTangent<T> kernel{plan,
-                                     problem.maps[0].features,
-                                     problem.pooled,
-                                     problem.rois,
-                                     problem.channels,
-                                     divide_up(items, kThreads)};
+      const AverageTangent<T> kernel{
+          plan,         problem.maps[0].features, problem.pooled,
+          problem.rois, problem.channels,         divide_up(items, kThreads)};
       launch(problem, kernel, problem.rois * kernel.parts, 0);
     });
   });

@@ -10,6 +10,7 @@ namespace {
 template <class T>
 struct MaxForward {
   using A = accumulator<T>;
+  static constexpr int kResident = 2;
   MapView features;
   PooledView out;
   bool onnx;
@@ -28,6 +29,7 @@ struct MaxForward {
 template <class T>
 struct MaxTangent {
   using A = accumulator<T>;
+  static constexpr int kResident = 2;
   MapView features, tangent;
   PooledView out;
   bool onnx;
@@ -38,8 +40,7 @@ struct MaxTangent {
     A value = A(0);
     if (roi.image >= 0) {
       const Plane<T> along = plane_of<T>(tangent, roi.image, channel);
-      const auto winner =
-          find_winner(roi, p, q, onnx, plane_of<T>(features, roi.image, channel));
+      const auto winner = find_winner(roi, p, q, onnx, plane_of<T>(features, roi.image, channel));
       for_each_corner(roi, p, q, onnx, winner, [&](int64_t row, int64_t column, A weight) {
         value = fused(weight, A(along(row, column)), value);
       });
@@ -51,6 +52,7 @@ struct MaxTangent {
 template <class T, class C>
 struct WinnerCells {
   static constexpr int kCells = 4;
+  static constexpr int kResident = 2;
   using Known = Roi<AlignBins<C>>;
   AlignRois<C> rois;
   MapView features;
@@ -94,9 +96,8 @@ void roi_align_max_jvp(const RoiAlignProblem& problem) {
   const Map& map = problem.maps[0];
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
-    launch_each_bin(
-        problem, AlignRois<typename decltype(coordinate)::type>(problem),
-        MaxTangent<T>{map.features, map.tangent, problem.pooled, is_onnx(problem)});
+    launch_each_bin(problem, AlignRois<typename decltype(coordinate)::type>(problem),
+                    MaxTangent<T>{map.features, map.tangent, problem.pooled, is_onnx(problem)});
   });
 }
 

@@ -11,6 +11,7 @@ namespace {
 template <class T>
 struct PoolMax {
   using A = accumulator<T>;
+  static constexpr int kResident = 3;
   MapView features;
   PooledView out, argmax;  // argmax.data may be null
 
@@ -40,6 +41,7 @@ struct PoolMax {
 // What lies at every output's argmax. One that is not on the map moves nothing.
 template <class T>
 struct AtArgmax {
+  static constexpr int kResident = 3;
   MapView tangent;
   PooledView out, argmax;
   int64_t height, width;
@@ -58,6 +60,7 @@ struct AtArgmax {
 
 struct ArgmaxCells {
   static constexpr int kCells = 1;
+  static constexpr int kResident = 3;
   using Known = int64_t;  // k
   PooledView argmax;
   int64_t width;

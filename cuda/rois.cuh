@@ -28,8 +28,9 @@ struct AlignBins {
   int64_t bins, size;
   double scale;
 
-  // visit(cell, weight, i, sign) for what bin p averages: cells may come again, weights may be zero.
-  // `sign` is that of the weight's derivative to the position of sample i, 0 where it has none.
+  // visit(cell, weight, i, sign) for what bin p averages: cells may come again, weights may be
+  // zero. `sign` is that of the weight's derivative to the position of sample i, 0 where it has
+  // none.
   template <class W, class Visit>
   ROIDL_DEVICE void for_each_tap(int64_t p, Visit&& visit) const {
     const W share = axis.grid > 0 ? W(1) / W(axis.grid) : W(0);
@@ -71,7 +72,8 @@ struct AlignBins {
     high += slack;
     if (!(low <= C(size)) || !(high >= C(-1))) return;
     begin = low > C(0) ? static_cast<int32_t>(low < C(size - 1) ? low : C(size - 1)) : 0;
-    const int64_t stop = high < C(size) ? static_cast<int64_t>(high > C(0) ? high : C(0)) + 2 : size;
+    const int64_t stop =
+        high < C(size) ? static_cast<int64_t>(high > C(0) ? high : C(0)) + 2 : size;
     end = static_cast<int32_t>(stop < size ? stop : size);
   }
 };

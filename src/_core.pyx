@@ -116,8 +116,8 @@ cdef View shaped_like(View leader, input_shape, const char* op):
 
 # ---- operators ---------------------------------------------------------------------------------
 # All take: params (a dict of the struct's fields), boxes, batch_indices or None, allocate(shape,
-# dtype's name), device (None on CPU; else what _arrays.Device says), out or None; then what is their
-# own. They return the result.
+# dtype's name), device (None on CPU; else what _arrays.Device says), out or None; then what is
+# their own. They return the result.
 
 def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, device, out, input):
     cdef View x = view_of(input, b"roi_align", b"input", stream_asked(device))

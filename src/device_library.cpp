@@ -33,7 +33,8 @@ const DeviceLibrary* load() {
   const auto entry = reinterpret_cast<Entry>(dlsym(handle, kEntry));
   const DeviceLibrary* library = entry == nullptr ? nullptr : entry();
   if (library == nullptr || library->layout != kDeviceLibraryLayout)
-    fail(ErrorKind::runtime, "roidl", path, " is of another version than the library that loads it");
+    fail(ErrorKind::runtime, "roidl", path,
+         " is of another version than the library that loads it");
   return library;
 }
 
@@ -46,7 +47,8 @@ std::atomic<bool>& checks_boxes() {
   return checks;
 }
 
-// Bytes of an array on the device, copied to the host; `first` is where its first element lies there.
+// Bytes of an array on the device, copied to the host; `first` is where its first element lies
+// there.
 struct Copy {
   std::vector<char> bytes;
   const char* first;
@@ -79,14 +81,19 @@ const DeviceLibrary* cuda_library() {
 bool get_check_boxes() { return checks_boxes(); }
 void set_check_boxes(bool check) { checks_boxes() = check; }
 
+bool checks_on_device(const Problem& problem) {
+  const int32_t type = problem.device.device_type;
+  return (type == abi::kDLCUDA || type == abi::kDLCUDAManaged) && get_check_boxes() &&
+         cuda_library() != nullptr;
+}
+
 void check_device_box_values(const Problem& problem, const DeviceLibrary& library) {
   Boxes boxes = problem.boxes;
   if (boxes.count == 0) return;
-  const Copy rows =
-      read_back(problem, library, boxes.data, boxes.dtype.bits / 8,
-                {{boxes.by_position ? problem.images : 1, boxes.image_stride},
-                 {boxes.per_image, boxes.row_stride},
-                 {boxes.has_index_column ? 5 : 4, boxes.column_stride}});
+  const Copy rows = read_back(problem, library, boxes.data, boxes.dtype.bits / 8,
+                              {{boxes.by_position ? problem.images : 1, boxes.image_stride},
+                               {boxes.per_image, boxes.row_stride},
+                               {boxes.has_index_column ? 5 : 4, boxes.column_stride}});
   boxes.data = rows.first;
   Copy indices;
   if (boxes.indices != nullptr) {
@@ -95,6 +102,27 @@ void check_device_box_values(const Problem& problem, const DeviceLibrary& librar
     boxes.indices = indices.first;
   }
   check_box_values(problem.op, boxes, problem.images);
+}
+
+int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& library) {
+  const PooledView& view = problem.argmax;
+  const int64_t cells = problem.maps[0].height * problem.maps[0].width;
+  if (problem.rois * problem.channels == 0) return -1;
+  const Copy copy = read_back(problem, library, static_cast<const char*>(view.data), 4,
+                              {{problem.rois / view.per_image, view.image},
+                               {view.per_image, view.row},
+                               {problem.channels, view.c},
+                               {problem.output_height, view.h},
+                               {problem.output_width, view.w}});
+  const int32_t* const first = reinterpret_cast<const int32_t*>(copy.first);
+  for (int64_t k = 0; k < problem.rois; ++k)
+    for (int64_t c = 0; c < problem.channels; ++c)
+      for (int64_t p = 0; p < problem.output_height; ++p)
+        for (int64_t q = 0; q < problem.output_width; ++q) {
+          const int64_t at = first[view.offset(k) + c * view.c + p * view.h + q * view.w];
+          if (at < -1 || at >= cells) return at;
+        }
+  return -1;
 }
 
 }  // namespace roidl

@@ -120,7 +120,7 @@ void check_values(const Problem& problem) {
       problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
   if (readable)
     check_box_values(problem.op, problem.boxes, problem.images);
-  else if (get_check_boxes() && cuda_library() != nullptr)
+  else if (checks_on_device(problem))
     check_device_box_values(problem, *cuda_library());
 }
 

@@ -12,7 +12,8 @@ namespace roidl {
 template <class T>
 struct EdgeDerivative {
   double low, high;
-  ROIDL_HOST_DEVICE EdgeDerivative(const AlignAxis<T>& axis, double scale, int64_t bins, int64_t p, int64_t i) {
+  ROIDL_HOST_DEVICE EdgeDerivative(const AlignAxis<T>& axis, double scale, int64_t bins, int64_t p,
+                                   int64_t i) {
     const double along = axis.clamped ? 0.0 : (p + (i + 0.5) / axis.grid) / bins;
     low = scale * (1 - along);
     high = scale * along;
@@ -23,7 +24,8 @@ struct EdgeDerivative {
 // share a cell, everything that we sum is linear in i there, so the first and the last stand for
 // the run, half each, and the cost is bounded by the map, not by the grid.
 template <class T, class Visit>
-ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& visit) {
+ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size,
+                                       Visit&& visit) {
   constexpr double kDense = 64;  // samples per cell
   const SampleRange range = samples_on_map(axis, p, size);
   const bool dense = static_cast<double>(axis.grid) > kDense * (::fabs(double{axis.bin}) + 1);

@@ -90,6 +90,12 @@ def _cupy() -> Lib:
     return Lib("cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3])
 
 
+def _emulated() -> Lib:
+    import emulated
+
+    return emulated.library()
+
+
 # A row is called what its library is imported as.
 ROWS: dict[str, Callable[[], Lib]] = {
     "numpy": _numpy,
@@ -98,6 +104,9 @@ ROWS: dict[str, Callable[[], Lib]] = {
     "tensorflow": _tensorflow,
     "cupy": _cupy,
 }
+# The CUDA kernels on the host, where test_cuda_kernels.py has them built.
+if os.environ.get("ROIDL_CUDA_LIBRARY"):
+    ROWS["emulated"] = _emulated
 
 
 @cache

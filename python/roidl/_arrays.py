@@ -299,7 +299,7 @@ def _run_like_boxes(call: Call) -> Any:
         make = empty
         grads, shapes, double = _compiled(call, lambda shape, dtype: make(shape, dtype, leader))
     else:
-        grads, shapes, double = _compiled(call, _host_empty(call))
+        grads, shapes, double = _compiled(call, _numpy_empty)
 
     def like(boxes: Array, values: Array) -> Array:
         dtype = getattr(boxes, "dtype", None)
