@@ -17,8 +17,8 @@ static_assert(kTile * kTile == kThreads, "a thread is a cell");
 
 // A tile of an image and some channels of it.
 struct Tile {
-  int64_t image, y, x, channel;
-  int32_t channels;
+  int64_t image, channel;
+  int32_t channels, y, x;
 
   // The thread of a cell of the map, or -1.
   ROIDL_DEVICE int32_t thread_of(int64_t row, int64_t column) const {
@@ -176,8 +176,9 @@ struct Gather {
     for (int64_t work = team.block; work < images * slabs * tiles; work += team.blocks) {
       const int64_t at = work % tiles, rest = work / tiles, image = rest / slabs;
       const int64_t channel = (rest - image * slabs) * kChannels, left = channels - channel;
-      const Tile tile{image, at / tiles_x * kTile, at % tiles_x * kTile, channel,
-                      left < kChannels ? static_cast<int32_t>(left) : kChannels};
+      const Tile tile{image, channel, left < kChannels ? static_cast<int32_t>(left) : kChannels,
+                      static_cast<int32_t>(at / tiles_x) * kTile,
+                      static_cast<int32_t>(at % tiles_x) * kTile};
       PerThread<Sum> sums;
       team.each_thread([&](int thread) { sums[thread] = Sum{}; });
       for (int64_t first = 0; first < count;) {
@@ -185,8 +186,8 @@ struct Gather {
         while (first < count && listed <= kListed - kThreads) {
           listed = team.append(space.list, listed, first, count, space.warps, [&](int64_t k) {
             const Window window = plan.windows[k];
-            return window.image == tile.image && window.y_begin < tile.y + kTile &&
-                   window.y_end > tile.y && window.x_begin < tile.x + kTile &&
+            return window.image == tile.image && window.y_begin - tile.y < kTile &&
+                   window.y_end > tile.y && window.x_begin - tile.x < kTile &&
                    window.x_end > tile.x;
           });
           first += kThreads;
@@ -266,7 +267,7 @@ struct Gather {
   }
 
   ROIDL_DEVICE static void weigh_bin(const AxisPlan<A, kWeights>& axis, int64_t k, int32_t p,
-                                     int64_t begin, const Table& table, int roi, int32_t bin) {
+                                     int32_t begin, const Table& table, int roi, int32_t bin) {
     A* const weight = table.row(roi, bin);
     for (int cell = 0; cell < kTile; ++cell) {
       weight[cell] = A(0);
@@ -276,7 +277,7 @@ struct Gather {
     const Span span = axis.spans_of(k)[p];
     int32_t gives = 0;
     for (int32_t j = span.first; j < span.stop; ++j) {
-      const int64_t at = taps[j].cell - begin;
+      const int32_t at = taps[j].cell - begin;
       if (at < 0 || at >= kTile) continue;
       weight[at] = taps[j].weight[0];
       if constexpr (kWeights == 2) weight[table.slope + at] = taps[j].weight[1];
@@ -339,7 +340,7 @@ struct Gather {
   }
 
   ROIDL_DEVICE void store(const Tile& tile, int thread, const Sum& sum) const {
-    const int64_t y = tile.y + thread / kTile, x = tile.x + thread % kTile;
+    const int64_t y = int64_t{tile.y} + thread / kTile, x = int64_t{tile.x} + thread % kTile;
     if (y >= height || x >= width) return;
     T* const target = static_cast<T*>(grad_input.data) + tile.image * grad_input.n +
                       tile.channel * grad_input.c + y * grad_input.h + x * grad_input.w;

@@ -138,12 +138,12 @@ class Planned {
                                                  Shared::bytes_of<Tap<A, kWeights>>(taps_)) {
     Shared memory{memory_.data()};
     const int32_t rows = static_cast<int32_t>(problem.output_height);
-    const int32_t columns = static_cast<int32_t>(problem.output_width);
     plan.windows = memory.take<Window>(problem.rois);
     Span* const spans = memory.take<Span>(spans_);
     auto* const taps = memory.take<Tap<A, kWeights>>(taps_);
     plan.y = {spans, taps, rows, most_y};
-    plan.x = {spans + problem.rois * (rows + 1), taps + problem.rois * most_y, columns, most_x};
+    plan.x = {spans + problem.rois * (rows + 1), taps + problem.rois * most_y,
+              static_cast<int32_t>(problem.output_width), most_x};
   }
 
   Plan<A, kWeights> plan;

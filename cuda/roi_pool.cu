@@ -111,10 +111,10 @@ void roi_pool_jvp(const RoiPoolProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const DeviceGuard guard(problem);
   const Map& map = problem.maps[0];
-  visit_types(problem, [&](auto type, auto coordinate) {
+  visit_elements(problem, [&](auto type) {
     using T = typename decltype(type)::type;
     launch_each_bin(
-        problem, PoolRois<typename decltype(coordinate)::type>(problem),
+        problem, PoolRois<double>(problem),
         AtArgmax<T>{map.tangent, problem.pooled, problem.argmax, map.height, map.width});
   });
 }

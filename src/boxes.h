@@ -51,7 +51,7 @@ void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& o
 void check_box_values(const char* op, const Boxes& boxes, int64_t images);
 
 template <class T>
-ROIDL_HOST_DEVICE T load_number(const char* address, abi::DLDataType dtype) {
+ROIDL_HOST_DEVICE_CALL T load_number(const char* address, abi::DLDataType dtype) {
   T value{};
   const auto read = [&](auto type) {
     typename decltype(type)::type element;

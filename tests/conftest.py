@@ -96,13 +96,29 @@ def _emulated() -> Lib:
     return emulated.library()
 
 
-# A row is called what its library is imported as.
+def _torch_cuda() -> Lib:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch has no usable CUDA here")
+    if not roidl.build_info()["cuda"]["usable"]:
+        pytest.skip("roidl has no usable CUDA here")
+    cpu = _torch()
+    return cpu._replace(
+        name="torch_cuda",
+        asarray=lambda array: cpu.asarray(array).cuda(),
+        to_numpy=lambda tensor: cpu.to_numpy(tensor.cpu()),
+    )
+
+
+# A row is called what its library is imported as, and with _cuda for another device.
 ROWS: dict[str, Callable[[], Lib]] = {
     "numpy": _numpy,
     "torch": _torch,
     "jax": _jax,
     "tensorflow": _tensorflow,
     "cupy": _cupy,
+    "torch_cuda": _torch_cuda,
 }
 # The CUDA kernels on the host, where test_cuda_kernels.py has them built.
 if os.environ.get("ROIDL_CUDA_LIBRARY"):
@@ -111,7 +127,7 @@ if os.environ.get("ROIDL_CUDA_LIBRARY"):
 
 @cache
 def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    return importlib.util.find_spec(name.removesuffix("_cuda")) is not None
 
 
 @cache

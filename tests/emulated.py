@@ -1,4 +1,4 @@
-"""Arrays in host memory that say they are on a CUDA device: for kernels that run on the host, too."""
+"""Arrays in host memory that say they are on a CUDA device: for kernels run on the host."""
 
 from __future__ import annotations
 
