@@ -76,7 +76,7 @@ template <class T, int kTogether>
 struct ForwardChannels {
   using A = accumulator<T>;
   using Together = Vec<T, kTogether>;
-  static constexpr int kResident = 3;
+  static constexpr int kResident = kTogether > 4 ? 2 : 3;
   Plan<A, 1> plan;
   MapView features;
   PooledView out;
@@ -106,8 +106,9 @@ struct ForwardChannels {
         A total[kTogether] = {};
         add_bin(k, p, q, source + c * features.c, total);
         Together result;
+#pragma unroll
         for (int j = 0; j < kTogether; ++j) narrow(total[j], result.at[j]);
-        *reinterpret_cast<Together*>(target + c * out.c + p * out.h + q * out.w) = result;
+        store_together(target + c * out.c + p * out.h + q * out.w, result);
       });
     }
   }
@@ -124,10 +125,12 @@ struct ForwardChannels {
       for (int32_t j = x.first; j < x.stop; ++j) {
         const Tap<A, 1> tap = x_taps[j];
         const Together cells = *reinterpret_cast<const Together*>(row + tap.cell * features.w);
+#pragma unroll
         for (int c = 0; c < kTogether; ++c)
           across[c] = fused(tap.weight[0], A(widen(cells.at[c])), across[c]);
       }
       const A weight = y_taps[i].weight[0];
+#pragma unroll
       for (int c = 0; c < kTogether; ++c) total[c] = fused(weight, across[c], total[c]);
     }
   }

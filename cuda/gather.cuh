@@ -45,7 +45,7 @@ struct Products {
   static constexpr int kWeights = kTapWeights;
   static constexpr int kChannels = sizeof(A) == 8 ? 16 : 32;
   static constexpr int kChannelStride = kChannels + 16 / static_cast<int>(sizeof(A));
-  static constexpr int kMostBins = 16;  // along an axis, at a time
+  static constexpr int kMostBins = 14;  // along an axis, at a time
   static constexpr int kResident = 3 - kWeights / 2;
 
   struct Staged {
@@ -351,7 +351,7 @@ struct Gather {
         Vec<T, kWide> some;
 #pragma unroll
         for (int j = 0; j < kWide; ++j) narrow(sum.at[c + j], some.at[j]);
-        *reinterpret_cast<Vec<T, kWide>*>(target + c) = some;
+        store_together(target + c, some);
       }
       return;
     }

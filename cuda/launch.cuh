@@ -105,7 +105,24 @@ ROIDL_DEVICE void narrow(float value, float16& result) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
 }
 
+template <class Together>
+ROIDL_DEVICE void store_together(void* target, const Together& value) {
+  if constexpr (sizeof(Together) == sizeof(int4)) {
+    // By name, or the compiler stores element by element; and nobody reads it soon.
+    int4 bits;
+    memcpy(&bits, &value, sizeof bits);
+    __stcs(static_cast<int4*>(target), bits);
+  } else {
+    *static_cast<Together*>(target) = value;
+  }
+}
+
 #else
+
+template <class Together>
+void store_together(void* target, const Together& value) {
+  *static_cast<Together*>(target) = value;
+}
 
 template <class T>
 struct PerThread {
@@ -184,6 +201,13 @@ struct Shared {
   }
 };
 
+// Kernels cut their work so that this holds; a launch that asks for more would not say why it
+// fails.
+inline void check_shared(const Problem& problem, int64_t bytes) {
+  if (bytes > kSharedBytes)
+    fail(ErrorKind::runtime, problem.op, "a kernel wants ", bytes, " bytes of shared memory");
+}
+
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 #ifdef __CUDACC__
@@ -231,6 +255,7 @@ __global__ void __launch_bounds__(kThreads, Kernel::kResident)
 template <class Kernel>
 void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
   if (blocks <= 0) return;
+  check_shared(problem, shared_bytes);
   const unsigned grid = static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(grid);
@@ -291,7 +316,8 @@ struct DeviceGuard {
 };
 
 template <class Kernel>
-void launch(const Problem&, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
+void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
+  check_shared(problem, shared_bytes);
   // Fewer blocks than work, and memory that is not zero: nothing may depend on either.
   const int64_t grid = blocks < 5 ? blocks : 5;
   struct alignas(kSharedAlignment) Line {

@@ -119,7 +119,7 @@ def test_float32_kernels_spill_no_registers(name: str, tmp_path: Path) -> None:
     pattern = r"entry function '(\w+)'.*\n.*\n.* (\d+) bytes spill stores, (\d+) bytes spill loads"
     found = re.findall(pattern, said)
     single = [kernel for kernel in found if "If" in kernel[0] and "Id" not in kernel[0]]
-    assert len(single) > 5
+    assert len(single) >= 5
     assert [kernel for kernel in single if kernel[1:] != ("0", "0")] == []
 
 
