@@ -63,6 +63,31 @@ def test_the_kernels_pass_the_battery_on_the_host(emulation: Path) -> None:
     assert int(passed[1]) > 300
 
 
+def test_forward_mode_on_the_host(emulation: Path, tmp_path: Path) -> None:
+    compiler, core = shutil.which("c++"), Path(_core.__file__).parent
+    assert compiler is not None
+    program = tmp_path / "forward_mode"
+    source = TESTS / "cpp" / "cuda_forward_mode.cpp"
+    links = [f"-L{core}", "-lroidl", f"-Wl,-rpath,{core}"]
+    _run(compiler, "-std=c++17", f"-I{SRC}", source, *links, "-o", program)
+    environment = {**os.environ, "ROIDL_CUDA_LIBRARY": str(emulation)}
+    done = subprocess.run([str(program)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 4 * 2 * 7
+    assert {name for name, _, _ in lines} == FORWARD_MODE
+    far = [line for line in lines if not float(line[2]) < {"4": 2e-6, "8": 1e-13}[line[1]]]
+    assert far == []
+
+
+FORWARD_MODE = {
+    "roi_align_jvp",
+    "roi_align_jvp_boxes",
+    "roi_align_jvp_boxes_backward",
+    "roi_pool_jvp",
+}
+
+
 # What the compiler made of it ---------------------------------------------------------------------
 
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
