@@ -17,7 +17,8 @@ const Backend backend = {"cuda",
                          cuda::roi_align_jvp_boxes_backward,
                          cuda::roi_pool_forward,
                          cuda::roi_pool_backward,
-                         cuda::roi_pool_jvp};
+                         cuda::roi_pool_jvp,
+                         false};
 
 const DeviceLibrary library = {kDeviceLibraryLayout, &backend, ROIDL_CUDA_ARCHITECTURES,
                                cuda::why_unusable, cuda::read};

@@ -130,7 +130,7 @@ struct AlignRois {
 
   ROIDL_DEVICE_CALL Roi<Axis> load(int64_t k) const {
     const Box<C> box = load_known_box<C>(boxes, k, images);
-    const AlignAxes<C> axes(params, static_cast<C>(scale), box);
+    const AlignAxes<C> axes(params, static_cast<C>(scale), box, true);
     return {box.image,
             {axes.y, params.output_height, height, scale},
             {axes.x, params.output_width, width, scale}};

@@ -93,8 +93,50 @@ cdef listed_rows(View view):
     return view.tensor.shape[0]
 
 
-cdef View shaped_like(View leader, input_shape, const char* op):
-    """The metadata of an input of which only the shape is known; the rest is as the leader's."""
+cdef class MapList:
+    """The maps of one call: one array, or as many as a pyramid has levels."""
+    cdef Tensor tensors[8]
+    cdef int64_t count
+    cdef list views
+
+    cdef Maps maps(self, const char* op) except *:
+        return Maps(op, self.tensors, self.count)
+
+    cdef View first(self):
+        return self.views[0]
+
+
+cdef MapList maps_from(list views):
+    cdef MapList result = MapList.__new__(MapList)
+    cdef View view
+    result.views = views
+    result.count = len(views)
+    for i in range(min(len(views), kMaxMaps)):  # more are refused when they become Maps
+        view = views[i]
+        result.tensors[i] = view.tensor
+    return result
+
+
+cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyramid, stream,
+                     cbool writable=False):
+    if pyramid is None:
+        return maps_from([writable_view_of(arrays, op, name, stream) if writable else
+                          view_of(arrays, op, name, stream)])
+    views = []
+    for i, array in enumerate(arrays):
+        each = f"{name.decode()}[{i}]".encode()
+        views.append(writable_view_of(array, op, each, stream) if writable else
+                     view_of(array, op, each, stream))
+    return maps_from(views)
+
+
+cdef MapList shaped_like(View leader, input_shape, const char* op, PyramidView pyramid):
+    """The metadata of inputs of which only the shape is known; the rest is as the leader's."""
+    shapes = [input_shape] if pyramid is None else input_shape
+    return maps_from([one_shaped_like(leader, shape, op) for shape in shapes])
+
+
+cdef View one_shaped_like(View leader, input_shape, const char* op):
     cdef View view = View.__new__(View)
     cdef int i
     try:
@@ -114,108 +156,168 @@ cdef View shaped_like(View leader, input_shape, const char* op):
     return view
 
 
-# ---- operators ---------------------------------------------------------------------------------
-# All take: params (a dict of the struct's fields), boxes, batch_indices or None, allocate(shape,
-# dtype's name), device (None on CPU; else what _arrays.Device says), out or None; then what is
-# their own. They return the result.
+cdef class PyramidView:
+    """How boxes find their map, from Python's Pyramid."""
+    cdef Pyramid pyramid
+    cdef View levels
+    cdef View counts
 
-def roi_align(RoiAlignParams params, boxes, batch_indices, allocate, device, out, input):
-    cdef View x = view_of(input, b"roi_align", b"input", stream_asked(device))
+
+cdef PyramidView pyramid_view(pyramid, const char* op, stream):
+    cdef PyramidView view
+    cdef int i
+    if pyramid is None:
+        return None
+    view = PyramidView.__new__(PyramidView)
+    for i, scale in enumerate(pyramid.scales[:kMaxMaps]):
+        view.pyramid.scales[i] = scale
+    view.pyramid.canonical_scale = pyramid.canonical_scale
+    view.pyramid.canonical_level = pyramid.canonical_level
+    view.levels = view_or_none(pyramid.levels, op, b"levels", stream)
+    view.counts = view_or_none(pyramid.counts, op, b"counts", stream)
+    view.pyramid.levels = tensor_or_null(view.levels)
+    view.pyramid.counts = tensor_or_null(view.counts)
+    return view
+
+
+cdef inline const Pyramid* pyramid_or_null(PyramidView view):
+    if view is None:
+        return NULL
+    return &view.pyramid
+
+
+# ---- operators ---------------------------------------------------------------------------------
+# All take: op (as the user called it), params (a dict of the struct's fields), boxes, batch_indices
+# or None, allocate(shape, dtype's name), device (None on CPU; else what _arrays.Device says), out
+# or None; then what is their own; last a pyramid, or None where input is one array and not a list.
+# They return the result.
+
+def roi_align(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, device, out, input,
+              pyramid):
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
+    cdef Maps maps = x.maps(op)
+    cdef View leader = x.first()
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, b"roi_align", x, device)
-    cdef RoiAlignProblem problem = make_roi_align(b"roi_align", params, x.tensor, b.tensor,
-                                                  tensor_or_null(i))
+    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
+    cdef RoiAlignProblem problem = make_roi_align(op, params, maps, b.tensor, tensor_or_null(i),
+                                                  pyramid_or_null(p))
     if out is None:
-        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensor))
-    cdef View y = writable_view_of(out, b"roi_align", b"out", stream_of(x))
-    problem.stream = <void*>x.stream
+        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensors[0]))
+    cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
+    problem.stream = <void*>leader.stream
     with nogil:
-        c_roi_align_forward(problem, x.tensor, b.tensor, y.tensor)
+        c_roi_align_forward(problem, maps, b.tensor, y.tensor)
     return out
 
 
-def roi_align_backward(RoiAlignParams params, boxes, batch_indices, allocate, device, out,
-                       grad_output, input_shape, input):
-    cdef View g = view_of(grad_output, b"roi_align_backward", b"grad_output",
-                          stream_asked(device))
+def roi_align_backward(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, device, out,
+                       grad_output, input_shape, input, pyramid):
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
     cdef View b, i
-    cdef View x = view_or_none(input, b"roi_align_backward", b"input", stream_of(g))
-    check_float(b"roi_align_backward", b"grad_output", g.tensor)
-    cdef View shape = shaped_like(g, input_shape, b"roi_align_backward")
-    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward", shape, device)
-    cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward", params, shape.tensor,
-                                                  b.tensor, tensor_or_null(i))
-    if out is None:
-        out = allocate(tensor_shape(shape), dtype_name(g.tensor))
-    cdef View y = writable_view_of(out, b"roi_align_backward", b"out", stream_of(g))
-    cdef const Tensor* features = tensor_or_null(x)
+    cdef Maps features
+    check_float(op, b"grad_output", g.tensor)
+    cdef MapList shapes = shaped_like(g, input_shape, op, p)
+    cdef MapList x = None if input is None else maps_of(input, op, b"input", p, stream_of(g))
+    if x is not None:
+        features = x.maps(op)
+    b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
+    cdef RoiAlignProblem problem = make_roi_align(op, params, shapes.maps(op), b.tensor,
+                                                  tensor_or_null(i), pyramid_or_null(p))
+    out = gradients(g, shapes, allocate, out, p)
+    cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
+    cdef Maps result = y.maps(op)
     problem.stream = <void*>g.stream
     with nogil:
-        c_roi_align_backward(problem, g.tensor, b.tensor, features, y.tensor)
+        c_roi_align_backward(problem, g.tensor, b.tensor, features, result)
     return out
 
 
-def roi_align_backward_boxes(RoiAlignParams params, boxes, batch_indices, allocate, device, out,
-                             grad_output, input):
+cdef gradients(View grad_output, MapList shapes, allocate, out, PyramidView pyramid):
+    """What was passed as out, or new arrays of these shapes: one, or a list."""
+    if out is not None:
+        return out
+    dtype = dtype_name(grad_output.tensor)
+    made = [allocate(tensor_shape(view), dtype) for view in shapes.views]
+    return made[0] if pyramid is None else made
+
+
+def roi_align_backward_boxes(bytes op, RoiAlignParams params, boxes, batch_indices, allocate,
+                             device, out, grad_output, input, pyramid):
     """Returns float64 shaped like the boxes (a list's, joined); the shapes of the boxes as they
     were passed, one or a list's; and whether coordinates were float64."""
-    cdef View g = view_of(grad_output, b"roi_align_backward_boxes", b"grad_output",
-                          stream_asked(device))
-    cdef View x = view_of(input, b"roi_align_backward_boxes", b"input", stream_of(g))
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
+    cdef MapList x = maps_of(input, op, b"input", p, stream_of(g))
+    cdef Maps maps = x.maps(op)
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, b"roi_align_backward_boxes", x, device)
-    cdef RoiAlignProblem problem = make_roi_align(b"roi_align_backward_boxes", params, x.tensor,
-                                                  b.tensor, tensor_or_null(i))
+    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
+    cdef RoiAlignProblem problem = make_roi_align(op, params, maps, b.tensor, tensor_or_null(i),
+                                                  pyramid_or_null(p))
     out = allocate(tensor_shape(b), "float64")
-    cdef View y = writable_view_of(out, b"roi_align_backward_boxes", b"grad_boxes", stream_of(g))
+    cdef View y = writable_view_of(out, op, b"grad_boxes", stream_of(g))
     problem.stream = <void*>g.stream
     with nogil:
-        c_roi_align_backward_boxes(problem, g.tensor, x.tensor, b.tensor, y.tensor)
+        c_roi_align_backward_boxes(problem, g.tensor, maps, b.tensor, y.tensor)
     shapes = b.owner if isinstance(boxes, (list, tuple)) else [tensor_shape(b)]
     return out, shapes, problem.double_coordinates
 
 
-def roi_pool(RoiPoolParams params, boxes, batch_indices, allocate, device, out, input,
-             return_argmax):
-    cdef View x = view_of(input, b"roi_pool", b"input", stream_asked(device))
+def roi_pool(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, device, out, input,
+             return_argmax, pyramid):
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
+    cdef Maps maps = x.maps(op)
+    cdef View leader = x.first()
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, b"roi_pool", x, device)
-    cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool", params, x.tensor, b.tensor,
-                                                tensor_or_null(i))
+    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
+    cdef RoiPoolProblem problem = make_roi_pool(op, params, maps, b.tensor, tensor_or_null(i),
+                                                pyramid_or_null(p))
     if out is None:
-        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensor))
-    cdef View y = writable_view_of(out, b"roi_pool", b"out", stream_of(x))
+        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensors[0]))
+    cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
     cdef View a = None
     argmax = None
     if return_argmax:
         argmax = allocate(shape_tuple(pooled_shape(problem)), "int32")
-        a = writable_view_of(argmax, b"roi_pool", b"argmax", stream_of(x))
+        a = writable_view_of(argmax, op, b"argmax", stream_of(leader))
     cdef const Tensor* cells = tensor_or_null(a)
-    problem.stream = <void*>x.stream
+    problem.stream = <void*>leader.stream
     with nogil:
-        c_roi_pool_forward(problem, x.tensor, b.tensor, y.tensor, cells)
+        c_roi_pool_forward(problem, maps, b.tensor, y.tensor, cells)
     return (out, argmax) if return_argmax else out
 
 
-def roi_pool_backward(RoiPoolParams params, boxes, batch_indices, allocate, device, out,
-                      grad_output, argmax, input_shape):
-    cdef View g = view_of(grad_output, b"roi_pool_backward", b"grad_output",
-                          stream_asked(device))
+def roi_pool_backward(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, device, out,
+                      grad_output, argmax, input_shape, pyramid):
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
     cdef View b, i
-    cdef View a = view_or_none(argmax, b"roi_pool_backward", b"argmax", stream_of(g))
-    check_float(b"roi_pool_backward", b"grad_output", g.tensor)
-    cdef View shape = shaped_like(g, input_shape, b"roi_pool_backward")
-    b, i = read_boxes(boxes, batch_indices, b"roi_pool_backward", shape, device)
-    cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool_backward", params, shape.tensor,
-                                                b.tensor, tensor_or_null(i))
-    if out is None:
-        out = allocate(tensor_shape(shape), dtype_name(g.tensor))
-    cdef View y = writable_view_of(out, b"roi_pool_backward", b"out", stream_of(g))
+    cdef View a = view_or_none(argmax, op, b"argmax", stream_of(g))
+    check_float(op, b"grad_output", g.tensor)
+    cdef MapList shapes = shaped_like(g, input_shape, op, p)
+    b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
+    cdef RoiPoolProblem problem = make_roi_pool(op, params, shapes.maps(op), b.tensor,
+                                                tensor_or_null(i), pyramid_or_null(p))
+    out = gradients(g, shapes, allocate, out, p)
+    cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
+    cdef Maps result = y.maps(op)
     cdef const Tensor* cells = tensor_or_null(a)
     problem.stream = <void*>g.stream
     with nogil:
-        c_roi_pool_backward(problem, g.tensor, b.tensor, cells, y.tensor)
+        c_roi_pool_backward(problem, g.tensor, b.tensor, cells, result)
     return out
+
+
+def assign_levels(bytes op, boxes, pyramid):
+    """The index of the map of every box, a NumPy array shaped like the boxes' rows."""
+    cdef PyramidView p = pyramid_view(pyramid, op, None)
+    cdef View b = view_of(boxes, op, b"boxes")
+    levels = np.empty(tensor_shape(b)[:-1], np.int32)
+    cdef View y = view_of(levels, op, b"levels")
+    c_assign_levels(op, p.pyramid, len(pyramid.scales), b.tensor, <int32_t*>y.tensor.data)
+    return levels
 
 
 # ---- shapes alone ------------------------------------------------------------------------------
@@ -252,13 +354,14 @@ def result_shape(str op, dict params, input, boxes, batch_indices):
     (shape, name of the dtype); batch_indices may be None."""
     cdef bytes name = op.encode()
     cdef View x = view_of_metadata(input)
+    cdef Maps maps = Maps(name, &x.tensor, 1)
     cdef View b = view_of_metadata(boxes)
     cdef View i = None if batch_indices is None else view_of_metadata(batch_indices)
     if "sampling_height" in params:
-        return shape_tuple(pooled_shape(make_roi_align(name, params, x.tensor, b.tensor,
-                                                       tensor_or_null(i))))
-    return shape_tuple(pooled_shape(make_roi_pool(name, params, x.tensor, b.tensor,
-                                                  tensor_or_null(i))))
+        return shape_tuple(pooled_shape(make_roi_align(name, params, maps, b.tensor,
+                                                       tensor_or_null(i), NULL)))
+    return shape_tuple(pooled_shape(make_roi_pool(name, params, maps, b.tensor,
+                                                  tensor_or_null(i), NULL)))
 
 
 def check_box_list(str op, list boxes, int64_t images):

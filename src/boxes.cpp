@@ -48,7 +48,8 @@ void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices) {
 template void join_boxes(const Tensor&, int32_t, float*, int32_t*);
 template void join_boxes(const Tensor&, int32_t, double*, int32_t*);
 
-Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices, int64_t images) {
+Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices,
+                     const Tensor* counts, int64_t images) {
   check_type(op, tensor);
   const auto wrong_shape = [&](const char* expected, const char* hint = "") {
     fail(ErrorKind::value, op, "boxes must have shape ", expected, ", got ", shape_of(tensor),
@@ -85,6 +86,15 @@ Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices
   boxes.image_stride = boxes.by_position ? tensor.strides[0] : 0;
   boxes.row_stride = tensor.strides[row];
   boxes.column_stride = tensor.strides[row + 1];
+  if (counts != nullptr) {
+    if (!boxes.by_position) wrong_shape("[N, L, 4] with counts");
+    if (!is_integer(counts->dtype))
+      fail(ErrorKind::type, op, "counts must be of an integer type, got ", counts->dtype);
+    check_shape(op, "counts", *counts, Shape{1, {images}});
+    boxes.counts = static_cast<const char*>(counts->data);
+    boxes.counts_dtype = counts->dtype;
+    boxes.counts_stride = counts->strides[0];
+  }
   return boxes;
 }
 
@@ -121,7 +131,15 @@ void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& o
 
 void check_box_values(const char* op, const Boxes& boxes, int64_t images) {
   static const char* const names[] = {"x1", "y1", "x2", "y2"};
+  for (int64_t n = 0; boxes.counts != nullptr && n < images; ++n) {
+    const int64_t count = load_number<int64_t>(
+        boxes.counts + n * boxes.counts_stride * (boxes.counts_dtype.bits / 8), boxes.counts_dtype);
+    if (count < 0 || count > boxes.per_image)
+      fail(ErrorKind::value, op, "counts must be in [0, ", boxes.per_image, "], but image ", n,
+           " has ", count);
+  }
   for (int64_t k = 0; k < boxes.count; ++k) {
+    if (is_padding(boxes, k)) continue;
     const Box<double> box = load_box<double>(boxes, k);
     const double coordinates[] = {box.x1, box.y1, box.x2, box.y2};
     for (int j = 0; j < 4; ++j)

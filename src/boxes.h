@@ -26,10 +26,14 @@ struct Boxes {
   const char* indices = nullptr;  // batch_indices; NULL: the image follows from the form
   abi::DLDataType indices_dtype{};
   int64_t indices_stride = 0;
+  const char* counts = nullptr;  // of [N, L, 4]: how many rows of an image are boxes; NULL: all
+  abi::DLDataType counts_dtype{};
+  int64_t counts_stride = 0;
 };
 
-// Boxes of any form from what the caller gave; `indices` may be null.
-Boxes describe_boxes(const char* op, const Tensor& boxes, const Tensor* indices, int64_t images);
+// Boxes of any form from what the caller gave; `indices` and `counts` may be null.
+Boxes describe_boxes(const char* op, const Tensor& boxes, const Tensor* indices,
+                     const Tensor* counts, int64_t images);
 
 // What is shaped like the boxes, row for row: a direction for each of them.
 Boxes describe_like_boxes(const Boxes& boxes, const Tensor& tensor);
@@ -67,6 +71,14 @@ ROIDL_HOST_DEVICE inline int64_t whole_index(double value) {
   if (!(value >= 0 && value < 0x1p62)) return -1;
   const int64_t index = static_cast<int64_t>(value);
   return static_cast<double>(index) == value ? index : -1;
+}
+
+// Rows that only fill up [N, L, 4] hold no box: their results are zero.
+inline bool is_padding(const Boxes& boxes, int64_t k) {
+  if (boxes.counts == nullptr) return false;
+  const int64_t image = k / boxes.per_image;
+  const char* count = boxes.counts + image * boxes.counts_stride * (boxes.counts_dtype.bits / 8);
+  return k - image * boxes.per_image >= load_number<int64_t>(count, boxes.counts_dtype);
 }
 
 template <class T>

@@ -77,6 +77,22 @@ cdef extern from "problem.h" namespace "roidl" nogil:
         cbool double_coordinates
     Shape pooled_shape(const Problem&) except +raise_python_error
 
+    const int kMaxMaps
+    cppclass Maps:
+        Maps()
+        Maps(const char*, const Tensor*, int64_t) except +raise_python_error
+    cppclass Pyramid:
+        double* scales
+        double canonical_scale
+        double canonical_level
+        const Tensor* levels
+        const Tensor* counts
+
+cdef extern from "pyramid.h" namespace "roidl" nogil:
+    void c_assign_levels "roidl::assign_levels"(
+        const char*, const Pyramid&, int, const Tensor&, int32_t*,
+    ) except +raise_python_error
+
 cdef extern from "roi_align.h" namespace "roidl" nogil:
     ctypedef struct RoiAlignParams:
         int64_t output_height
@@ -90,16 +106,17 @@ cdef extern from "roi_align.h" namespace "roidl" nogil:
     cppclass RoiAlignProblem(Problem):
         pass
     RoiAlignProblem make_roi_align(
-        const char*, const RoiAlignParams&, const Tensor&, const Tensor&, const Tensor*,
+        const char*, const RoiAlignParams&, const Maps&, const Tensor&, const Tensor*,
+        const Pyramid*,
     ) except +raise_python_error
     void c_roi_align_forward "roidl::roi_align_forward"(
-        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor&,
+        RoiAlignProblem&, const Maps&, const Tensor&, const Tensor&,
     ) except +raise_python_error
     void c_roi_align_backward "roidl::roi_align_backward"(
-        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor*, const Tensor&,
+        RoiAlignProblem&, const Tensor&, const Tensor&, const Maps&, const Maps&,
     ) except +raise_python_error
     void c_roi_align_backward_boxes "roidl::roi_align_backward_boxes"(
-        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+        RoiAlignProblem&, const Tensor&, const Maps&, const Tensor&, const Tensor&,
     ) except +raise_python_error
 
 cdef extern from "roi_pool.h" namespace "roidl" nogil:
@@ -112,13 +129,14 @@ cdef extern from "roi_pool.h" namespace "roidl" nogil:
     cppclass RoiPoolProblem(Problem):
         pass
     RoiPoolProblem make_roi_pool(
-        const char*, const RoiPoolParams&, const Tensor&, const Tensor&, const Tensor*,
+        const char*, const RoiPoolParams&, const Maps&, const Tensor&, const Tensor*,
+        const Pyramid*,
     ) except +raise_python_error
     void c_roi_pool_forward "roidl::roi_pool_forward"(
-        RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor&, const Tensor*,
+        RoiPoolProblem&, const Maps&, const Tensor&, const Tensor&, const Tensor*,
     ) except +raise_python_error
     void c_roi_pool_backward "roidl::roi_pool_backward"(
-        RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor*, const Tensor&,
+        RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor*, const Maps&,
     ) except +raise_python_error
 
 cdef extern from "device_library.h" namespace "roidl" nogil:

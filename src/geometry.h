@@ -125,4 +125,17 @@ ROIDL_HOST_DEVICE Bin pool_bin(const PoolAxis<T>& axis, int64_t p, int64_t size)
           clip(static_cast<int64_t>(::ceil(static_cast<double>(high))) + axis.start)};
 }
 
+// Feature Pyramid Networks (arXiv:1612.03144), equation 1, as torchvision rounds it: the map of a
+// box among those whose scales are 2^-lowest ... 2^-highest. A box without area, or of which
+// nothing can be said, belongs to the finest.
+template <class T>
+ROIDL_HOST_DEVICE int64_t pyramid_level(T x1, T y1, T x2, T y2, double canonical_scale,
+                                        double canonical_level, double lowest, double highest) {
+  const T size = ::sqrt((x2 - x1) * (y2 - y1));
+  const T level = ::floor(T(canonical_level) + ::log2(size / T(canonical_scale)) + T(1e-6));
+  const T first = T(lowest), last = T(highest);
+  if (!(level > first)) return 0;
+  return static_cast<int64_t>((level < last ? level : last) - first);
+}
+
 }  // namespace roidl

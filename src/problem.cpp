@@ -1,11 +1,14 @@
 // Problem: validation that all operators share.
+#include "problem.h"
+
 #include <cmath>
 #include <initializer_list>
+#include <string>
 
 #include "backend.h"
 #include "check.h"
 #include "device_library.h"
-#include "problem.h"
+#include "pyramid.h"
 
 namespace roidl {
 
@@ -23,37 +26,79 @@ const char* axes_name(Layout layout) {
 
 }  // namespace
 
-void describe_arrays(Problem& problem, double scale, const Tensor& input, const Tensor& boxes,
-                     const Tensor* indices) {
+Maps::Maps(const char* op, const Tensor* first, int64_t number) {
+  if (number < 1 || number > kMaxMaps)
+    fail(ErrorKind::value, op, "from 1 to ", kMaxMaps, " maps are understood, got ", number);
+  count = static_cast<int>(number);
+  for (int i = 0; i < count; ++i) tensors[i] = first + i;
+}
+
+namespace {
+
+// "input", or "input[2]" among several.
+std::string name_of(const char* name, const Maps& maps, int i) {
+  return maps.count == 1 ? name : std::string(name) + "[" + std::to_string(i) + "]";
+}
+
+void describe_map(Problem& problem, const char* name, const Tensor& input, double scale, Map& map) {
   const char* op = problem.op;
   if (input.ndim != 4)
-    fail(ErrorKind::value, op, "input must have shape ", axes_name(problem.layout), ", got ",
+    fail(ErrorKind::value, op, name, " must have shape ", axes_name(problem.layout), ", got ",
          shape_of(input));
-  check_float(op, "input", input);
-  problem.device = input.device;
-  backend_of(problem);  // before anything else is said about devices
-  check_same_device(op, "boxes", boxes, input.device);
-  if (indices != nullptr) check_same_device(op, "batch_indices", *indices, input.device);
-  check_count(op, "output_size", problem.output_height, kMaxBins);
-  check_count(op, "output_size", problem.output_width, kMaxBins);
-  if (!(std::isfinite(scale) && scale > 0))
-    fail(ErrorKind::value, op, "spatial_scale must be positive and finite, got ", scale);
-
+  check_float(op, name, input);
   const Axes axes = axes_of(problem.layout);
-  problem.images = input.shape[axes.n];
-  problem.channels = input.shape[axes.c];
-  problem.dtype = input.dtype;
-  problem.num_maps = 1;
-  Map& map = problem.maps[0];
   map.height = input.shape[axes.h];
   map.width = input.shape[axes.w];
   map.scale = scale;
   if (map.height > INT32_MAX || map.width > INT32_MAX)
     fail(ErrorKind::unsupported, op, "maps of more than 2147483647 rows or columns, got shape ",
          shape_of(input));
-  problem.boxes = describe_boxes(op, boxes, indices, problem.images);
+}
+
+void check_same_kind(const Problem& problem, const char* name, const Tensor& input) {
+  const Axes axes = axes_of(problem.layout);
+  check_same_dtype(problem.op, name, input, problem.dtype, " as input[0]");
+  check_same_device(problem.op, name, input, problem.device);
+  Shape expected = shape_of(input);
+  expected.size[axes.n] = problem.images;
+  expected.size[axes.c] = problem.channels;
+  check_shape(problem.op, name, input, expected);
+}
+
+}  // namespace
+
+void describe_arrays(Problem& problem, double scale, const Maps& input, const Tensor& boxes,
+                     const Tensor* indices, const Pyramid* pyramid) {
+  const char* op = problem.op;
+  problem.num_maps = input.count;
+  for (int i = 0; i < input.count; ++i) {
+    const std::string name = name_of("input", input, i);
+    const Tensor& map = *input.tensors[i];
+    describe_map(problem, name.c_str(), map, pyramid != nullptr ? pyramid->scales[i] : scale,
+                 problem.maps[i]);
+    if (i > 0) {
+      check_same_kind(problem, name.c_str(), map);
+      continue;
+    }
+    const Axes axes = axes_of(problem.layout);
+    problem.device = map.device;
+    problem.dtype = map.dtype;
+    problem.images = map.shape[axes.n];
+    problem.channels = map.shape[axes.c];
+    backend_of(problem);  // before anything else is said about devices
+  }
+  check_same_device(op, "boxes", boxes, problem.device);
+  if (indices != nullptr) check_same_device(op, "batch_indices", *indices, problem.device);
+  check_count(op, "output_size", problem.output_height, kMaxBins);
+  check_count(op, "output_size", problem.output_width, kMaxBins);
+  for (int i = 0; i < problem.num_maps; ++i)
+    check_scale(op, pyramid != nullptr ? "scales" : "spatial_scale", problem.maps[i].scale);
+  const Tensor* counts = pyramid != nullptr ? pyramid->counts : nullptr;
+  if (counts != nullptr) check_same_device(op, "counts", *counts, problem.device);
+  problem.boxes = describe_boxes(op, boxes, indices, counts, problem.images);
   problem.rois = problem.boxes.count;
-  problem.double_coordinates = input.dtype == kFloat64 || boxes.dtype == kFloat64;
+  problem.double_coordinates = problem.dtype == kFloat64 || boxes.dtype == kFloat64;
+  if (pyramid != nullptr) describe_levels(problem, boxes, *pyramid);
 }
 
 Shape pooled_shape(const Problem& problem) {
@@ -69,8 +114,8 @@ Shape pooled_shape(const Problem& problem) {
   return shape;
 }
 
-Shape input_shape(const Problem& problem) {
-  const Map& map = problem.maps[0];
+Shape input_shape(const Problem& problem, int index) {
+  const Map& map = problem.maps[index];
   if (problem.layout == Layout::nchw)
     return {4, {problem.images, problem.channels, map.height, map.width}};
   return {4, {problem.images, map.height, map.width, problem.channels}};
@@ -90,14 +135,21 @@ PooledView attach_pooled(const Problem& problem, const char* name, const Tensor&
   return view;
 }
 
-MapView attach_map(const Problem& problem, const char* name, const Tensor& tensor) {
-  check_same_dtype(problem.op, name, tensor, problem.dtype, " as the gradient");
-  check_shape(problem.op, name, tensor, input_shape(problem));
-  check_same_device(problem.op, name, tensor, problem.device);
-  check_aligned(problem.op, name, tensor);
+void attach_maps(Problem& problem, const char* name, const Maps& maps, MapView Map::* view) {
   const Axes axes = axes_of(problem.layout);
-  return {tensor.data, tensor.strides[axes.n], tensor.strides[axes.c], tensor.strides[axes.h],
-          tensor.strides[axes.w]};
+  if (maps.count != problem.num_maps)
+    fail(ErrorKind::value, problem.op, name, " must have as many maps as scales (",
+         problem.num_maps, "), got ", maps.count);
+  for (int i = 0; i < maps.count; ++i) {
+    const std::string called = name_of(name, maps, i);
+    const Tensor& tensor = *maps.tensors[i];
+    check_same_dtype(problem.op, called.c_str(), tensor, problem.dtype, " as the gradient");
+    check_shape(problem.op, called.c_str(), tensor, input_shape(problem, i));
+    check_same_device(problem.op, called.c_str(), tensor, problem.device);
+    check_aligned(problem.op, called.c_str(), tensor);
+    problem.maps[i].*view = {tensor.data, tensor.strides[axes.n], tensor.strides[axes.c],
+                             tensor.strides[axes.h], tensor.strides[axes.w]};
+  }
 }
 
 void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
@@ -109,19 +161,30 @@ void check_like_boxes(const Problem& problem, const char* name, const Tensor& te
 
 void check_written(const Problem& problem, const Named& written,
                    std::initializer_list<Named> others) {
-  check_distinct_elements(problem.op, written.name, *written.tensor);
-  for (const Named& other : others)
-    if (other.tensor != nullptr)
-      check_no_overlap(problem.op, written.name, *written.tensor, other.name, *other.tensor);
+  const auto check_apart = [&](const std::string& name, const Tensor& tensor, const Named& other,
+                               int count) {
+    for (int j = 0; j < count; ++j)
+      check_no_overlap(problem.op, name.c_str(), tensor,
+                       name_of(other.name, other.arrays, j).c_str(), *other.arrays.tensors[j]);
+  };
+  for (int i = 0; i < written.arrays.count; ++i) {
+    const std::string name = name_of(written.name, written.arrays, i);
+    const Tensor& tensor = *written.arrays.tensors[i];
+    check_distinct_elements(problem.op, name.c_str(), tensor);
+    check_apart(name, tensor, written, i);
+    for (const Named& other : others) check_apart(name, tensor, other, other.arrays.count);
+  }
 }
 
 void check_values(const Problem& problem) {
   const bool readable =
       problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
-  if (readable)
+  if (readable) {
     check_box_values(problem.op, problem.boxes, problem.images);
-  else if (checks_on_device(problem))
+    check_level_values(problem);
+  } else if (checks_on_device(problem)) {
     check_device_box_values(problem, *cuda_library());
+  }
 }
 
 }  // namespace roidl

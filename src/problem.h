@@ -42,6 +42,36 @@ struct PooledView {
   }
 };
 
+// What input and its gradient are: one array, or one for every level of a pyramid.
+struct Maps {
+  int count = 0;
+  const Tensor* tensors[kMaxMaps] = {};
+
+  Maps() = default;
+  Maps(const Tensor& one) : count(1), tensors{&one} {}
+  Maps(const Tensor* one_or_null) : count(one_or_null != nullptr), tensors{one_or_null} {}
+  Maps(const char* op, const Tensor* first, int64_t count);
+  bool empty() const { return count == 0; }
+};
+
+// How boxes find their map among several.
+struct Pyramid {
+  double scales[kMaxMaps] = {};
+  double canonical_scale = 224;
+  double canonical_level = 4;
+  const Tensor* levels = nullptr;  // the index of every box's map; null: by the boxes' size
+  const Tensor* counts = nullptr;  // of [N, L, 4]: how many rows of an image are boxes
+};
+
+// The same, checked and as the kernels read it.
+struct Levels {
+  const char* given = nullptr;
+  abi::DLDataType dtype{};
+  int64_t image_stride = 0, row_stride = 0;
+  double canonical_scale = 0, canonical_level = 0;
+  double lowest = 0, highest = 0;
+};
+
 struct Problem {
   const char* op = "";
   Layout layout = Layout::nchw;
@@ -53,32 +83,47 @@ struct Problem {
   bool double_coordinates = false;
   int num_maps = 0;
   Map maps[kMaxMaps];
+  Levels levels;
   Boxes boxes;
   PooledView pooled;
 };
 
-void describe_arrays(Problem& problem, double scale, const Tensor& input, const Tensor& boxes,
-                     const Tensor* indices);
+// The map of box k, and the box; of a padding row no box is read.
+template <class T>
+struct PlacedBox {
+  bool exists;
+  int map;
+  Box<T> box;
+};
+
+int64_t level_of(const Problem& problem, int64_t k);  // pyramid.h
+
+template <class T>
+PlacedBox<T> place_box(const Problem& problem, int64_t k);
+
+void describe_arrays(Problem& problem, double scale, const Maps& input, const Tensor& boxes,
+                     const Tensor* indices, const Pyramid* pyramid);
 
 // Fills in all but the buffers. `params` are any operator's; `input` may lack data when only its
-// shape is known; `indices` may be null.
+// shape is known; `indices` may be null, and `pyramid` where there is one map.
 template <class Params>
-void describe_problem(Problem& problem, const char* op, const Params& params, const Tensor& input,
-                      const Tensor& boxes, const Tensor* indices) {
+void describe_problem(Problem& problem, const char* op, const Params& params, const Maps& input,
+                      const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid) {
   problem.op = op;
   problem.layout = static_cast<Layout>(params.layout);
   problem.output_height = params.output_height;
   problem.output_width = params.output_width;
-  describe_arrays(problem, params.spatial_scale, input, boxes, indices);
+  describe_arrays(problem, params.spatial_scale, input, boxes, indices, pyramid);
 }
 
 Shape pooled_shape(const Problem& problem);
-Shape input_shape(const Problem& problem);
+Shape input_shape(const Problem& problem, int map = 0);
 
 // Check a buffer against the problem and return its view.
 PooledView attach_pooled(const Problem& problem, const char* name, const Tensor& tensor,
                          abi::DLDataType dtype);
-MapView attach_map(const Problem& problem, const char* name, const Tensor& tensor);
+// Into one of the views of every map.
+void attach_maps(Problem& problem, const char* name, const Maps& maps, MapView Map::* view);
 
 // Check a tensor of numbers for every coordinate of the boxes.
 void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
@@ -88,10 +133,17 @@ void check_like_boxes(const Problem& problem, const char* name, const Tensor& te
 // numbers. `others` are the tensors that are read, named alike.
 struct Named {
   const char* name;
-  const Tensor* tensor;
+  Maps arrays;
 };
 void check_written(const Problem& problem, const Named& written,
                    std::initializer_list<Named> others);
 void check_values(const Problem& problem);
+
+template <class T>
+PlacedBox<T> place_box(const Problem& problem, int64_t k) {
+  if (is_padding(problem.boxes, k)) return {false, 0, {k / problem.boxes.per_image, 0, 0, 0, 0}};
+  const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
+  return {true, problem.num_maps == 1 ? 0 : static_cast<int>(level_of(problem, k)), box};
+}
 
 }  // namespace roidl

@@ -6,10 +6,10 @@
 
 namespace roidl {
 
-RoiAlignProblem make_roi_align(const char* op, const RoiAlignParams& params, const Tensor& input,
-                               const Tensor& boxes, const Tensor* indices) {
+RoiAlignProblem make_roi_align(const char* op, const RoiAlignParams& params, const Maps& input,
+                               const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid) {
   RoiAlignProblem problem;
-  describe_problem(problem, op, params, input, boxes, indices);
+  describe_problem(problem, op, params, input, boxes, indices, pyramid);
   problem.params = params;
   problem.mode = static_cast<AlignMode>(params.mode);
   for (const int64_t samples : {params.sampling_height, params.sampling_width})
@@ -17,24 +17,24 @@ RoiAlignProblem make_roi_align(const char* op, const RoiAlignParams& params, con
   return problem;
 }
 
-void roi_align_forward(RoiAlignProblem& problem, const Tensor& input, const Tensor& boxes,
+void roi_align_forward(RoiAlignProblem& problem, const Maps& input, const Tensor& boxes,
                        const Tensor& out) {
-  problem.maps[0].features = attach_map(problem, "input", input);
+  attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
-  check_written(problem, {"out", &out}, {{"input", &input}, {"boxes", &boxes}});
+  check_written(problem, {"out", &out}, {{"input", input}, {"boxes", &boxes}});
   check_values(problem);
   run(problem, &Backend::roi_align_forward);
 }
 
 void roi_align_backward(RoiAlignProblem& problem, const Tensor& grad_output, const Tensor& boxes,
-                        const Tensor* input, const Tensor& grad_input) {
+                        const Maps& input, const Maps& grad_input) {
   problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
-  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
-  if (input != nullptr)
-    problem.maps[0].features = attach_map(problem, "input", *input);
+  attach_maps(problem, "out", grad_input, &Map::gradient);
+  if (!input.empty())
+    attach_maps(problem, "input", input, &Map::features);
   else if (problem.mode != AlignMode::avg)
     fail(ErrorKind::value, problem.op, "input is needed for the gradient of the max modes");
-  check_written(problem, {"out", &grad_input},
+  check_written(problem, {"out", grad_input},
                 {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", input}});
   check_values(problem);
   run(problem, &Backend::roi_align_backward);
@@ -61,52 +61,52 @@ void attach_boxes_tangent(RoiAlignProblem& problem, const Tensor& boxes,
 }  // namespace
 
 void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_output,
-                              const Tensor& input, const Tensor& boxes, const Tensor& grad_boxes) {
+                              const Maps& input, const Tensor& boxes, const Tensor& grad_boxes) {
   check_boxes_derivative(problem);
   problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
-  problem.maps[0].features = attach_map(problem, "input", input);
+  attach_maps(problem, "input", input, &Map::features);
   check_like_boxes(problem, "grad_boxes", grad_boxes, boxes);
   check_written(problem, {"grad_boxes", &grad_boxes},
-                {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", &input}});
+                {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", input}});
   problem.boxes_gradient = grad_boxes;
   check_values(problem);
   run(problem, &Backend::roi_align_backward_boxes);
 }
 
-void roi_align_jvp(RoiAlignProblem& problem, const Tensor& input_tangent, const Tensor& boxes,
-                   const Tensor* input, const Tensor& out) {
+void roi_align_jvp(RoiAlignProblem& problem, const Maps& input_tangent, const Tensor& boxes,
+                   const Maps& input, const Tensor& out) {
   if (problem.mode == AlignMode::avg)
     return roi_align_forward(problem, input_tangent, boxes, out);  // it is linear
-  problem.maps[0].tangent = attach_map(problem, "input_tangent", input_tangent);
-  if (input == nullptr)
+  attach_maps(problem, "input_tangent", input_tangent, &Map::tangent);
+  if (input.empty())
     fail(ErrorKind::value, problem.op, "input is needed for the derivative of the max modes");
-  problem.maps[0].features = attach_map(problem, "input", *input);
+  attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
   check_written(problem, {"out", &out},
-                {{"input_tangent", &input_tangent}, {"boxes", &boxes}, {"input", input}});
+                {{"input_tangent", input_tangent}, {"boxes", &boxes}, {"input", input}});
   check_values(problem);
   run(problem, &Backend::roi_align_jvp);
 }
 
-void roi_align_jvp_boxes(RoiAlignProblem& problem, const Tensor& input, const Tensor& boxes,
+void roi_align_jvp_boxes(RoiAlignProblem& problem, const Maps& input, const Tensor& boxes,
                          const Tensor& boxes_tangent, const Tensor& out) {
   attach_boxes_tangent(problem, boxes, boxes_tangent);
-  problem.maps[0].features = attach_map(problem, "input", input);
+  attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
   check_written(problem, {"out", &out},
-                {{"input", &input}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
+                {{"input", input}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
   check_values(problem);
   run(problem, &Backend::roi_align_jvp_boxes);
 }
 
 void roi_align_jvp_boxes_backward(RoiAlignProblem& problem, const Tensor& grad_output,
                                   const Tensor& boxes, const Tensor& boxes_tangent,
-                                  const Tensor& grad_input) {
+                                  const Maps& grad_input) {
   attach_boxes_tangent(problem, boxes, boxes_tangent);
   problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
-  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
+  attach_maps(problem, "out", grad_input, &Map::gradient);
   check_written(
-      problem, {"out", &grad_input},
+      problem, {"out", grad_input},
       {{"grad_output", &grad_output}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
   check_values(problem);
   run(problem, &Backend::roi_align_jvp_boxes_backward);

@@ -7,25 +7,27 @@
 
 namespace roidl {
 
-RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Tensor& input,
-                             const Tensor& boxes, const Tensor* indices) {
+RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Maps& input,
+                             const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid) {
   RoiPoolProblem problem;
-  describe_problem(problem, op, params, input, boxes, indices);
+  describe_problem(problem, op, params, input, boxes, indices, pyramid);
   problem.params = params;
   problem.mode = static_cast<PoolMode>(params.mode);
-  int64_t cells = 0;
-  const Map& map = problem.maps[0];
-  const bool overflows = __builtin_mul_overflow(map.height, map.width, &cells);
-  if (problem.mode == PoolMode::max && (overflows || cells > INT32_MAX))
-    fail(ErrorKind::unsupported, op,
-         "mode 'max' on a map of 2^31 cells or more (argmax is int32), got shape ",
-         input_shape(problem));
+  for (int i = 0; problem.mode == PoolMode::max && i < problem.num_maps; ++i) {
+    int64_t cells = 0;
+    const Map& map = problem.maps[i];
+    const bool overflows = __builtin_mul_overflow(map.height, map.width, &cells);
+    if (overflows || cells > INT32_MAX)
+      fail(ErrorKind::unsupported, op,
+           "mode 'max' on a map of 2^31 cells or more (argmax is int32), got shape ",
+           input_shape(problem, i));
+  }
   return problem;
 }
 
-void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor& boxes,
+void roi_pool_forward(RoiPoolProblem& problem, const Maps& input, const Tensor& boxes,
                       const Tensor& out, const Tensor* argmax) {
-  problem.maps[0].features = attach_map(problem, "input", input);
+  attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
   if (argmax != nullptr) {
     if (problem.mode != PoolMode::max)
@@ -33,7 +35,7 @@ void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor
     problem.argmax = attach_pooled(problem, "argmax", *argmax, kInt32);
     check_written(problem, {"argmax", argmax}, {});
   }
-  check_written(problem, {"out", &out}, {{"input", &input}, {"boxes", &boxes}, {"argmax", argmax}});
+  check_written(problem, {"out", &out}, {{"input", input}, {"boxes", &boxes}, {"argmax", argmax}});
   check_values(problem);
   run(problem, &Backend::roi_pool_forward);
 }
@@ -59,33 +61,36 @@ void run_with_argmax(RoiPoolProblem& problem,
   if (checks_on_device(problem) && problem.argmax.data != nullptr)
     wrong_cell = find_wrong_cell(problem, *cuda_library());
   if (wrong_cell == kNone) run(problem, entry);
+  if (wrong_cell == kNone) return;
+  if (problem.num_maps > 1)
+    fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell of the box's map, got ",
+         wrong_cell);
   const Map& map = problem.maps[0];
-  if (wrong_cell != kNone)
-    fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell in [0, ",
-         map.height * map.width, "), got ", wrong_cell);
+  fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell in [0, ", map.height * map.width,
+       "), got ", wrong_cell);
 }
 
 }  // namespace
 
-void roi_pool_jvp(RoiPoolProblem& problem, const Tensor& input_tangent, const Tensor& boxes,
+void roi_pool_jvp(RoiPoolProblem& problem, const Maps& input_tangent, const Tensor& boxes,
                   const Tensor* argmax, const Tensor& out) {
   if (problem.mode == PoolMode::avg)
     return roi_pool_forward(problem, input_tangent, boxes, out, nullptr);  // it is linear
-  problem.maps[0].tangent = attach_map(problem, "input_tangent", input_tangent);
+  attach_maps(problem, "input_tangent", input_tangent, &Map::tangent);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
   attach_argmax(problem, argmax);
   check_written(problem, {"out", &out},
-                {{"input_tangent", &input_tangent}, {"boxes", &boxes}, {"argmax", argmax}});
+                {{"input_tangent", input_tangent}, {"boxes", &boxes}, {"argmax", argmax}});
   check_values(problem);
   run_with_argmax(problem, &Backend::roi_pool_jvp);
 }
 
 void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
-                       const Tensor* argmax, const Tensor& grad_input) {
+                       const Tensor* argmax, const Maps& grad_input) {
   problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
-  problem.maps[0].gradient = attach_map(problem, "out", grad_input);
+  attach_maps(problem, "out", grad_input, &Map::gradient);
   attach_argmax(problem, argmax);
-  check_written(problem, {"out", &grad_input},
+  check_written(problem, {"out", grad_input},
                 {{"grad_output", &grad_output}, {"boxes", &boxes}, {"argmax", argmax}});
   check_values(problem);
   run_with_argmax(problem, &Backend::roi_pool_backward);

@@ -34,17 +34,18 @@ struct RoiPoolProblem : Problem {
   int64_t* wrong_cell = nullptr;  // where the backward reports an argmax that is not on the map
 };
 
-RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Tensor& input,
-                             const Tensor& boxes, const Tensor* indices);
+RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Maps& input,
+                             const Tensor& boxes, const Tensor* indices,
+                             const Pyramid* pyramid = nullptr);
 
 // `argmax` may be null: then it is not written.
-void roi_pool_forward(RoiPoolProblem& problem, const Tensor& input, const Tensor& boxes,
+void roi_pool_forward(RoiPoolProblem& problem, const Maps& input, const Tensor& boxes,
                       const Tensor& out, const Tensor* argmax);
 void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
-                       const Tensor* argmax, const Tensor& grad_input);
+                       const Tensor* argmax, const Maps& grad_input);
 // out = d(result)/d(input) . input_tangent: what lies where the maximum was found, 0 in an empty
 // bin; `argmax` is null for the average. Its transpose is roi_pool_backward.
-void roi_pool_jvp(RoiPoolProblem& problem, const Tensor& input_tangent, const Tensor& boxes,
+void roi_pool_jvp(RoiPoolProblem& problem, const Maps& input_tangent, const Tensor& boxes,
                   const Tensor* argmax, const Tensor& out);
 
 }  // namespace roidl

@@ -55,13 +55,13 @@ ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int6
 template <class T>
 struct AlignAxes {
   AlignAxis<T> y, x;
-  ROIDL_HOST_DEVICE AlignAxes(const RoiAlignParams& params, T scale, const Box<T>& box)
+  ROIDL_HOST_DEVICE AlignAxes(const RoiAlignParams& params, T scale, const Box<T>& box, bool exists)
       : y(align_axis(box.y1, box.y2, scale, params.aligned, params.output_height,
                      params.sampling_height)),
         x(align_axis(box.x1, box.x2, scale, params.aligned, params.output_width,
                      params.sampling_width)) {
-    // A grid without extent along one axis has no samples at all.
-    if (y.grid == 0 || x.grid == 0) y.grid = x.grid = 0;
+    // A grid without extent along one axis has no samples at all, nor has what is no box.
+    if (y.grid == 0 || x.grid == 0 || !exists) y.grid = x.grid = 0;
   }
 };
 

@@ -36,6 +36,7 @@ class Lib(NamedTuple):
     to_numpy: Callable[[Any], NumpyArray]
     array: type[Any]  # what results are instances of
     writable: bool = True  # may be passed as out=
+    pyramids: bool = True  # several maps are implemented on its device
     dtypes: tuple[str, ...] = ALL_DTYPES
 
 
@@ -87,7 +88,9 @@ def _cupy() -> Lib:
 
     if not roidl.build_info()["cuda"]["usable"]:
         pytest.skip("roidl has no usable CUDA here")
-    return Lib("cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3])
+    return Lib(
+        "cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3], pyramids=False
+    )
 
 
 def _emulated() -> Lib:
@@ -106,6 +109,7 @@ def _torch_cuda() -> Lib:
     cpu = _torch()
     return cpu._replace(
         name="torch_cuda",
+        pyramids=False,
         asarray=lambda array: cpu.asarray(array).cuda(),
         to_numpy=lambda tensor: cpu.to_numpy(tensor.cpu()),
     )

@@ -62,4 +62,4 @@ def to_numpy(array: Array) -> NumpyArray:
 
 
 def library() -> Lib:
-    return Lib("emulated", Array, to_numpy, Array)
+    return Lib("emulated", Array, to_numpy, Array, pyramids=False)

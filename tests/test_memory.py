@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import oracle
 import roidl
+from cases import random_boxes
 from conftest import Lib, NumpyArray, numpy_dtype
 from operators import SIZE, Results, call, check, every_operator, expect, small_problem
 from trials import assert_close, from_nchw, to_nchw
@@ -104,6 +105,43 @@ def test_broadcast_arrays(get_lib: Callable[[str], Lib], name: str, op: str, mod
         expected = expect(op, mode, compact[0], boxes, compact[1])
         results = call(op, mode, lib.asarray(views[0]), lib.asarray(boxes), lib.asarray(views[1]))
         check(Results(*(None if r is None else lib.to_numpy(r) for r in results)), expected)
+
+
+# Large results ------------------------------------------------------------------------------------
+
+
+@every_operator
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.each_instruction_set
+def test_results_that_are_stored_past_the_caches(op: str, mode: str, layout: str) -> None:
+    """Above 4 MB other instructions store; a part of the channels is small, and stored as usual."""
+    channels, parts = 6006, 4  # not a number of whole blocks
+    rng = np.random.default_rng(8)
+    input = from_nchw(rng.standard_normal((1, channels, 14, 14), np.float32), layout)
+    gradient = from_nchw(rng.standard_normal((30, channels, *SIZE), np.float32), layout)
+    boxes = random_boxes(rng, 30, 1, 14, 14, 1.0).astype(np.float32)
+
+    def unaligned(like: NumpyArray) -> NumpyArray:
+        return np.full(like.size + 1, EDGE, like.dtype)[1:].reshape(like.shape)
+
+    outs = {"pooled": unaligned(gradient), "grad_input": unaligned(input)}
+    assert min(out.nbytes for out in outs.values()) > 4 << 20
+    results = [
+        call(op, mode, input, boxes, gradient, layout=layout),
+        call(op, mode, input, boxes, gradient, layout=layout, **outs),
+    ]
+    axis = 1 if layout == "NCHW" else 3
+    small = [
+        call(op, mode, *(np.ascontiguousarray(array) for array in (a, boxes, b)), layout=layout)
+        for a, b in zip(
+            np.array_split(input, parts, axis), np.array_split(gradient, parts, axis), strict=True
+        )
+    ]
+    for result in results:
+        for name in ("pooled", "argmax", "grad_input"):
+            if getattr(result, name) is not None:
+                expected = np.concatenate([getattr(part, name) for part in small], axis)
+                np.testing.assert_array_equal(getattr(result, name), expected)
 
 
 # out= and empty arrays ----------------------------------------------------------------------------

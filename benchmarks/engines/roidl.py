@@ -20,12 +20,7 @@ MULTISCALE = "multiscale_roi_align"
 class Numpy(Engine):
     """roidl's array front end."""
 
-    operations: ClassVar[Sequence[str]] = [
-        name
-        for name, operation in OPERATIONS.items()
-        if operation.function != MULTISCALE
-        or (hasattr(roidl, MULTISCALE) and not operation.backward)
-    ]
+    operations: ClassVar[Sequence[str]] = list(OPERATIONS)
     packages: ClassVar[Sequence[str]] = ("roidl", "numpy")
     dtypes: ClassVar[Sequence[str]] = ("float32", "bfloat16", "float16")
 
@@ -63,10 +58,26 @@ class Numpy(Engine):
         boxes, layout, scale = self.boxes(data.boxes), self.layout(case), case.scales[0]
         sampling = (case.sampling_ratio, case.aligned)
         call: Call
-        if operation.function == MULTISCALE:
-            function: Any = getattr(roidl, MULTISCALE)
+        if operation.function == MULTISCALE and not operation.backward:
             call = partial(
-                function, inputs, boxes, case.output_size, case.scales, *sampling, layout=layout
+                roidl.multiscale_roi_align,
+                inputs,
+                boxes,
+                case.output_size,
+                case.scales,
+                *sampling,
+                layout=layout,
+            )
+        elif operation.function == MULTISCALE:
+            grad, shapes = self.features(data.grad, case), [tuple(x.shape) for x in inputs]
+            call = partial(
+                roidl.multiscale_roi_align_backward,
+                grad,
+                boxes,
+                shapes,
+                case.scales,
+                *sampling,
+                layout=layout,
             )
         elif operation.function == "roi_align" and not operation.backward:
             how: dict[str, Any] = {"mode": operation.mode, "layout": layout}
@@ -92,7 +103,8 @@ class Numpy(Engine):
         return self.finished(call)
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
-        return [as_nchw(np.asarray(result).astype(np.float32), case.layout)]
+        parts = result if isinstance(result, list) else [result]
+        return [as_nchw(np.asarray(part).astype(np.float32), case.layout) for part in parts]
 
 
 # Of engines with other arrays: what differs is the way in and out, the same for every mode.

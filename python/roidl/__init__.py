@@ -1,6 +1,12 @@
 """RoIAlign and RoIPool, forward and backward, for any array that speaks DLPack."""
 
 from ._arrays import (
+    assign_levels,
+    multiscale_roi_align,
+    multiscale_roi_align_backward,
+    multiscale_roi_align_backward_boxes,
+    multiscale_roi_pool,
+    multiscale_roi_pool_backward,
     roi_align,
     roi_align_backward,
     roi_align_backward_boxes,
@@ -18,9 +24,15 @@ from ._info import (
 
 __all__ = [
     "__version__",
+    "assign_levels",
     "build_info",
     "get_check_boxes",
     "get_num_threads",
+    "multiscale_roi_align",
+    "multiscale_roi_align_backward",
+    "multiscale_roi_align_backward_boxes",
+    "multiscale_roi_pool",
+    "multiscale_roi_pool_backward",
     "roi_align",
     "roi_align_backward",
     "roi_align_backward_boxes",

@@ -7,13 +7,16 @@ looked up in `sys.modules`, never imported for itself.
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _core, _ops
+from . import _core, _multiscale, _ops
+from ._multiscale import LevelsCall
 from ._params import Call, front_end
 
 Array = Any
@@ -226,6 +229,10 @@ def library_of(array: Array) -> Library:
 
 
 def _prepare(op: str, value: Any) -> Any:
+    if value is None or type(value) is np.ndarray:
+        return value
+    if isinstance(value, list):
+        return [_prepare(op, each) for each in value]
     # What is no array (a shape, None, a mistake) belongs to no row: the core gets it as it is.
     return library_of(value).prepare(op, value)
 
@@ -241,25 +248,41 @@ def _writable(call: Call) -> Array:
     return library.prepare(call.op, call.out)
 
 
+@functools.cache
+def _function(op: str) -> Callable[..., Any]:
+    return functools.partial(getattr(_core, op.removeprefix("multiscale_")), op.encode())
+
+
 def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> Any:
     """Call the core's function with arrays that it can read."""
-    op, boxes = call.op, call.boxes
-    if isinstance(boxes, (list, tuple)):
-        boxes = [_prepare(op, array) for array in boxes]
-    else:
-        boxes = _prepare(op, boxes)
+    op, boxes, pyramid = call.op, call.boxes, call.pyramid
+    boxes = _prepare(op, list(boxes) if isinstance(boxes, tuple) else boxes)
     arguments = [_prepare(op, argument) for argument in call.arguments]
     indices = _prepare(op, call.batch_indices)
-    function, params = getattr(_core, op), call.params._asdict()
+    if pyramid is not None:
+        levels, counts = _prepare(op, pyramid.levels), _prepare(op, pyramid.counts)
+        pyramid = pyramid._replace(levels=levels, counts=counts)
+    out = None if call.out is None else _writable(call)
+    function, params = _function(op), call.params._asdict()
     device = library_of(call.leader).device(call.leader)
-    if call.out is None:
-        return function(params, boxes, indices, allocate, device, None, *arguments)
-    result = function(params, boxes, indices, allocate, device, _writable(call), *arguments)
+    result = function(params, boxes, indices, allocate, device, out, *arguments, pyramid)
+    if out is None:
+        return result
     return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
 
 
+# Results of more bytes are stored by whole cache lines, which NumPy's memory does not begin at.
+_LARGE, _LINE = 4 << 20, 64
+
+
 def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
-    return np.empty(shape, _numpy_dtype(dtype))
+    kind = _numpy_dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    if size <= _LARGE:
+        return np.empty(shape, kind)
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size].view(kind).reshape(shape)
 
 
 def _host_empty(call: Call) -> Callable[[tuple[int, ...], str], Array]:
@@ -285,8 +308,8 @@ def _run_like_leader(call: Call) -> Any:
     result = _compiled(call, _host_empty(call))
     if call.out is not None or library is NUMPY:
         return result
-    if isinstance(result, tuple):
-        return tuple(library.adopt(call.op, part, leader) for part in result)
+    if isinstance(result, (tuple, list)):
+        return type(result)(library.adopt(call.op, part, leader) for part in result)
     return library.adopt(call.op, result, leader)
 
 
@@ -312,7 +335,7 @@ def _run_like_boxes(call: Call) -> Any:
 
     if not isinstance(call.boxes, (list, tuple)):
         return like(call.boxes, grads)
-    stops = np.cumsum([shape[0] for shape in shapes]).tolist()
+    stops = np.cumsum([shape[0] for shape in shapes], dtype=int).tolist()
     parts = [grads[stop - shape[0] : stop] for stop, shape in zip(stops, shapes, strict=True)]
     return [like(*each) for each in zip(call.boxes, parts, strict=True)]
 
@@ -326,7 +349,7 @@ def run(call: Call) -> Any:
     adapter = library_of(call.leader).run
     if adapter is not None and call.op in _OPERATORS and call.out is None:
         return adapter(call)
-    if call.op == "roi_align_backward_boxes":
+    if call.op.endswith("backward_boxes"):
         return _run_like_boxes(call)
     return _run_like_leader(call)
 
@@ -337,3 +360,21 @@ roi_align_backward = _adapt(_ops.roi_align_backward)
 roi_align_backward_boxes = _adapt(_ops.roi_align_backward_boxes)
 roi_pool = _adapt(_ops.roi_pool)
 roi_pool_backward = _adapt(_ops.roi_pool_backward)
+multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align)
+multiscale_roi_align_backward = _adapt(_multiscale.multiscale_roi_align_backward)
+multiscale_roi_align_backward_boxes = _adapt(_multiscale.multiscale_roi_align_backward_boxes)
+multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool)
+multiscale_roi_pool_backward = _adapt(_multiscale.multiscale_roi_pool_backward)
+
+
+def _run_levels(call: LevelsCall) -> Array:
+    def levels_of(boxes: Array) -> Array:
+        levels = _core.assign_levels(call.op.encode(), _prepare(call.op, boxes), call.pyramid)
+        return library_of(boxes).adopt(call.op, levels, boxes)
+
+    if isinstance(call.boxes, (list, tuple)):
+        return [levels_of(boxes) for boxes in call.boxes]
+    return levels_of(call.boxes)
+
+
+assign_levels = front_end(_run_levels)(_multiscale.assign_levels)

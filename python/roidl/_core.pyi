@@ -2,9 +2,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._params import Pyramid
+
 _Allocate = Callable[[tuple[int, ...], str], Any]
 
 def roi_align(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -12,8 +15,10 @@ def roi_align(
     device: Any,
     out: Any,
     input: Any,
+    pyramid: Pyramid | None,
 ) -> Any: ...
 def roi_align_backward(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -21,10 +26,12 @@ def roi_align_backward(
     device: Any,
     out: Any,
     grad_output: Any,
-    input_shape: Sequence[int],
+    input_shape: Any,
     input: Any,
+    pyramid: Pyramid | None,
 ) -> Any: ...
 def roi_align_backward_boxes(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -33,8 +40,10 @@ def roi_align_backward_boxes(
     out: None,
     grad_output: Any,
     input: Any,
+    pyramid: Pyramid | None,
 ) -> tuple[Any, list[tuple[int, ...]], bool]: ...
 def roi_pool(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -43,8 +52,10 @@ def roi_pool(
     out: Any,
     input: Any,
     return_argmax: bool,
+    pyramid: Pyramid | None,
 ) -> Any: ...
 def roi_pool_backward(
+    op: bytes,
     params: dict[str, Any],
     boxes: Any,
     batch_indices: Any,
@@ -53,8 +64,10 @@ def roi_pool_backward(
     out: Any,
     grad_output: Any,
     argmax: Any,
-    input_shape: Sequence[int],
+    input_shape: Any,
+    pyramid: Pyramid | None,
 ) -> Any: ...
+def assign_levels(op: bytes, boxes: Any, pyramid: Pyramid) -> Any: ...
 
 _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import operator as _operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
+C = TypeVar("C")  # a Call, or what stands for one
 
 # The numbers are those of the C++ enums AlignMode, PoolMode and Layout.
 ALIGN_MODES = {"avg": 0, "max": 1, "max_onnx": 2}
@@ -17,6 +18,8 @@ LAYOUTS = {"NCHW": 0, "NHWC": 1}
 # Along an axis; the limits of the C++ core.
 MAX_BINS = 2**24
 MAX_SAMPLES = 2**31 - 1
+# Of a pyramid.
+MAX_MAPS = 8
 
 
 class RoiAlignParams(NamedTuple):
@@ -42,6 +45,16 @@ class RoiPoolParams(NamedTuple):
     layout: int
 
 
+class Pyramid(NamedTuple):
+    """How boxes find their map among several; the fields of the C++ struct of the same name."""
+
+    scales: tuple[float, ...]
+    canonical_scale: float
+    canonical_level: float
+    levels: Any  # integers, one for every box; None: by the boxes' size
+    counts: Any  # integers [N], for boxes [N, L, 4]; None: all rows are boxes
+
+
 class Call(NamedTuple):
     """One call of an operator, ready to be run by a front end."""
 
@@ -52,6 +65,7 @@ class Call(NamedTuple):
     out: Any
     leader: Any  # the array whose library, dtype and device the result has
     arguments: tuple[Any, ...]  # the compiled function's own, in its order
+    pyramid: Pyramid | None = None  # None: input is one array, not a list
 
 
 def _integer(op: str, name: str, value: Any) -> int:
@@ -107,10 +121,10 @@ def _choice(op: str, name: str, value: Any, choices: dict[str, int]) -> int:
         raise ValueError(f"{op}: {name} must be one of {names}, got {value!r}") from None
 
 
-def front_end(run: Callable[[Call], Any]) -> Callable[[Callable[P, Call]], Callable[P, Any]]:
+def front_end(run: Callable[[C], Any]) -> Callable[[Callable[P, C]], Callable[P, Any]]:
     """Make public functions: same name, signature and docstring, run by `run`."""
 
-    def adapt(describe: Callable[P, Call]) -> Callable[P, Any]:
+    def adapt(describe: Callable[P, C]) -> Callable[P, Any]:
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
             return run(describe(*args, **kwargs))
@@ -168,3 +182,31 @@ def grid_of(op: str, grad_output: Any, layout: Any) -> tuple[int, int]:
     tail = shape[-2:] if _choice(op, "layout", layout, LAYOUTS) == 0 else shape[-3:-1]
     # An empty grid is of no size that a forward call could have had; the compiled core says so.
     return int(tail[0]), int(tail[1])
+
+
+def pyramid_of(
+    op: str,
+    maps: Any,
+    scales: Any,
+    canonical_scale: Any,
+    canonical_level: Any,
+    levels: Any = None,
+    counts: Any = None,
+) -> Pyramid:
+    """From a list of maps (or None, where there are none to count) and their scales."""
+    for name, value in (("inputs", maps), ("scales", scales)):
+        if value is not None and not isinstance(value, (list, tuple)):
+            raise TypeError(f"{op}: {name} must be a list, got {type(value).__name__}")
+    if not 1 <= len(scales) <= MAX_MAPS:
+        raise ValueError(f"{op}: from 1 to {MAX_MAPS} maps are understood, got {len(scales)}")
+    if maps is not None and len(maps) != len(scales):
+        raise ValueError(
+            f"{op}: scales must have one number for each of the {len(maps)} maps, got {len(scales)}"
+        )
+    return Pyramid(
+        tuple(_number(op, "scales", scale) for scale in scales),
+        _number(op, "canonical_scale", canonical_scale),
+        _number(op, "canonical_level", canonical_level),
+        levels,
+        counts,
+    )

@@ -51,6 +51,7 @@ struct Bins {
 struct Roi {
   int64_t row = 0;  // k
   int64_t image = 0;
+  int64_t map = 0;
   int32_t y_begin = 0, y_end = 0, x_begin = 0, x_end = 0;
 };
 

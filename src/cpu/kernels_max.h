@@ -28,6 +28,24 @@ struct Winner {
   }
 };
 
+// The same without the place, for the forward pass.
+template <class A>
+struct Largest {
+  Block<A> value = fill<A>(0);
+  bool empty = true;
+
+  ROIDL_INLINE void consider(const Block<A>& candidate, Index<A>, Index<A>) {
+    using Indices = typename Native<Index<A>>::Vector;
+    for (int i = 0; i < kVectors; ++i) {
+      const auto old = value.v[i], now = candidate.v[i];
+      // Not (now <= old) is: larger, or one of the two is NaN; an old NaN stays.
+      const Indices wins = empty ? ~Indices{} : ~(now <= old) & (old == old);
+      value.v[i] = wins ? now : old;
+    }
+    empty = false;
+  }
+};
+
 // The value at column x between the rows of sample i of y; a weight of zero reads nothing.
 template <class A>
 ROIDL_INLINE Block<A> between_rows(const Samples<A>& y, int32_t i, int64_t x,
@@ -52,9 +70,9 @@ ROIDL_INLINE Block<A> sample_value(const SamplesRoi<A>& roi, int32_t i, int32_t 
   return value;
 }
 
-template <class A>
+template <class A, class Winner>
 ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t j,
-                                   const Plane<A>& plane, Winner<A>& winner) {
+                                   const Plane<A>& plane, Winner& winner) {
   for (int corner = 0; corner < 4; ++corner) {
     const int bottom = corner / 2, right = corner % 2;
     const A weight = (bottom ? roi.y.weight_high[i] : roi.y.weight_low[i]) *
@@ -74,9 +92,9 @@ ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t 
 
 // Bin (p, q), samples in row-major order. Those off the map are worth 0; the first of them decides
 // ties.
-template <class A>
-void find_winner(const SamplesRoi<A>& roi, int64_t p, int64_t q, bool onnx, const Plane<A>& plane,
-                 Winner<A>& winner) {
+template <class A, class Winner>
+ROIDL_INLINE void find_winner(const SamplesRoi<A>& roi, int64_t p, int64_t q, bool onnx,
+                              const Plane<A>& plane, Winner& winner) {
   const Samples<A>&y = roi.y, &x = roi.x;
   const Block<A> zero = fill<A>(0);
   bool outside_seen = false;
@@ -98,12 +116,12 @@ void find_winner(const SamplesRoi<A>& roi, int64_t p, int64_t q, bool onnx, cons
 }
 
 // Calls visit(bin's first value in a grid, winner) for every bin.
-template <class A, class Visit>
+template <class Winner, class A, class Visit>
 ROIDL_INLINE void for_each_winner(const Task& task, const SamplesRoi<A>& roi, const Plane<A>& plane,
                                   Visit&& visit) {
   for (int64_t p = 0; p < task.output_height; ++p)
     for (int64_t q = 0; q < task.output_width; ++q) {
-      Winner<A> winner;
+      Winner winner;
       find_winner(roi, p, q, task.onnx, plane, winner);
       visit((p * task.output_width + q) * kLanes<A>, winner);
     }
@@ -118,18 +136,58 @@ struct ReadWindow {
   }
 };
 
+// The largest sample of every bin: each row of samples is interpolated down the columns of the
+// window once, and along the row from there.
+template <class A>
+void largest_samples(const Task& task, const SamplesRoi<A>& roi, const Plane<A>& plane, A* between,
+                     A* out) {
+  const Samples<A>&y = roi.y, &x = roi.x;
+  const Block<A> zero = fill<A>(0), least_of_all = fill<A>(-__builtin_inff());
+  for (int64_t p = 0; p < task.output_height; ++p) {
+    A* bins = out + p * task.output_width * kLanes<A>;
+    const bool rows = y.start[p] < y.start[p + 1];
+    for (int64_t q = 0; q < task.output_width; ++q) {
+      const bool outside = y.off_before[p] || y.off_after[p] || x.off_before[q] || x.off_after[q];
+      const bool inside = rows && x.start[q] < x.start[q + 1];
+      store(bins + q * kLanes<A>, inside && !outside ? least_of_all : zero);
+    }
+    for (int32_t i = y.start[p]; i < y.start[p + 1]; ++i) {
+      for (int64_t column = roi.x_begin; column < roi.x_end; ++column)
+        store(between + (column - roi.x_begin) * kLanes<A>, between_rows(y, i, column, plane));
+      for (int64_t q = 0; q < task.output_width; ++q) {
+        Largest<A> largest{load(bins + q * kLanes<A>), false};
+        for (int32_t j = x.start[q]; j < x.start[q + 1]; ++j) {
+          Block<A> value = fill<A>(0);
+          const auto add = [&](A weight, int64_t column) {
+            if (weight != 0)
+              add_product(value, weight, load(between + (column - roi.x_begin) * kLanes<A>));
+          };
+          add(x.weight_low[j], x.low[j]);
+          add(x.weight_high[j], x.high[j]);
+          largest.consider(value, 0, 0);
+        }
+        store(bins + q * kLanes<A>, largest.value);
+      }
+    }
+  }
+}
+
 template <class T>
 void max_forward(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   A* out = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
+  A* between = scratch.take<A>(task.max_cells * kLanes<A>);
   T* staging = take_staging<T>(task, scratch);
   for_each_roi<T, SamplesRoi<A>>(
       task, scratch, ReadWindow<A>{},
       [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
-        for_each_winner(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
-          store(out + bin, winner.value);
-        });
+        if (task.onnx)
+          for_each_winner<Largest<A>>(task, roi, plane, [&](int64_t bin, const Largest<A>& winner) {
+            store(out + bin, winner.value);
+          });
+        else
+          largest_samples(task, roi, plane, between, out);
         store_grid<T>(out, task.pooled, task, roi.row, channel, channels, staging);
       });
 }
@@ -166,12 +224,14 @@ void max_backward(const Task& task) {
           features.read(task.features, task.image, channel, channels, y, begin, end);
         });
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        for_each_winner(task, roi, features.plane(), [&](int64_t bin, const Winner<A>& winner) {
-          for (int c = 0; c < channels && !winner.empty; ++c)
-            for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
-              plane.row(row)[column * plane.cell_stride + c] += weight * grad[bin + c];
+        for_each_winner<Winner<A>>(
+            task, roi, features.plane(), [&](int64_t bin, const Winner<A>& winner) {
+              for (int c = 0; c < channels && !winner.empty; ++c)
+                for_each_corner(
+                    roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
+                      plane.row(row)[column * plane.cell_stride + c] += weight * grad[bin + c];
+                    });
             });
-        });
       });
 }
 
@@ -192,7 +252,7 @@ void max_jvp(const Task& task) {
           tangent.read(task.tangent, task.image, channel, channels, y, begin, end);
         });
         const Plane<A>& along = tangent.plane();
-        for_each_winner(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
+        for_each_winner<Winner<A>>(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
           store(out + bin, fill<A>(0));
           for (int c = 0; c < channels && !winner.empty; ++c)
             for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
@@ -241,7 +301,7 @@ void max_boxes(const Task& task) {
       task, scratch, ReadWindow<A>{},
       [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        for_each_winner(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
+        for_each_winner<Winner<A>>(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
           for (int c = 0; c < channels && !winner.empty; ++c)
             add_edges(roi, winner, c, grad[bin + c], plane, task.boxes_gradient + roi.row * 4);
         });

@@ -197,6 +197,7 @@ void gather_gradient(const Task& task, Scratch& scratch, Touch&& touch, Add&& ad
     }
     write_up_to(task.height);
   }
+  end_streams();
 }
 
 template <class T>

@@ -95,6 +95,11 @@ void unpack(const accumulator<T>* from, int64_t count, int64_t channels, const R
 
 template <class T>
 void clear(const Row<T>& row, int64_t count, int64_t channels) {
+  if (row.channel_stride == 1 && row.cell_stride != 1) {
+    for (int64_t x = 0; x < count; ++x)
+      std::memset(static_cast<void*>(row.data + x * row.cell_stride), 0, channels * sizeof(T));
+    return;
+  }
   for (int64_t c = 0; c < channels; ++c) {
     T* line = row.data + c * row.channel_stride;
     if (row.cell_stride == 1)
@@ -116,7 +121,10 @@ class PackedPlane {
   using A = accumulator<T>;
 
   PackedPlane(const Task& task, Scratch& scratch)
-      : width_(task.width), rows_(task.ring_rows), state_(scratch.take<State>(task.ring_rows)) {
+      : width_(task.width),
+        rows_(task.ring_rows),
+        streams_(task.streams),
+        state_(scratch.take<State>(task.ring_rows)) {
     const int64_t row_bytes = (width_ + kTile) * kBlockBytes;
     plane_ = {reinterpret_cast<A*>(scratch.take<char>(rows_ * row_bytes)),
               row_bytes / static_cast<int64_t>(sizeof(A)), kLanes<A>, rows_ - 1};
@@ -148,6 +156,20 @@ class PackedPlane {
              int64_t y) const {
     const State& state = state_[y & plane_.row_mask];
     const Row<T> row = map_row<T>(map, image, channel, y);
+    if constexpr (sizeof(T) == sizeof(A)) {
+      // A cell's channels are whole lines: nothing of them needs to be fetched first.
+      if (streams_ && row.channel_stride == 1 && channels == kLanes<A>) {
+        const A zero[kLanes<A>] = {};
+        const bool known = state.y == y;
+        for (int64_t x = 0; x < width_; ++x) {
+          const bool touched = known && x >= state.begin && x < state.end;
+          stream(row.data + x * row.cell_stride,
+                 reinterpret_cast<const T*>(touched ? plane_.row(y) + x * kLanes<A> : zero),
+                 channels);
+        }
+        return;
+      }
+    }
     if (state.y != y) return clear(row, width_, channels);
     const auto at = [&](int64_t x) {
       return Row<T>{row.data + x * row.cell_stride, row.channel_stride, row.cell_stride};
@@ -185,6 +207,7 @@ class PackedPlane {
   }
 
   int64_t width_, rows_;
+  bool streams_;
   State* state_;
   Plane<A> plane_;
 };
@@ -231,6 +254,15 @@ void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task
     stream(pooled_row<T>(pooled, k, channel), staging, bins * lanes);
     return;
   }
+  if constexpr (sizeof(T) == sizeof(accumulator<T>)) {
+    if (staging != nullptr && pooled.c == 1 && channels % lanes == 0) {
+      T* row = pooled_row<T>(pooled, k, channel);
+      for (int64_t p = 0; p < task.output_height; ++p)
+        for (int64_t q = 0; q < task.output_width; ++q, grid += channels)
+          stream(row + p * pooled.h + q * pooled.w, reinterpret_cast<const T*>(grid), channels);
+      return;
+    }
+  }
   for_each_grid_row<T>(pooled, task, k, channel,
                        [&](const Row<T>& row, int64_t first, int64_t count) {
                          unpack<T>(grid + first * most(lanes, channels), count, channels, row);
@@ -259,6 +291,7 @@ void for_each_roi(const Task& task, Scratch& scratch, Use&& use, Visit&& visit) 
               static_cast<const RoiType&>(*task.rois[i]),
               Plane<A>{static_cast<A*>(map.data) + task.image * map.n + channel, map.h, map.w, -1},
               channel, least(Together * lanes, task.channels - channel));
+      end_streams();
     }
     return;
   }

@@ -17,15 +17,15 @@ int64_t distinct_cells(const TapsRoi<A>& roi) {
                    roi.x_derivative[0].count, roi.x_derivative[1].count});
 }
 template <class A>
-int64_t distinct_cells(const SamplesRoi<A>&) {
-  return 0;  // the max modes keep no sums of rows
+int64_t distinct_cells(const SamplesRoi<A>& roi) {
+  return roi.x_end - roi.x_begin;
 }
 
 template <class RoiType>
 void run_rois(const RoiAlignProblem& problem, const std::vector<RoiType>& rois, Run run,
               Kernel kernel, double* boxes_gradient) {
   const Windows windows =
-      windows_of(rois, problem.images, [](const RoiType& roi) { return distinct_cells(roi); });
+      windows_of(problem, rois, [](const RoiType& roi) { return distinct_cells(roi); });
   Task task = base_task(problem, windows);
   task.onnx = problem.mode == AlignMode::max_onnx;
   task.boxes_gradient = boxes_gradient;
@@ -54,9 +54,9 @@ void roi_align_forward(const RoiAlignProblem& problem) {
 }
 
 void roi_align_backward(const RoiAlignProblem& problem) {
-  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  if (problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_mode(problem, TapsFor::backward, run_by_image, kernels.taps_backward, kernels.max_backward);
+  run_mode(problem, TapsFor::backward, run_by_plane, kernels.taps_backward, kernels.max_backward);
 }
 
 void roi_align_backward_boxes(const RoiAlignProblem& problem) {
@@ -81,9 +81,9 @@ void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
 }
 
 void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
-  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  if (problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_mode(problem, TapsFor::jvp_boxes, run_by_image, kernels.taps_jvp_boxes_backward, nullptr);
+  run_mode(problem, TapsFor::jvp_boxes, run_by_plane, kernels.taps_jvp_boxes_backward, nullptr);
 }
 
 }  // namespace roidl::cpu

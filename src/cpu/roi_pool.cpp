@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend.h"
+#include "pages.h"
 #include "parallel.h"
 #include "schedule.h"
 #include "tables.h"
@@ -19,135 +20,176 @@ void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel ker
   visit_accumulator(problem.dtype, [&](auto type) {
     using A = typename decltype(type)::type;
     const std::vector<TapsRoi<A>> rois = make_taps<A>(problem, use, arena);
-    const Windows windows = windows_of(rois, problem.images, [](const TapsRoi<A>& roi) -> int64_t {
+    const Windows windows = windows_of(problem, rois, [](const TapsRoi<A>& roi) -> int64_t {
       return std::max(roi.y.count, roi.x.count);
     });
     run(problem, windows, base_task(problem, windows), kernel);
   });
 }
 
-// Where a task adds up: sums[cell * cell + c * channel].
+// Where a task adds up: cell i of its channel c is data[i * cell + c * channel]. Cells become zero
+// shortly before they are added to, while the caches hold them.
 template <class A>
 struct Sums {
   A* data;
   int64_t cell, channel;
+  int64_t cells, channels;
+  int64_t ready = 0;  // the cells before this one are
+
+  void make_ready(int64_t needed) {
+    constexpr int64_t kChunk = 2048;
+    const int64_t end = std::min(cells, (needed + kChunk - 1) / kChunk * kChunk);
+    if (end <= ready) return;
+    const bool planes = cell == 1;
+    for (int64_t i = planes ? 0 : ready; i < (planes ? channels : end); ++i) {
+      A* row = data + (planes ? i * channel + ready : i * cell);
+      const int64_t count = planes ? end - ready : channels, step = planes ? 1 : channel;
+      if (step == 1)
+        std::memset(row, 0, static_cast<size_t>(count) * sizeof(A));
+      else
+        for (int64_t j = 0; j < count; ++j) row[j * step] = 0;
+    }
+    ready = end;
+  }
 };
 
-// Adds every output's gradient at its argmax. A task owns a cache line of channels of an image:
-// what it reads of each RoI lies together.
+// Adds every output's gradient at its argmax. A task owns a cache line of channels of an image of
+// a map: what it reads of each RoI lies together.
 template <class T>
 class Scatter {
   using A = accumulator<T>;
-  static constexpr int64_t kTogether = kBlockBytes / static_cast<int64_t>(sizeof(A));
 
  public:
   explicit Scatter(const RoiPoolProblem& problem)
-      : problem_(problem), map_(problem.maps[0]), cells_(map_.height * map_.width) {
-    innermost_ = map_.gradient.c == 1 && problem.channels > 1;
-    in_place_ =
-        !innermost_ && std::is_same_v<T, A> && map_.gradient.h == map_.width * map_.gradient.w;
-    rois_.resize(static_cast<size_t>(problem.images));
-    for (int64_t k = 0; k < problem.rois; ++k)
-      rois_[load_known_box<float>(problem.op, problem.boxes, k, problem.images).image].push_back(k);
+      : problem_(problem), rois_(static_cast<size_t>(problem.num_maps * problem.images)) {
+    for (int i = 0; i < problem.num_maps; ++i) {
+      const Map& map = problem.maps[i];
+      innermost_ &= map.gradient.c == 1 && problem.channels > 1;
+      in_place_ &= std::is_same_v<T, A> && map.gradient.h == map.width * map.gradient.w;
+    }
+    // A cache line of channels; more where they lie together in the gradient, too, as long as every
+    // thread has a few tasks.
+    constexpr int64_t line = kBlockBytes / static_cast<int64_t>(sizeof(A));
+    const int64_t planes = static_cast<int64_t>(rois_.size());
+    const int64_t tasks = get_num_threads() > 1 ? 4 * get_num_threads() : 1;
+    together_ = innermost_ && in_place_ ? 16 * line : line;
+    while (together_ > line && planes * problem.channels < tasks * together_) together_ /= 2;
+    std::vector<float> top(static_cast<size_t>(problem.rois));
+    for (int64_t k = 0; k < problem.rois; ++k) {
+      const PlacedBox<float> placed = place_box<float>(problem, k);
+      top[k] = placed.box.y1;
+      if (placed.exists) rois_[placed.map * problem.images + placed.box.image].push_back(k);
+    }
+    // From the top of the map down: neighbours add to the same cells.
+    for (std::vector<int64_t>& rois : rois_)
+      std::stable_sort(rois.begin(), rois.end(),
+                       [&](int64_t a, int64_t b) { return top[a] < top[b]; });
   }
 
   void run() {
-    const int64_t blocks = (problem_.channels + kTogether - 1) / kTogether;
+    expect_gradients(problem_);
+    const int64_t blocks = (problem_.channels + together_ - 1) / together_;
     const double bins = static_cast<double>(problem_.rois) * problem_.output_height *
                         static_cast<double>(problem_.output_width);
-    const double cells = static_cast<double>(cells_) * static_cast<double>(problem_.images);
-    parallel(problem_.images * blocks, (bins + cells / 4) * static_cast<double>(problem_.channels),
-             [&](Tasks& tasks) {
-               std::vector<A> memory(in_place_ ? 0 : cells_ * kTogether);
+    double cells = 0;
+    for (int i = 0; i < problem_.num_maps; ++i)
+      cells += static_cast<double>(problem_.images) * problem_.maps[i].height *
+               static_cast<double>(problem_.maps[i].width);
+    parallel(static_cast<int64_t>(rois_.size()) * blocks,
+             (bins + cells / 4) * static_cast<double>(problem_.channels), [&](Tasks& tasks) {
+               std::vector<A> memory;
                for (int64_t i = 0; tasks.next(i);)
-                 scatter(i / blocks, i % blocks * kTogether, memory);
+                 scatter(i / blocks, i % blocks * together_, memory);
              });
     if (wrong_ != kEmpty) *problem_.wrong_cell = wrong_;
   }
 
  private:
-  void scatter(int64_t image, int64_t channel, std::vector<A>& memory) {
-    const MapView& view = map_.gradient;
-    const int64_t channels = std::min(kTogether, problem_.channels - channel);
-    T* target = static_cast<T*>(view.data) + image * view.n + channel * view.c;
+  void scatter(int64_t plane, int64_t channel, std::vector<A>& memory) {
+    const Map& map = problem_.maps[plane / problem_.images];
+    const MapView& view = map.gradient;
+    const int64_t cells = map.height * map.width;
+    const int64_t channels = std::min(together_, problem_.channels - channel);
+    T* target = static_cast<T*>(view.data) + plane % problem_.images * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
-      if (in_place_) {
-        for (int64_t c = 0; c < channels; ++c) zero(target + c * view.c, view.w);
-        for (const int64_t k : rois_[image]) add(k, channel, channels, {target, view.w, view.c});
-        return;
-      }
+      if (in_place_) return add_all(plane, channel, {target, view.w, view.c, cells, channels});
     }
-    const Sums<A> sums{memory.data(), innermost_ ? kTogether : 1, innermost_ ? 1 : cells_};
-    std::fill(memory.begin(), memory.end(), A(0));
-    for (const int64_t k : rois_[image]) add(k, channel, channels, sums);
-    for (int64_t y = 0; y < map_.height; ++y)
-      for (int64_t x = 0; x < map_.width; ++x)
+    memory.resize(static_cast<size_t>(cells * together_));
+    const int64_t cell = innermost_ ? together_ : 1, step = innermost_ ? 1 : cells;
+    add_all(plane, channel, {memory.data(), cell, step, cells, channels});
+    for (int64_t y = 0; y < map.height; ++y)
+      for (int64_t x = 0; x < map.width; ++x)
         for (int64_t c = 0; c < channels; ++c)
           target[y * view.h + x * view.w + c * view.c] =
-              static_cast<T>(sums.data[(y * map_.width + x) * sums.cell + c * sums.channel]);
+              static_cast<T>(memory[(y * map.width + x) * cell + c * step]);
   }
 
-  void zero(A* plane, int64_t stride) const {
-    if (stride == 1) {
-      std::memset(plane, 0, static_cast<size_t>(cells_) * sizeof(A));
-      return;
+  void add_all(int64_t plane, int64_t channel, Sums<A> sums) {
+    for (const int64_t k : rois_[plane]) add_roi(k, channel, sums);
+    sums.make_ready(sums.cells);
+  }
+
+  void add(int64_t at, T value, int64_t c, Sums<A>& sums) {
+    // One test keeps out what is not ready, the empty bins, and whatever else may be passed.
+    if (static_cast<uint64_t>(at) >= static_cast<uint64_t>(sums.ready)) {
+      if (at < 0 || at >= sums.cells) {
+        if (at != kEmpty) wrong_ = at;
+        return;
+      }
+      sums.make_ready(at + 1);
     }
-    for (int64_t i = 0; i < cells_; ++i) plane[i * stride] = 0;
+    sums.data[at * sums.cell + c * sums.channel] += static_cast<A>(value);
   }
 
-  // One RoI. The order in which channels and bins are walked is that of the sums in memory; each
-  // sum gets its terms in the order of RoIs and bins either way.
-  void add(int64_t k, int64_t channel, int64_t channels, const Sums<A>& sums) {
+  // The order in which channels and bins are walked is that of the sums in memory; each sum gets
+  // its terms in the order of RoIs and bins either way.
+  void add_roi(int64_t k, int64_t channel, Sums<A>& sums) {
     const PooledView &grads = problem_.pooled, &argmax = problem_.argmax;
     const T* grad = static_cast<const T*>(grads.data) + grads.offset(k) + channel * grads.c;
     const int32_t* cell =
         static_cast<const int32_t*>(argmax.data) + argmax.offset(k) + channel * argmax.c;
-    // Bins that follow each other in memory are one row.
-    const int64_t width = problem_.output_width;
-    const bool flat = grads.h == width * grads.w && argmax.h == width * argmax.w;
-    const int64_t rows = flat ? 1 : problem_.output_height;
-    const int64_t bins = flat ? problem_.output_height * width : width;
-    const auto add_one = [&](int64_t p, int64_t q, int64_t c) {
-      const int64_t at = cell[p * argmax.h + q * argmax.w + c * argmax.c];
-      // One test keeps out the empty bins and whatever else the caller may have passed.
-      if (static_cast<uint64_t>(at) < static_cast<uint64_t>(cells_))
-        sums.data[at * sums.cell + c * sums.channel] +=
-            static_cast<A>(grad[p * grads.h + q * grads.w + c * grads.c]);
-      else if (at != kEmpty)
-        wrong_ = at;
-    };
-    for (int64_t p = 0; p < rows; ++p) {
-      if (innermost_) {
-        for (int64_t q = 0; q < bins; ++q)
-          for (int64_t c = 0; c < channels; ++c) add_one(p, q, c);
-      } else {
-        for (int64_t c = 0; c < channels; ++c)
-          for (int64_t q = 0; q < bins; ++q) add_one(p, q, c);
+    const int64_t height = problem_.output_height, width = problem_.output_width;
+    if (innermost_) {
+      for (int64_t p = 0; p < height; ++p)
+        for (int64_t q = 0; q < width; ++q)
+          for (int64_t c = 0; c < sums.channels; ++c)
+            add(cell[p * argmax.h + q * argmax.w + c * argmax.c],
+                grad[p * grads.h + q * grads.w + c * grads.c], c, sums);
+      return;
+    }
+    const auto is_row = [&](const PooledView& view) { return view.w == 1 && view.h == width; };
+    const bool rows = is_row(grads) && is_row(argmax);
+    for (int64_t c = 0; c < sums.channels; ++c, grad += grads.c, cell += argmax.c) {
+      if (rows) {
+        for (int64_t q = 0; q < height * width; ++q) add(cell[q], grad[q], c, sums);
+        continue;
       }
+      for (int64_t p = 0; p < height; ++p)
+        for (int64_t q = 0; q < width; ++q)
+          add(cell[p * argmax.h + q * argmax.w], grad[p * grads.h + q * grads.w], c, sums);
     }
   }
 
   static constexpr int64_t kEmpty = -1;  // the argmax of an empty bin
   const RoiPoolProblem& problem_;
-  const Map& map_;
-  const int64_t cells_;
-  bool innermost_ = false;                  // channels are innermost in the gradient's memory
-  bool in_place_ = false;                   // its planes are what is added to
-  std::vector<std::vector<int64_t>> rois_;  // of every image, in the caller's order
+  bool innermost_ = true;                   // channels are innermost in the gradients' memory
+  bool in_place_ = true;                    // its planes are what is added to
+  int64_t together_ = 0;                    // channels of a task
+  std::vector<std::vector<int64_t>> rois_;  // of every plane, from the top of the map down
   std::atomic<int64_t> wrong_{kEmpty};
 };
 
 // What lies at every output's argmax.
 template <class T>
 void gather(const RoiPoolProblem& problem) {
-  const Map& map = problem.maps[0];
-  const MapView& view = map.tangent;
   const PooledView &out = problem.pooled, &argmax = problem.argmax;
-  const int64_t cells = map.height * map.width;
   std::atomic<int64_t> wrong{-1};
   const auto gather_roi = [&](int64_t k) {
-    const int64_t image = load_known_box<float>(problem.op, problem.boxes, k, problem.images).image;
-    const T* source = static_cast<const T*>(view.data) + image * view.n;
+    const PlacedBox<float> placed = place_box<float>(problem, k);
+    const Map& map = problem.maps[placed.map];
+    const MapView& view = map.tangent;
+    const int64_t cells = placed.exists ? map.height * map.width : 0;
+    const T* source = static_cast<const T*>(view.data) + placed.box.image * view.n;
     T* target = static_cast<T*>(out.data) + out.offset(k);
     const int32_t* from = static_cast<const int32_t*>(argmax.data) + argmax.offset(k);
     for (int64_t c = 0; c < problem.channels; ++c)
@@ -155,7 +197,7 @@ void gather(const RoiPoolProblem& problem) {
         for (int64_t q = 0; q < problem.output_width; ++q) {
           const int64_t at = from[c * argmax.c + p * argmax.h + q * argmax.w];
           const bool exists = static_cast<uint64_t>(at) < static_cast<uint64_t>(cells);
-          if (!exists && at != -1) wrong = at;
+          if (!exists && at != -1 && placed.exists) wrong = at;
           target[c * out.c + p * out.h + q * out.w] =
               exists ? source[c * view.c + at / map.width * view.h + at % map.width * view.w]
                      : T(0.0f);
@@ -179,18 +221,19 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
   Arena arena;
   const std::vector<BinsRoi> rois = make_bins(problem, arena);
   const Windows windows = windows_of(
-      rois, problem.images, [](const BinsRoi& roi) -> int64_t { return roi.x_end - roi.x_begin; });
+      problem, rois, [](const BinsRoi& roi) -> int64_t { return roi.x_end - roi.x_begin; });
   Task task = base_task(problem, windows);
   const PooledView& argmax = problem.argmax;
   task.argmax = {argmax.data, argmax.per_image, argmax.image, argmax.row,
                  argmax.c,    argmax.h,         argmax.w};
+  expect_pooled(problem, argmax, sizeof(int32_t));
   run_by_roi(problem, windows, task, kernels.pool_forward);
 }
 
 void roi_pool_backward(const RoiPoolProblem& problem) {
-  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  if (problem.channels == 0) return;
   if (problem.mode == PoolMode::avg)
-    return run_average(problem, TapsFor::backward, run_by_image,
+    return run_average(problem, TapsFor::backward, run_by_plane,
                        kernels_for(problem.dtype).taps_backward);
   visit_float(problem.dtype,
               [&](auto type) { Scatter<typename decltype(type)::type>(problem).run(); });

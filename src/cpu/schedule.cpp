@@ -6,6 +6,7 @@
 #include <new>
 
 #include "isa.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace roidl::cpu {
@@ -32,12 +33,19 @@ char* shift(void* data, int64_t elements, int64_t bytes) {
   return static_cast<char*>(data) + (data != nullptr ? elements * bytes : 0);
 }
 
-// The same task for the channels from `first` on.
-Task from_channel(const Problem& problem, Task task, int64_t first, int64_t channels) {
+// The same task for one map, and for the channels from `first` on.
+Task part_of(const Problem& problem, Task task, int64_t map_index, int64_t first,
+             int64_t channels) {
   const int64_t bytes = problem.dtype.bits / 8;
-  task.features.data = shift(task.features.data, first * task.features.c, bytes);
-  task.tangent.data = shift(task.tangent.data, first * task.tangent.c, bytes);
-  task.gradient.data = shift(task.gradient.data, first * task.gradient.c, bytes);
+  const Map& map = problem.maps[map_index];
+  const auto part = [&](const MapView& view) {
+    return MapTask{shift(view.data, first * view.c, bytes), view.n, view.c, view.h, view.w};
+  };
+  task.height = map.height;
+  task.width = map.width;
+  task.features = part(map.features);
+  task.tangent = part(map.tangent);
+  task.gradient = part(map.gradient);
   task.pooled.data = shift(task.pooled.data, first * task.pooled.c, bytes);
   task.argmax.data = shift(task.argmax.data, first * task.argmax.c, sizeof(int32_t));
   task.channels = channels;
@@ -45,7 +53,7 @@ Task from_channel(const Problem& problem, Task task, int64_t first, int64_t chan
 }
 
 struct Piece {
-  int64_t image;
+  int64_t plane;  // map * images + image
   int64_t roi_begin, roi_end;
   int64_t channel, channels;
   bool direct;
@@ -72,10 +80,11 @@ void run_pieces(const Problem& problem, const Windows& windows, const Task& base
         static_cast<char*>(::operator new[](static_cast<size_t>(bytes), std::align_val_t{64})));
     for (int64_t i = 0; tasks.next(i);) {
       const Piece& piece = pieces[i];
-      Task task = from_channel(problem, base, piece.channel, piece.channels);
+      Task task =
+          part_of(problem, base, piece.plane / problem.images, piece.channel, piece.channels);
       task.rois = windows.sorted.data() + piece.roi_begin;
       task.count = piece.roi_end - piece.roi_begin;
-      task.image = piece.image;
+      task.image = piece.plane % problem.images;
       task.direct = piece.direct;
       task.scratch = {memory.get(), memory.get() + bytes};
       kernel(task);
@@ -88,8 +97,8 @@ int64_t lanes_of(const Problem& problem) {
 }
 
 void split_rois(std::vector<Piece>& pieces, const Windows& windows, Piece piece, int64_t size) {
-  const int64_t end = windows.image_start[piece.image + 1];
-  for (int64_t i = windows.image_start[piece.image]; i < end; i += size) {
+  const int64_t end = windows.plane_start[piece.plane + 1];
+  for (int64_t i = windows.plane_start[piece.plane]; i < end; i += size) {
     piece.roi_begin = i;
     piece.roi_end = std::min(end, i + size);
     pieces.push_back(piece);
@@ -106,26 +115,27 @@ const Kernels& kernels_for(abi::DLDataType dtype) {
                               : kernels[3];
 }
 
-void sort_windows(Windows& windows, int64_t images) {
-  std::stable_sort(windows.sorted.begin(), windows.sorted.end(), [](const Roi* a, const Roi* b) {
-    return a->image != b->image ? a->image < b->image : a->y_begin < b->y_begin;
+void sort_windows(const Problem& problem, Windows& windows) {
+  const auto plane_of = [&](const Roi* roi) { return roi->map * problem.images + roi->image; };
+  std::stable_sort(windows.sorted.begin(), windows.sorted.end(), [&](const Roi* a, const Roi* b) {
+    const int64_t plane_a = plane_of(a), plane_b = plane_of(b);
+    return plane_a != plane_b ? plane_a < plane_b : a->y_begin < b->y_begin;
   });
-  windows.image_start.assign(static_cast<size_t>(images) + 1, 0);
+  const int64_t planes = problem.num_maps * problem.images;
+  windows.plane_start.assign(static_cast<size_t>(planes) + 1, 0);
   for (const Roi* roi : windows.sorted) {
-    ++windows.image_start[roi->image + 1];
+    ++windows.plane_start[plane_of(roi) + 1];
     windows.tallest = std::max<int64_t>(windows.tallest, roi->y_end - roi->y_begin);
     windows.cells += static_cast<double>(roi->y_end - roi->y_begin) * (roi->x_end - roi->x_begin);
   }
-  for (int64_t n = 0; n < images; ++n) windows.image_start[n + 1] += windows.image_start[n];
+  for (int64_t i = 0; i < planes; ++i) windows.plane_start[i + 1] += windows.plane_start[i];
 }
 
 Task base_task(const Problem& problem, const Windows& windows) {
-  const Map& map = problem.maps[0];
-  const auto view = [](const MapView& v) { return MapTask{v.data, v.n, v.c, v.h, v.w}; };
   const PooledView& pooled = problem.pooled;
   Task task{};
-  task.height = map.height;
-  task.width = map.width;
+  for (int i = 0; i < problem.num_maps; ++i)  // scratch is enough for the widest
+    task.width = std::max(task.width, problem.maps[i].width);
   task.output_height = problem.output_height;
   task.output_width = problem.output_width;
   task.max_cells = windows.max_cells;
@@ -134,9 +144,6 @@ Task base_task(const Problem& problem, const Windows& windows) {
   const double results = static_cast<double>(problem.rois) * problem.output_height *
                          static_cast<double>(problem.output_width) * problem.channels;
   task.streams = results * problem.dtype.bits / 8 > kStreamBytes;
-  task.features = view(map.features);
-  task.tangent = view(map.tangent);
-  task.gradient = view(map.gradient);
   task.pooled = {pooled.data, pooled.per_image, pooled.image, pooled.row,
                  pooled.c,    pooled.h,         pooled.w};
   return task;
@@ -144,39 +151,50 @@ Task base_task(const Problem& problem, const Windows& windows) {
 
 void run_by_roi(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  expect_pooled(problem, problem.pooled, problem.dtype.bits / 8);
   const bool same_type = problem.dtype == kFloat32 || problem.dtype == kFloat64;
-  const bool innermost = task.features.c == 1 || channels == 1;
+  bool innermost = true, one_input = true;
+  for (int i = 0; i < problem.num_maps; ++i) {
+    innermost &= problem.maps[i].features.c == 1 || channels == 1;
+    one_input &= problem.maps[i].tangent.data == nullptr;
+  }
   // Channels that are innermost are read where they lie, if a window of them fits the cache; else,
   // and for the last part of a block, packing pays.
   const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)) *
                         static_cast<double>(channels) * problem.dtype.bits / 8;
-  const bool one_map = task.tangent.data == nullptr;
-  const bool in_place = same_type && innermost && one_map && window < kDirectWindow;
+  const bool in_place = same_type && innermost && one_input && window < kDirectWindow;
   const int64_t direct = in_place ? channels / lanes * lanes : 0;
   const int64_t blocks = (channels - direct + lanes - 1) / lanes;
   const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
-  const int64_t parts =
-      std::max<int64_t>(1, wanted / std::max<int64_t>(1, problem.images * blocks));
+  const int64_t planes = problem.num_maps * problem.images;
+  const int64_t parts = std::max<int64_t>(1, wanted / std::max<int64_t>(1, planes * blocks));
   std::vector<Piece> pieces;
-  for (int64_t n = 0; n < problem.images; ++n) {
-    if (direct > 0) split_rois(pieces, windows, {n, 0, 0, 0, direct, true}, kDirectRois);
-    const int64_t rois = windows.image_start[n + 1] - windows.image_start[n];
+  for (int64_t i = 0; i < planes; ++i) {
+    if (direct > 0) split_rois(pieces, windows, {i, 0, 0, 0, direct, true}, kDirectRois);
+    const int64_t rois = windows.plane_start[i + 1] - windows.plane_start[i];
     for (int64_t channel = direct; channel < channels; channel += lanes)
-      split_rois(pieces, windows, {n, 0, 0, channel, std::min(lanes, channels - channel), false},
+      split_rois(pieces, windows, {i, 0, 0, channel, std::min(lanes, channels - channel), false},
                  std::max<int64_t>(1, (rois + parts - 1) / parts));
   }
-  run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), one_map ? 1 : 2);
+  run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), one_input ? 1 : 2);
 }
 
-void run_by_image(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
+void run_by_plane(const Problem& problem, const Windows& windows, const Task& base, Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  expect_gradients(problem);
   std::vector<Piece> pieces;
-  for (int64_t n = 0; n < problem.images; ++n)
+  double written = 0;
+  for (int64_t i = 0; i < problem.num_maps * problem.images; ++i) {
+    const Map& map = problem.maps[i / problem.images];
+    const double cells = static_cast<double>(map.height) * static_cast<double>(map.width);
+    written += cells * static_cast<double>(channels);
+    if (cells == 0) continue;
     for (int64_t channel = 0; channel < channels; channel += lanes)
-      pieces.push_back({n, windows.image_start[n], windows.image_start[n + 1], channel,
+      pieces.push_back({i, windows.plane_start[i], windows.plane_start[i + 1], channel,
                         std::min(lanes, channels - channel), false});
-  const double written = static_cast<double>(problem.images) * task.height *
-                         static_cast<double>(task.width) * static_cast<double>(channels);
+  }
+  Task task = base;
+  task.streams = written * problem.dtype.bits / 8 > kStreamBytes;
   run_pieces(problem, windows, task, kernel, pieces,
              2 * work(problem, windows) + written * 2 * kNanoseconds, 2);
 }
@@ -185,8 +203,8 @@ void run_by_box(const Problem& problem, const Windows& windows, const Task& task
   std::vector<Piece> pieces;
   const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
   const int64_t size = std::max<int64_t>(1, (problem.rois + wanted - 1) / wanted);
-  for (int64_t n = 0; n < problem.images; ++n)
-    split_rois(pieces, windows, {n, 0, 0, 0, problem.channels, false}, size);
+  for (int64_t i = 0; i < problem.num_maps * problem.images; ++i)
+    split_rois(pieces, windows, {i, 0, 0, 0, problem.channels, false}, size);
   run_pieces(problem, windows, task, kernel, pieces, 4 * work(problem, windows), 1);
 }
 

@@ -69,14 +69,13 @@ Samples<A> align_samples(const AlignAxis<T>& axis, int64_t bins, int64_t size, d
 
 template <class T, class A>
 std::vector<SamplesRoi<A>> make_align_samples(const RoiAlignProblem& problem, Arena& arena) {
-  const Map& map = problem.maps[0];
   std::vector<SamplesRoi<A>> rois(problem.rois);
   for (int64_t k = 0; k < problem.rois; ++k) {
-    const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
-    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), box);
+    const PlacedBox<T> placed = place_box<T>(problem, k);
+    const Map& map = problem.maps[placed.map];
+    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), placed.box, placed.exists);
     SamplesRoi<A>& roi = rois[k];
-    roi.row = k;
-    roi.image = box.image;
+    set_place(roi, k, placed);
     roi.y = align_samples<T, A>(axes.y, problem.output_height, map.height, map.scale, roi.y_begin,
                                 roi.y_end, arena);
     roi.x = align_samples<T, A>(axes.x, problem.output_width, map.width, map.scale, roi.x_begin,
@@ -104,17 +103,18 @@ Bins make_axis_bins(T low, T high, T scale, int64_t count, int64_t size, int32_t
 
 template <class T>
 std::vector<BinsRoi> make_pool_bins(const RoiPoolProblem& problem, Arena& arena) {
-  const Map& map = problem.maps[0];
-  const T scale = static_cast<T>(map.scale);
   std::vector<BinsRoi> rois(problem.rois);
   for (int64_t k = 0; k < problem.rois; ++k) {
-    const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
+    const PlacedBox<T> placed = place_box<T>(problem, k);
+    const Box<T>& box = placed.box;
+    const Map& map = problem.maps[placed.map];
+    const T scale = static_cast<T>(map.scale);
+    const int64_t height = placed.exists ? map.height : 0, width = placed.exists ? map.width : 0;
     BinsRoi& roi = rois[k];
-    roi.row = k;
-    roi.image = box.image;
-    roi.y = make_axis_bins(box.y1, box.y2, scale, problem.output_height, map.height, roi.y_begin,
+    set_place(roi, k, placed);
+    roi.y = make_axis_bins(box.y1, box.y2, scale, problem.output_height, height, roi.y_begin,
                            roi.y_end, arena);
-    roi.x = make_axis_bins(box.x1, box.x2, scale, problem.output_width, map.width, roi.x_begin,
+    roi.x = make_axis_bins(box.x1, box.x2, scale, problem.output_width, width, roi.x_begin,
                            roi.x_end, arena);
   }
   return rois;

@@ -33,6 +33,13 @@ class Arena {
   size_t left_ = 0;
 };
 
+template <class T>
+void set_place(Roi& roi, int64_t k, const PlacedBox<T>& placed) {
+  roi.row = k;
+  roi.image = placed.box.image;
+  roi.map = placed.map;
+}
+
 // Which tables a kernel wants of the taps.
 enum class TapsFor { forward, backward, boxes, jvp_boxes };
 

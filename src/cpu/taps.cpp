@@ -136,18 +136,17 @@ Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, d
 
 template <class T, class A>
 std::vector<TapsRoi<A>> make_align_taps(const RoiAlignProblem& problem, TapsFor use, Arena& arena) {
-  const Map& map = problem.maps[0];
   const int64_t ph = problem.output_height, pw = problem.output_width;
   const bool directions = use == TapsFor::jvp_boxes;
   const bool by_column = use == TapsFor::backward || directions;
   std::vector<TapsRoi<A>> rois(problem.rois);
   TapsBuilder<A> builder;
   for (int64_t k = 0; k < problem.rois; ++k) {
-    const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
-    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), box);
+    const PlacedBox<T> placed = place_box<T>(problem, k);
+    const Map& map = problem.maps[placed.map];
+    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), placed.box, placed.exists);
     TapsRoi<A>& roi = rois[k];
-    roi.row = k;
-    roi.image = box.image;
+    set_place(roi, k, placed);
     roi.y = align_taps(axes.y, ph, map.height, false, builder, arena);
     roi.x = align_taps(axes.x, pw, map.width, by_column, builder, arena);
     for (int edge = 0; use == TapsFor::boxes && edge < 2; ++edge) {
