@@ -174,8 +174,13 @@ LEGACY_STREAM = 1
 def _standard_device(array: Array) -> Device | None:
     """Of a library that says no stream: the one that all others wait for, unless told otherwise."""
     where = getattr(array, "__dlpack_device__", None)
-    on_cuda = where is not None and not isinstance(array, type) and where()[0] in (2, 13)
-    return Device(LEGACY_STREAM, None) if on_cuda else None
+    if where is None or isinstance(array, type):
+        return None
+    try:
+        kind, _ = where()
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+        return None  # a tracer, a deleted array: the core's words are better
+    return Device(LEGACY_STREAM, None) if kind in (2, 13) else None
 
 
 def _standard_adopt(op: str, result: Array, like: Array) -> Array:
