@@ -18,7 +18,7 @@ inline constexpr uint64_t kDeviceLibraryLayout =
 struct DeviceLibrary {
   uint64_t layout;
   const Backend* backend;
-  const char* architectures;      // separated by semicolons, as CMake names them
+  const char* architectures;      // separated by commas, as CMake names them
   const char* (*why_unusable)();  // NULL if a device can be used
   // Copies to the host on the problem's stream and waits for it.
   void (*read)(const Problem&, void* to, const void* from, size_t bytes);

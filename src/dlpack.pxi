@@ -136,19 +136,22 @@ cdef View view_of(obj, const char* op, const char* name, stream=None):
     if export is None or isinstance(obj, type):
         raise TypeError(f"{op.decode()}: {name.decode()} must be an array (an object with "
                         f"__dlpack__), got {kind.__name__}")
-    options = {}
     if stream is not None and obj.__dlpack_device__()[0] in (2, 13):
-        options["stream"] = stream
         view.stream = 0 if stream == 1 else stream
+    else:
+        stream = None
     try:
         capsule = None
         if kind not in OLD_TYPES:
             try:
-                capsule = export(max_version=MAX_VERSION, **options)
+                if stream is None:
+                    capsule = export(max_version=MAX_VERSION)
+                else:
+                    capsule = export(max_version=MAX_VERSION, stream=stream)
             except TypeError:
                 OLD_TYPES.add(kind)
         if capsule is None:
-            capsule = export(**options)
+            capsule = export() if stream is None else export(stream=stream)
     except (BufferError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(obj, np.ndarray):
             view.read_array_interface(obj, op, name)

@@ -94,7 +94,7 @@ def _cuda() -> dict[str, Any]:
     return {
         "built": built,
         "usable": built and reason is None,
-        "architectures": architectures.split(";") if architectures else [],
+        "architectures": architectures.split(",") if architectures else [],
     }
 
 
