@@ -9,12 +9,18 @@ from libcpp cimport bool as cbool
 import numpy as np
 
 include "dlpack.pxi"
+include "listed_boxes.pxi"
 
 
 cdef inline const Tensor* tensor_or_null(View view):
     if view is None:
         return NULL
     return &view.tensor
+
+
+cdef stream_asked(device):
+    """The stream that the front end names for its arrays, if it does."""
+    return None if device is None else device.stream
 
 
 cdef tuple shape_tuple(const Shape& shape):
@@ -24,54 +30,6 @@ cdef tuple shape_tuple(const Shape& shape):
 cdef str dtype_name(const Tensor& tensor):
     """Of a float that passed the check."""
     return ("bfloat" if tensor.dtype.code == 4 else "float") + str(tensor.dtype.bits)
-
-
-cdef tuple read_boxes(boxes, batch_indices, const char* op, View features):
-    """Views of the boxes and of their batch indices (or None); a list is joined to one array."""
-    cdef View view
-    cdef View rows
-    cdef View indices
-    cdef int64_t at = 0
-    cdef int32_t image
-    if not isinstance(boxes, (list, tuple)):
-        return view_of(boxes, op, b"boxes"), view_or_none(batch_indices, op, b"batch_indices")
-    if batch_indices is not None:
-        raise ValueError(f"{op.decode()}: batch_indices must be None when boxes is a list")
-    views = []
-    for i, array in enumerate(boxes):
-        view = view_of(array, op, f"boxes[{i}]".encode())
-        check_listed_boxes(op, view.tensor, i)
-        views.append(view)
-    if features.tensor.ndim == 4:
-        check_list_length(op, len(views), features.tensor.shape[0])
-    wide = any([is_double(view) for view in views])
-    count = sum([listed_rows(view) for view in views])
-    rows = view_of(np.empty((count, 4), np.float64 if wide else np.float32), op, b"boxes")
-    rows.owner = [tensor_shape(view) for view in views]
-    indices = view_of(np.empty(count, np.int32), op, b"batch_indices")
-    cdef int32_t* places = <int32_t*>indices.tensor.data
-    for image in range(len(views)):
-        view = views[image]
-        if wide:
-            join_boxes[double](
-                view.tensor, image, <double*>rows.tensor.data + 4 * at, places + at)
-        else:
-            join_boxes[float](
-                view.tensor, image, <float*>rows.tensor.data + 4 * at, places + at)
-        at += view.tensor.shape[0]
-    return rows, indices
-
-
-cdef tuple tensor_shape(View view):
-    return tuple([view.tensor.shape[i] for i in range(view.tensor.ndim)])
-
-
-cdef is_double(View view):
-    return view.tensor.dtype.code == 2 and view.tensor.dtype.bits == 64
-
-
-cdef listed_rows(View view):
-    return view.tensor.shape[0]
 
 
 cdef class MapList:
@@ -98,15 +56,16 @@ cdef MapList maps_from(list views):
     return result
 
 
-cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyramid,
+cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyramid, stream,
                      cbool writable=False):
     if pyramid is None:
-        return maps_from([writable_view_of(arrays, op, name) if writable else
-                          view_of(arrays, op, name)])
+        return maps_from([writable_view_of(arrays, op, name, stream) if writable else
+                          view_of(arrays, op, name, stream)])
     views = []
     for i, array in enumerate(arrays):
         each = f"{name.decode()}[{i}]".encode()
-        views.append(writable_view_of(array, op, each) if writable else view_of(array, op, each))
+        views.append(writable_view_of(array, op, each, stream) if writable else
+                     view_of(array, op, each, stream))
     return maps_from(views)
 
 
@@ -127,6 +86,7 @@ cdef View one_shaped_like(View leader, input_shape, const char* op):
     if len(sizes) != 4 or any(not 0 <= size < 2**59 for size in sizes):
         raise ValueError(f"{op.decode()}: input_shape must be four sizes, got {input_shape!r}")
     view.tensor = leader.tensor
+    view.stream = leader.stream
     view.tensor.data = NULL
     view.tensor.ndim = 4
     for i in range(4):
@@ -142,7 +102,7 @@ cdef class PyramidView:
     cdef View counts
 
 
-cdef PyramidView pyramid_view(pyramid, const char* op):
+cdef PyramidView pyramid_view(pyramid, const char* op, stream):
     cdef PyramidView view
     cdef int i
     if pyramid is None:
@@ -152,8 +112,8 @@ cdef PyramidView pyramid_view(pyramid, const char* op):
         view.pyramid.scales[i] = scale
     view.pyramid.canonical_scale = pyramid.canonical_scale
     view.pyramid.canonical_level = pyramid.canonical_level
-    view.levels = view_or_none(pyramid.levels, op, b"levels")
-    view.counts = view_or_none(pyramid.counts, op, b"counts")
+    view.levels = view_or_none(pyramid.levels, op, b"levels", stream)
+    view.counts = view_or_none(pyramid.counts, op, b"counts", stream)
     view.pyramid.levels = tensor_or_null(view.levels)
     view.pyramid.counts = tensor_or_null(view.counts)
     return view
@@ -167,42 +127,47 @@ cdef inline const Pyramid* pyramid_or_null(PyramidView view):
 
 # ---- operators ---------------------------------------------------------------------------------
 # All take: op (as the user called it), params (a dict of the struct's fields), boxes, batch_indices
-# or None, allocate(shape, dtype's name), out or None; then what is their own; last a pyramid, or
-# None where input is one array and not a list. They return the result.
+# or None, allocate(shape, dtype's name), device (None on CPU; else what _arrays.Device says), out
+# or None; then what is their own; last a pyramid, or None where input is one array and not a list.
+# They return the result.
 
-def roi_align(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, out, input, pyramid):
-    cdef PyramidView p = pyramid_view(pyramid, op)
-    cdef MapList x = maps_of(input, op, b"input", p)
+def roi_align(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, device, out, input,
+              pyramid):
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
     cdef Maps maps = x.maps(op)
+    cdef View leader = x.first()
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, op, x.first())
+    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
     cdef RoiAlignProblem problem = make_roi_align(op, params, maps, b.tensor, tensor_or_null(i),
                                                   pyramid_or_null(p))
     if out is None:
         out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensors[0]))
-    cdef View y = writable_view_of(out, op, b"out")
+    cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
+    problem.stream = <void*>leader.stream
     with nogil:
         c_roi_align_forward(problem, maps, b.tensor, y.tensor)
     return out
 
 
-def roi_align_backward(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, out,
+def roi_align_backward(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, device, out,
                        grad_output, input_shape, input, pyramid):
-    cdef PyramidView p = pyramid_view(pyramid, op)
-    cdef View g = view_of(grad_output, op, b"grad_output")
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
     cdef View b, i
     cdef Maps features
     check_float(op, b"grad_output", g.tensor)
     cdef MapList shapes = shaped_like(g, input_shape, op, p)
-    cdef MapList x = None if input is None else maps_of(input, op, b"input", p)
+    cdef MapList x = None if input is None else maps_of(input, op, b"input", p, stream_of(g))
     if x is not None:
         features = x.maps(op)
-    b, i = read_boxes(boxes, batch_indices, op, shapes.first())
+    b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
     cdef RoiAlignProblem problem = make_roi_align(op, params, shapes.maps(op), b.tensor,
                                                   tensor_or_null(i), pyramid_or_null(p))
     out = gradients(g, shapes, allocate, out, p)
-    cdef MapList y = maps_of(out, op, b"out", p, writable=True)
+    cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
     cdef Maps result = y.maps(op)
+    problem.stream = <void*>g.stream
     with nogil:
         c_roi_align_backward(problem, g.tensor, b.tensor, features, result)
     return out
@@ -217,64 +182,68 @@ cdef gradients(View grad_output, MapList shapes, allocate, out, PyramidView pyra
     return made[0] if pyramid is None else made
 
 
-def roi_align_backward_boxes(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, out,
-                             grad_output, input, pyramid):
+def roi_align_backward_boxes(bytes op, RoiAlignParams params, boxes, batch_indices, allocate,
+                             device, out, grad_output, input, pyramid):
     """Returns float64 shaped like the boxes (a list's, joined); the shapes of the boxes as they
     were passed, one or a list's; and whether coordinates were float64."""
-    cdef PyramidView p = pyramid_view(pyramid, op)
-    cdef View g = view_of(grad_output, op, b"grad_output")
-    cdef MapList x = maps_of(input, op, b"input", p)
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
+    cdef MapList x = maps_of(input, op, b"input", p, stream_of(g))
     cdef Maps maps = x.maps(op)
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, op, x.first())
+    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
     cdef RoiAlignProblem problem = make_roi_align(op, params, maps, b.tensor, tensor_or_null(i),
                                                   pyramid_or_null(p))
     out = allocate(tensor_shape(b), "float64")
-    cdef View y = writable_view_of(out, op, b"grad_boxes")
+    cdef View y = writable_view_of(out, op, b"grad_boxes", stream_of(g))
+    problem.stream = <void*>g.stream
     with nogil:
         c_roi_align_backward_boxes(problem, g.tensor, maps, b.tensor, y.tensor)
     shapes = b.owner if isinstance(boxes, (list, tuple)) else [tensor_shape(b)]
     return out, shapes, problem.double_coordinates
 
 
-def roi_pool(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, out, input,
+def roi_pool(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, device, out, input,
              return_argmax, pyramid):
-    cdef PyramidView p = pyramid_view(pyramid, op)
-    cdef MapList x = maps_of(input, op, b"input", p)
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
     cdef Maps maps = x.maps(op)
+    cdef View leader = x.first()
     cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, op, x.first())
+    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
     cdef RoiPoolProblem problem = make_roi_pool(op, params, maps, b.tensor, tensor_or_null(i),
                                                 pyramid_or_null(p))
     if out is None:
         out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensors[0]))
-    cdef View y = writable_view_of(out, op, b"out")
+    cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
     cdef View a = None
     argmax = None
     if return_argmax:
         argmax = allocate(shape_tuple(pooled_shape(problem)), "int32")
-        a = writable_view_of(argmax, op, b"argmax")
+        a = writable_view_of(argmax, op, b"argmax", stream_of(leader))
     cdef const Tensor* cells = tensor_or_null(a)
+    problem.stream = <void*>leader.stream
     with nogil:
         c_roi_pool_forward(problem, maps, b.tensor, y.tensor, cells)
     return (out, argmax) if return_argmax else out
 
 
-def roi_pool_backward(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, out,
+def roi_pool_backward(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, device, out,
                       grad_output, argmax, input_shape, pyramid):
-    cdef PyramidView p = pyramid_view(pyramid, op)
-    cdef View g = view_of(grad_output, op, b"grad_output")
+    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
+    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
     cdef View b, i
-    cdef View a = view_or_none(argmax, op, b"argmax")
+    cdef View a = view_or_none(argmax, op, b"argmax", stream_of(g))
     check_float(op, b"grad_output", g.tensor)
     cdef MapList shapes = shaped_like(g, input_shape, op, p)
-    b, i = read_boxes(boxes, batch_indices, op, shapes.first())
+    b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
     cdef RoiPoolProblem problem = make_roi_pool(op, params, shapes.maps(op), b.tensor,
                                                 tensor_or_null(i), pyramid_or_null(p))
     out = gradients(g, shapes, allocate, out, p)
-    cdef MapList y = maps_of(out, op, b"out", p, writable=True)
+    cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
     cdef Maps result = y.maps(op)
     cdef const Tensor* cells = tensor_or_null(a)
+    problem.stream = <void*>g.stream
     with nogil:
         c_roi_pool_backward(problem, g.tensor, b.tensor, cells, result)
     return out
@@ -282,7 +251,7 @@ def roi_pool_backward(bytes op, RoiPoolParams params, boxes, batch_indices, allo
 
 def assign_levels(bytes op, boxes, pyramid):
     """The index of the map of every box, a NumPy array shaped like the boxes' rows."""
-    cdef PyramidView p = pyramid_view(pyramid, op)
+    cdef PyramidView p = pyramid_view(pyramid, op, None)
     cdef View b = view_of(boxes, op, b"boxes")
     levels = np.empty(tensor_shape(b)[:-1], np.int32)
     cdef View y = view_of(levels, op, b"levels")
@@ -367,6 +336,23 @@ def get_num_threads():
 
 def set_num_threads(int threads):
     c_set_num_threads(threads)
+
+
+def get_check_boxes():
+    return c_get_check_boxes()
+
+
+def set_check_boxes(cbool check):
+    c_set_check_boxes(check)
+
+
+def cuda_info():
+    """Whether the CUDA library is there, why it cannot be used (or None), its architectures."""
+    cdef const DeviceLibrary* library = cuda_library()
+    if library == NULL:
+        return False, "it is not built", ""
+    cdef const char* reason = library.why_unusable()
+    return True, None if reason == NULL else reason.decode(), library.architectures.decode()
 
 
 def instruction_set_name():

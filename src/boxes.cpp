@@ -20,6 +20,9 @@ void check_listed_boxes(const char* op, const Tensor& boxes, int64_t index) {
   if (boxes.ndim != 2 || boxes.shape[1] != 4)
     fail(ErrorKind::value, op, "boxes[", index, "] must have shape [L, 4], got ", shape_of(boxes));
   check_type(op, boxes);
+}
+
+void check_listed_on_host(const char* op, const Tensor& boxes) {
   const int32_t device = boxes.device.device_type;
   if (device != abi::kDLCPU && device != abi::kDLCUDAHost)
     fail(ErrorKind::unsupported, op, "not implemented for lists of boxes on device ", boxes.device);

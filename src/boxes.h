@@ -40,6 +40,8 @@ Boxes describe_like_boxes(const Boxes& boxes, const Tensor& tensor);
 
 // A list of boxes, one array [L_i, 4] per image: `index` is the array's place in the list.
 void check_listed_boxes(const char* op, const Tensor& boxes, int64_t index);
+// Boxes on a device are joined by their own library, where it has been told how.
+void check_listed_on_host(const char* op, const Tensor& boxes);
 void check_list_length(const char* op, int64_t length, int64_t images);
 // Writes the rows of [L, 4] in CPU memory to rows [L][4], and `image` to indices [L].
 template <class T>
@@ -53,7 +55,7 @@ void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& o
 void check_box_values(const char* op, const Boxes& boxes, int64_t images);
 
 template <class T>
-T load_number(const char* address, abi::DLDataType dtype) {
+ROIDL_HOST_DEVICE_CALL T load_number(const char* address, abi::DLDataType dtype) {
   T value{};
   const auto read = [&](auto type) {
     typename decltype(type)::type element;
@@ -65,7 +67,7 @@ T load_number(const char* address, abi::DLDataType dtype) {
 }
 
 // The index column is a number of any kind: 0.7, NaN and 1e30 have no image behind them.
-inline int64_t whole_index(double value) {
+ROIDL_HOST_DEVICE inline int64_t whole_index(double value) {
   if (!(value >= 0 && value < 0x1p62)) return -1;
   const int64_t index = static_cast<int64_t>(value);
   return static_cast<double>(index) == value ? index : -1;
@@ -80,9 +82,9 @@ inline bool is_padding(const Boxes& boxes, int64_t k) {
 }
 
 template <class T>
-Box<T> load_box(const Boxes& boxes, int64_t k) {
+ROIDL_HOST_DEVICE Box<T> load_box(const Boxes& boxes, int64_t k) {
   const int64_t bytes = boxes.dtype.bits / 8;
-  const int64_t image = boxes.per_image > 0 ? k / boxes.per_image : 0;
+  const int64_t image = boxes.by_position ? k / boxes.per_image : 0;
   const char* row =
       boxes.data +
       (image * boxes.image_stride + (k - image * boxes.per_image) * boxes.row_stride) * bytes;

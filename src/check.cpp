@@ -42,9 +42,10 @@ void check_shape(const char* op, const char* name, const Tensor& tensor, const S
     fail(ErrorKind::value, op, name, " must have shape ", expected, ", got ", shape_of(tensor));
 }
 
-// Pinned host memory is CPU memory.
+// Pinned host memory is CPU memory, managed memory its device's.
 static abi::DLDevice place_of(abi::DLDevice device) {
   if (device.device_type == abi::kDLCUDAHost) return {abi::kDLCPU, 0};
+  if (device.device_type == abi::kDLCUDAManaged) return {abi::kDLCUDA, device.device_id};
   return device;
 }
 

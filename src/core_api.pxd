@@ -39,6 +39,7 @@ cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
         DLPackExchangeAPIHeader header
         int (*managed_tensor_from_py_object_no_sync)(
             void*, DLManagedTensorVersioned**) except -1
+        int (*current_work_stream)(int32_t, int32_t, void**) except -1
 
 cdef extern from "python_error.h" namespace "roidl" nogil:
     void raise_python_error()
@@ -59,9 +60,12 @@ cdef extern from "tensor.h" namespace "roidl" nogil:
 
 cdef extern from "check.h" namespace "roidl" nogil:
     void check_float(const char*, const char*, const Tensor&) except +raise_python_error
+    void check_same_device(
+        const char*, const char*, const Tensor&, DLDevice) except +raise_python_error
 
 cdef extern from "boxes.h" namespace "roidl" nogil:
     void check_listed_boxes(const char*, const Tensor&, int64_t) except +raise_python_error
+    void check_listed_on_host(const char*, const Tensor&) except +raise_python_error
     void check_list_length(const char*, int64_t, int64_t) except +raise_python_error
     void join_boxes[T](const Tensor&, int32_t, T*, int32_t*) except +raise_python_error
 
@@ -69,6 +73,7 @@ cdef extern from "problem.h" namespace "roidl" nogil:
     cppclass Problem:
         int64_t rois
         int64_t images
+        void* stream
         cbool double_coordinates
     Shape pooled_shape(const Problem&) except +raise_python_error
 
@@ -147,6 +152,14 @@ cdef extern from "roi_pool.h" namespace "roidl" nogil:
     void c_roi_pool_jvp "roidl::roi_pool_jvp"(
         RoiPoolProblem&, const Maps&, const Tensor&, const Tensor*, const Tensor&,
     ) except +raise_python_error
+
+cdef extern from "device_library.h" namespace "roidl" nogil:
+    cppclass DeviceLibrary:
+        const char* architectures
+        const char* (*why_unusable)()
+    const DeviceLibrary* cuda_library() except +raise_python_error
+    cbool c_get_check_boxes "roidl::get_check_boxes"()
+    void c_set_check_boxes "roidl::set_check_boxes"(cbool)
 
 cdef extern from "cpu/parallel.h" namespace "roidl::cpu" nogil:
     cppclass ThreadLimit:

@@ -11,6 +11,7 @@ cdef class View:
     cdef cbool copied
     cdef DLManagedTensor* legacy
     cdef DLManagedTensorVersioned* versioned
+    cdef uintptr_t stream  # on CUDA: the stream that what is pending on the array is ordered with
     cdef object owner  # what the memory belongs to; of joined boxes, the shapes that were passed
 
     def __dealloc__(self):
@@ -80,34 +81,77 @@ cdef class View:
         return 0
 
 
-cdef View view_of(obj, const char* op, const char* name):
-    """Import by the exchange API of the type, else by a versioned capsule, else by a legacy one."""
-    cdef View view = View.__new__(View)
+cdef cbool is_on_cuda(View view):
+    return view.tensor.device.device_type in (2, 13)  # of the device, or managed
+
+
+cdef View exchanged(obj, const char* op, const char* name, stream):
+    """By the exchange API of the type; None if it has none, or if the array is on CUDA and its
+    library works on another stream: only `__dlpack__` makes one wait for the other."""
+    cdef View view
     cdef DLPackExchangeAPI* api
+    cdef void* current = NULL
+    exchange = getattr(type(obj), "__dlpack_c_exchange_api__", None)
+    if exchange is None or not PyCapsule_IsValid(exchange, "dlpack_exchange_api"):
+        return None
+    api = <DLPackExchangeAPI*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
+    if api.header.version.major != 1:
+        return None
+    view = View.__new__(View)
+    try:
+        api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+    except Exception as error:
+        raise unreadable(op, name, error) from error
+    view.read_versioned(op, name)
+    if is_on_cuda(view):
+        if api.current_work_stream != NULL:
+            api.current_work_stream(2, view.tensor.device.device_id, &current)
+        view.stream = <uintptr_t>current
+        if stream is not None and stream_number(view.stream) != stream:
+            return None
+    return view
+
+
+cdef stream_number(uintptr_t stream):
+    """As `__dlpack__` takes it: 1 is CUDA's legacy default stream."""
+    return stream or 1
+
+
+cdef stream_of(View leader):
+    """For the arrays that come with it."""
+    return stream_number(leader.stream) if is_on_cuda(leader) else None
+
+
+cdef View view_of(obj, const char* op, const char* name, stream=None):
+    """Import by the exchange API of the type, else by a versioned capsule, else by a legacy one.
+
+    `stream`, if not None, is the number of the CUDA stream that the array will be used on.
+    """
     cdef type kind = type(obj)
-    exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
-    if exchange is not None and PyCapsule_IsValid(exchange, "dlpack_exchange_api"):
-        api = <DLPackExchangeAPI*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
-        if api.header.version.major == 1:
-            try:
-                api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
-            except Exception as error:
-                raise unreadable(op, name, error) from error
-            view.read_versioned(op, name)
-            return check_memory(view, op, name)
+    cdef View view = exchanged(obj, op, name, stream)
+    if view is not None:
+        return check_memory(view, op, name)
+    view = View.__new__(View)
     export = getattr(obj, "__dlpack__", None)
     if export is None or isinstance(obj, type):
         raise TypeError(f"{op.decode()}: {name.decode()} must be an array (an object with "
                         f"__dlpack__), got {kind.__name__}")
+    if stream is not None and obj.__dlpack_device__()[0] in (2, 13):
+        view.stream = 0 if stream == 1 else stream
+    else:
+        stream = None
     try:
         capsule = None
         if kind not in OLD_TYPES:
             try:
-                capsule = export(max_version=MAX_VERSION)
+                if stream is None:
+                    capsule = export(max_version=MAX_VERSION)
+                else:
+                    capsule = export(max_version=MAX_VERSION, stream=stream)
             except TypeError:
                 OLD_TYPES.add(kind)
         if capsule is None:
-            capsule = export()
+            capsule = export() if stream is None else export(stream=stream)
     except (BufferError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(obj, np.ndarray):
             view.read_array_interface(obj, op, name)
@@ -130,12 +174,12 @@ cdef View check_memory(View view, const char* op, const char* name):
     return view
 
 
-cdef View view_or_none(obj, const char* op, const char* name):
-    return None if obj is None else view_of(obj, op, name)
+cdef View view_or_none(obj, const char* op, const char* name, stream):
+    return None if obj is None else view_of(obj, op, name, stream)
 
 
-cdef View writable_view_of(obj, const char* op, const char* name):
-    cdef View view = view_of(obj, op, name)
+cdef View writable_view_of(obj, const char* op, const char* name, stream):
+    cdef View view = view_of(obj, op, name, stream)
     if view.read_only:
         raise ValueError(f"{op.decode()}: {name.decode()} is read-only")
     if view.copied:

@@ -6,12 +6,13 @@
 #include <type_traits>
 
 #include "abi/dlpack.h"
+#include "host_device.h"
 
 namespace roidl {
 
 // These are inlined without exception: the kernels are compiled once per instruction set, and a
 // shared out-of-line copy would carry one set's instructions to a machine that lacks them.
-#define ROIDL_INLINE [[gnu::always_inline]] inline
+#define ROIDL_INLINE [[gnu::always_inline]] ROIDL_HOST_DEVICE inline
 
 template <class To, class From>
 ROIDL_INLINE To bit_cast(From from) {
@@ -65,10 +66,10 @@ struct bfloat16 {
 template <class T>
 using accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-inline bool operator==(abi::DLDataType a, abi::DLDataType b) {
+ROIDL_HOST_DEVICE inline bool operator==(abi::DLDataType a, abi::DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
-inline bool operator!=(abi::DLDataType a, abi::DLDataType b) { return !(a == b); }
+ROIDL_HOST_DEVICE inline bool operator!=(abi::DLDataType a, abi::DLDataType b) { return !(a == b); }
 
 inline constexpr abi::DLDataType kFloat16{abi::kDLFloat, 16, 1};
 inline constexpr abi::DLDataType kBfloat16{abi::kDLBfloat, 16, 1};
@@ -83,7 +84,7 @@ struct Type {
 
 // Calls f(Type<T>{}) and returns true, or returns false for a type that is not a float of ours.
 template <class F>
-bool visit_float(abi::DLDataType dtype, F&& f) {
+ROIDL_HOST_DEVICE bool visit_float(abi::DLDataType dtype, F&& f) {
   if (dtype == kFloat32) return f(Type<float>{}), true;
   if (dtype == kFloat64) return f(Type<double>{}), true;
   if (dtype == kFloat16) return f(Type<float16>{}), true;
@@ -98,7 +99,7 @@ void visit_accumulator(abi::DLDataType dtype, F&& f) {
 }
 
 template <class F>
-bool visit_integer(abi::DLDataType dtype, F&& f) {
+ROIDL_HOST_DEVICE bool visit_integer(abi::DLDataType dtype, F&& f) {
   if (dtype.lanes != 1) return false;
   if (dtype.code == abi::kDLInt) {
     if (dtype.bits == 64) return f(Type<int64_t>{}), true;

@@ -7,6 +7,7 @@
 
 #include "backend.h"
 #include "check.h"
+#include "device_library.h"
 #include "pyramid.h"
 
 namespace roidl {
@@ -178,9 +179,12 @@ void check_written(const Problem& problem, const Named& written,
 void check_values(const Problem& problem) {
   const bool readable =
       problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
-  if (!readable) return;
-  check_box_values(problem.op, problem.boxes, problem.images);
-  check_level_values(problem);
+  if (readable) {
+    check_box_values(problem.op, problem.boxes, problem.images);
+    check_level_values(problem);
+  } else if (checks_on_device(problem)) {
+    check_device_box_values(problem, *cuda_library());
+  }
 }
 
 }  // namespace roidl

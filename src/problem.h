@@ -36,7 +36,7 @@ struct PooledView {
   int64_t per_image = 0;  // L; row k lies at (k / L) * image + (k % L) * row
   int64_t image = 0, row = 0, c = 0, h = 0, w = 0;
 
-  int64_t offset(int64_t k) const {
+  ROIDL_HOST_DEVICE int64_t offset(int64_t k) const {
     const int64_t n = per_image > 0 ? k / per_image : 0;
     return n * image + (k - n * per_image) * row;
   }
@@ -78,6 +78,7 @@ struct Problem {
   int64_t images = 0, channels = 0, rois = 0;
   int64_t output_height = 0, output_width = 0;
   abi::DLDevice device{};
+  void* stream = nullptr;  // on CUDA: the cudaStream_t to run on; NULL is the legacy default stream
   abi::DLDataType dtype{};
   bool double_coordinates = false;
   int num_maps = 0;

@@ -3,6 +3,7 @@
 
 #include "backend.h"
 #include "check.h"
+#include "device_library.h"
 
 namespace roidl {
 
@@ -57,7 +58,9 @@ void run_with_argmax(RoiPoolProblem& problem,
   constexpr int64_t kNone = -1;
   int64_t wrong_cell = kNone;
   problem.wrong_cell = &wrong_cell;
-  run(problem, entry);
+  if (checks_on_device(problem) && problem.argmax.data != nullptr)
+    wrong_cell = find_wrong_cell(problem, *cuda_library());
+  if (wrong_cell == kNone) run(problem, entry);
   if (wrong_cell == kNone) return;
   if (problem.num_maps > 1)
     fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell of the box's map, got ",

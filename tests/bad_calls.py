@@ -184,7 +184,7 @@ ANYTHING: dict[str, Callable[[NumpyArray], Any]] = {
     "elements of no bits": lambda a: Producer(a, bits=0),
     "elements of many lanes": lambda a: Producer(a, lanes=4),
     "an unknown dtype": lambda a: Producer(a, code=200),
-    "on cuda": lambda a: Producer(a, device_type=2),
+    "on xpu": lambda a: Producer(a, device_type=14),  # cuda might be there and believe it
 }
 
 # Values -------------------------------------------------------------------------------------------

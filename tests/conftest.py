@@ -36,6 +36,7 @@ class Lib(NamedTuple):
     to_numpy: Callable[[Any], NumpyArray]
     array: type[Any]  # what results are instances of
     writable: bool = True  # may be passed as out=
+    pyramids: bool = True  # several maps are implemented on its device
     dtypes: tuple[str, ...] = ALL_DTYPES
     # What the adapter raises where values of boxes are wrong; None: what the core does
     run_time_errors: tuple[type[Exception], ...] | None = None
@@ -104,22 +105,50 @@ def _cupy() -> Lib:
 
     if not roidl.build_info()["cuda"]["usable"]:
         pytest.skip("roidl has no usable CUDA here")
-    return Lib("cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3])
+    return Lib(
+        "cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3], pyramids=False
+    )
 
 
-# A row is called what its library is imported as.
+def _emulated() -> Lib:
+    import emulated
+
+    return emulated.library()
+
+
+def _torch_cuda() -> Lib:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch has no usable CUDA here")
+    if not roidl.build_info()["cuda"]["usable"]:
+        pytest.skip("roidl has no usable CUDA here")
+    cpu = _torch()
+    return cpu._replace(
+        name="torch_cuda",
+        pyramids=False,
+        asarray=lambda array: cpu.asarray(array).cuda(),
+        to_numpy=lambda tensor: cpu.to_numpy(tensor.cpu()),
+    )
+
+
+# A row is called what its library is imported as, and with _cuda for another device.
 ROWS: dict[str, Callable[[], Lib]] = {
     "numpy": _numpy,
     "torch": _torch,
     "jax": _jax,
     "tensorflow": _tensorflow,
     "cupy": _cupy,
+    "torch_cuda": _torch_cuda,
 }
+# The CUDA kernels on the host, where test_cuda_kernels.py has them built.
+if os.environ.get("ROIDL_CUDA_LIBRARY"):
+    ROWS["emulated"] = _emulated
 
 
 @cache
 def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    return importlib.util.find_spec(name.removesuffix("_cuda")) is not None
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -277,6 +277,15 @@ def _convert(lib: Lib, name: str, value: Any) -> Any:
     return lib.asarray(value) if is_array else value
 
 
+@pytest.fixture
+def checked_values() -> Iterator[None]:
+    """As on CPU, where values are always checked."""
+    roidl.set_check_boxes(True)
+    yield
+    roidl.set_check_boxes(False)
+
+
+@pytest.mark.usefixtures("checked_values")
 @pytest.mark.parametrize("mistake", TABLE, ids=lambda mistake: mistake.sentence[:60])
 def test_a_mistake_is_named(mistake: Mistake, lib: Lib) -> None:
     if isinstance(mistake.wrong.get("out"), np.ndarray) and not lib.writable:

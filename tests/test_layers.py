@@ -30,7 +30,8 @@ def name_of(path: Path) -> str:
 
 # C++ ----------------------------------------------------------------------------------------------
 
-GROUND = {"error.h", "tensor.h", "dtype.h", "geometry.h"} | {"check.h", "check.cpp"}
+GROUND = {"error.h", "tensor.h", "dtype.h", "geometry.h", "host_device.h"}
+GROUND |= {"check.h", "check.cpp"}
 GROUND |= {"boxes.h", "boxes.cpp"}
 SOURCES = files_of("src", "cuda", suffixes=".h .cpp .pyx .pxd .pxi .cu .cuh")
 # Headers of an outside world: only a door knows one.

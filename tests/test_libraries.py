@@ -108,7 +108,10 @@ LEADERS = {
     "roi_pool": "input",
     "roi_pool_backward": "grad_output",
 }
-DEVICES = {2: "cuda", 8: "mps", 10: "rocm", 14: "xpu", 99: "DLPack device 99"}
+CUDA = roidl.build_info()["cuda"]  # what it says is in test_cuda_kernels.py
+DEVICES = {8: "mps", 10: "rocm", 14: "xpu", 99: "DLPack device 99"}
+if not CUDA["built"]:
+    DEVICES[2] = "cuda"
 
 
 @pytest.mark.parametrize("where", DEVICES)
@@ -132,8 +135,11 @@ def test_devices_are_not_mixed(op: str, position: str) -> None:
     elsewhere = Producer(arguments[position], device_type=2)
     error: type[Exception] = ValueError
     sentence = "must be on the device of .*, cpu:0, got cuda:0"
-    if position == LEADERS[op]:  # the others would have to follow it to where nothing is
-        error, sentence = NotImplementedError, "not implemented on device cuda"
+    if position == LEADERS[op] and CUDA["usable"]:
+        sentence = "must be on the device of .*, cuda:0, got cpu:0"
+    elif position == LEADERS[op]:  # the others would have to follow it to where nothing is
+        error = RuntimeError if CUDA["built"] else NotImplementedError
+        sentence = "CUDA cannot be used here: .*" if CUDA["built"] else ".* on device cuda"
     with pytest.raises(error, match=f"^{op}: .*{sentence}$"):
         call(op, **arguments | {position: elsewhere})
 

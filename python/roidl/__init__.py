@@ -13,12 +13,20 @@ from ._arrays import (
     roi_pool,
     roi_pool_backward,
 )
-from ._info import __version__, build_info, get_num_threads, set_num_threads
+from ._info import (
+    __version__,
+    build_info,
+    get_check_boxes,
+    get_num_threads,
+    set_check_boxes,
+    set_num_threads,
+)
 
 __all__ = [
     "__version__",
     "assign_levels",
     "build_info",
+    "get_check_boxes",
     "get_num_threads",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",
@@ -30,5 +38,6 @@ __all__ = [
     "roi_align_backward_boxes",
     "roi_pool",
     "roi_pool_backward",
+    "set_check_boxes",
     "set_num_threads",
 ]

@@ -1,41 +1,23 @@
 """The array front end: NumPy, CuPy and any object with `__dlpack__`.
 
-Results are of the input's library. `LIBRARIES` has one row per library that needs more than the
-standard: what to do before DLPack reads an array, and how to make a result. A row's module is
-looked up in `sys.modules`, never imported for itself.
+Results are of the input's library; `_libraries` says how its arrays are read and made.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import _core, _multiscale, _ops
+from ._libraries import NUMPY, library_of
 from ._multiscale import LevelsCall
 from ._params import Call, front_end
 
 Array = Any
-
-
-class Library(NamedTuple):
-    """How arrays of one library are read and made."""
-
-    prepare: Callable[[str, Array], Array]  # (op, array): what DLPack reads in its place
-    adopt: Callable[[str, Array, Array], Array]  # (op, a NumPy array, the input): in this library
-    # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
-    empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
-    writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
-    # The adapter that runs calls on this library's arrays; None: this front end does
-    run: Callable[[Call], Any] | None = None
-
-
-def _as_it_is(op: str, array: Array) -> Array:
-    return array
 
 
 def _numpy_dtype(name: str) -> Any:
@@ -48,142 +30,6 @@ def _numpy_dtype(name: str) -> Any:
             "a bfloat16 result in NumPy needs the package ml_dtypes; or pass out="
         ) from error
     return np.dtype(ml_dtypes.bfloat16)
-
-
-def _never(array: Array) -> bool:
-    return False
-
-
-def _unchanged(op: str, result: Array, like: Array) -> Array:
-    return result
-
-
-def _cupy_adopt(op: str, result: Array, like: Array) -> Array:
-    return sys.modules["cupy"].asarray(result)
-
-
-def _cupy_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
-    return sys.modules["cupy"].empty(shape, dtype)
-
-
-def _torch_prepare(op: str, tensor: Array) -> Array:
-    torch = sys.modules["torch"]
-    # DLPack's exchange API looks neither at the graph nor at the bits that negate or conjugate.
-    if tensor.requires_grad:
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                f"{op}: not differentiable here; use roidl.torch, or pass tensor.detach()"
-            )
-        tensor = tensor.detach()
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{op}: tensors must be strided, got layout {tensor.layout}")
-    if tensor.is_neg() or tensor.is_conj():
-        tensor = tensor.resolve_neg().resolve_conj()
-    return tensor
-
-
-def _torch_writable(tensor: Array) -> bool:
-    # A view that negates or conjugates is read through a copy; a graph would not know of the write.
-    return not (tensor.requires_grad or tensor.is_neg() or tensor.is_conj())
-
-
-def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
-    torch = sys.modules["torch"]
-    return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
-
-
-def _torch_adopt(op: str, result: Array, like: Array) -> Array:
-    return sys.modules["torch"].from_numpy(result)
-
-
-def _jax_adopt(op: str, result: Array, like: Array) -> Array:
-    (device,) = like.devices()
-    return sys.modules["jax"].device_put(result, device)
-
-
-def _tensorflow_prepare(op: str, tensor: Array) -> Array:
-    tensorflow = sys.modules["tensorflow"]
-    if isinstance(tensor, tensorflow.Variable):
-        tensor = tensor.read_value()
-    # TensorFlow ends the process when DLPack is asked for a tensor of strings.
-    kind = getattr(tensor, "dtype", None)
-    if kind is None:
-        return tensor  # a TensorShape, for example
-    if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
-        raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
-    return tensor
-
-
-def _tensorflow_adopt(op: str, result: Array, like: Array) -> Array:
-    # Not by DLPack: TensorFlow ends the process when memory is not aligned as its own is.
-    return sys.modules["tensorflow"].convert_to_tensor(result)
-
-
-def _standard_adopt(op: str, result: Array, like: Array) -> Array:
-    """By the array API standard: the input's own namespace takes the memory over."""
-    namespace = getattr(like, "__array_namespace__", None)
-    from_dlpack = getattr(namespace(), "from_dlpack", None) if namespace is not None else None
-    if from_dlpack is None:
-        raise TypeError(
-            f"{op}: cannot make a result of type {type(like).__name__}, whose library has no "
-            f"from_dlpack; pass out="
-        )
-    try:
-        return from_dlpack(result)
-    except (BufferError, TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{op}: {type(like).__name__} cannot hold a result of dtype {result.dtype}: {error}"
-        ) from error
-
-
-# The library is there, or there would be no array of it; its adapter is imported at the first call.
-# Import statements, because PyTorch's compiler follows nothing else.
-
-
-def _torch_run(call: Call) -> Any:
-    from .torch._front import run
-
-    return run(call)
-
-
-def _jax_run(call: Call) -> Any:
-    from .jax import run
-
-    return run(call)
-
-
-def _tensorflow_run(call: Call) -> Any:
-    from .tensorflow import run
-
-    return run(call)
-
-
-NUMPY = Library(_as_it_is, _unchanged)
-STANDARD = Library(_as_it_is, _standard_adopt)
-LIBRARIES = {
-    "numpy": NUMPY,
-    "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
-    "torch": Library(_torch_prepare, _torch_adopt, _torch_empty, _torch_writable, run=_torch_run),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
-    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, run=_jax_run),
-    "tensorflow": Library(
-        _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
-    ),
-}
-
-# The library of every type seen so far; only ever added to.
-_library_of_type: dict[type, Library] = {np.ndarray: NUMPY}
-
-
-def library_of(array: Array) -> Library:
-    """The row of an array's library; a subclass (torch.nn.Parameter) belongs to its base's."""
-    kind = type(array)
-    library = _library_of_type.get(kind)
-    if library is None:
-        roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
-        library = next((LIBRARIES[root] for root in roots if root in LIBRARIES), STANDARD)
-        _library_of_type[kind] = library
-    return library
 
 
 def _prepare(op: str, value: Any) -> Any:
@@ -222,7 +68,8 @@ def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> 
         pyramid = pyramid._replace(levels=levels, counts=counts)
     out = None if call.out is None else _writable(call)
     function, params = _function(op), call.params._asdict()
-    result = function(params, boxes, indices, allocate, out, *arguments, pyramid)
+    device = library_of(call.leader).device(call.leader)
+    result = function(params, boxes, indices, allocate, device, out, *arguments, pyramid)
     if out is None:
         return result
     return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
@@ -242,13 +89,27 @@ def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
     return memory[start : start + size].view(kind).reshape(shape)
 
 
+def _host_empty(call: Call) -> Callable[[tuple[int, ...], str], Array]:
+    """NumPy's memory, to be adopted by the leader's library; it must not be on a GPU."""
+    if library_of(call.leader).device(call.leader) is None:
+        return _numpy_empty
+
+    def refuse(shape: tuple[int, ...], dtype: str) -> Array:
+        raise NotImplementedError(
+            f"{call.op}: cannot make a result of type {type(call.leader).__name__} on a CUDA "
+            f"device; pass out="
+        )
+
+    return refuse
+
+
 def run_like_leader(call: Call) -> Any:
     """The result is of the library of the features or of their gradient."""
     library = library_of(call.leader)
     empty, leader = library.empty, call.leader
     if empty is not None:
         return _compiled(call, lambda shape, dtype: empty(shape, dtype, leader))
-    result = _compiled(call, _numpy_empty)
+    result = _compiled(call, _host_empty(call))
     if call.out is not None or library is NUMPY:
         return result
     if isinstance(result, (tuple, list)):
@@ -258,18 +119,28 @@ def run_like_leader(call: Call) -> Any:
 
 def _run_like_boxes(call: Call) -> Any:
     """The result is shaped like the boxes as they were passed, and of their library."""
-    grads, shapes, double = _compiled(call, _numpy_empty)
+    library, leader = library_of(call.leader), call.leader
+    empty = library.empty
+    on_device = library.device(leader) is not None
+    if on_device and empty is not None:
+        make = empty
+        grads, shapes, double = _compiled(call, lambda shape, dtype: make(shape, dtype, leader))
+    else:
+        grads, shapes, double = _compiled(call, _numpy_empty)
 
     def like(boxes: Array, values: Array) -> Array:
         dtype = getattr(boxes, "dtype", None)
         name = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
         if name not in ("float32", "float64"):
             name = "float64" if double else "float32"
+        if on_device:
+            return library.cast(values, name)
         return library_of(boxes).adopt(call.op, values.astype(name), boxes)
 
     if not isinstance(call.boxes, (list, tuple)):
         return like(call.boxes, grads)
-    parts = np.split(grads, np.cumsum([shape[0] for shape in shapes]))[:-1]
+    stops = np.cumsum([shape[0] for shape in shapes], dtype=int).tolist()
+    parts = [grads[stop - shape[0] : stop] for stop, shape in zip(stops, shapes, strict=True)]
     return [like(*each) for each in zip(call.boxes, parts, strict=True)]
 
 

@@ -12,6 +12,7 @@ def roi_align(
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
+    device: Any,
     out: Any,
     input: Any,
     pyramid: Pyramid | None,
@@ -22,6 +23,7 @@ def roi_align_backward(
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
+    device: Any,
     out: Any,
     grad_output: Any,
     input_shape: Any,
@@ -34,6 +36,7 @@ def roi_align_backward_boxes(
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
+    device: Any,
     out: None,
     grad_output: Any,
     input: Any,
@@ -45,6 +48,7 @@ def roi_pool(
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
+    device: Any,
     out: Any,
     input: Any,
     return_argmax: bool,
@@ -56,6 +60,7 @@ def roi_pool_backward(
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
+    device: Any,
     out: Any,
     grad_output: Any,
     argmax: Any,
@@ -90,4 +95,7 @@ def check_box_list(op: str, boxes: list[_Metadata], images: int) -> None: ...
 def param_fields() -> dict[str, tuple[str, ...]]: ...
 def get_num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
+def get_check_boxes() -> bool: ...
+def set_check_boxes(check: bool) -> None: ...
+def cuda_info() -> tuple[bool, str | None, str]: ...
 def instruction_set_name() -> str: ...

@@ -84,9 +84,49 @@ def build_info() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "instruction_set": _core.instruction_set_name(),
         "threads": get_num_threads(),
-        "cuda": {"built": False, "usable": False, "architectures": []},
+        "cuda": _cuda(),
         "frameworks": _installed_frameworks(),
     }
+
+
+def _cuda() -> dict[str, Any]:
+    built, reason, architectures = _core.cuda_info()
+    return {
+        "built": built,
+        "usable": built and reason is None,
+        "architectures": architectures.split(",") if architectures else [],
+    }
+
+
+def get_check_boxes() -> bool:
+    """Return whether calls on CUDA read the boxes back and check their values.
+
+    Examples
+    --------
+    >>> import roidl
+    >>> roidl.get_check_boxes()
+    False
+    """
+    return _core.get_check_boxes()
+
+
+def set_check_boxes(check: bool) -> None:
+    """Set whether calls on CUDA read the boxes back and check their values.
+
+    On CPU they are always checked: a batch index without an image and a coordinate that is not
+    finite are a ``ValueError``. On CUDA that means to wait for the device, so by default such a row
+    gives zeros and gets no gradient. The default is the environment variable ``ROIDL_CHECK_BOXES``.
+
+    Parameters
+    ----------
+    check : bool
+
+    Examples
+    --------
+    >>> import roidl
+    >>> roidl.set_check_boxes(False)
+    """
+    _core.set_check_boxes(bool(check))
 
 
 def _installed_frameworks() -> dict[str, str]:

@@ -14,6 +14,7 @@ const Backend cpu_backend = {"cpu",
                              cpu::roi_align_jvp_boxes_backward,
                              cpu::roi_pool_forward,
                              cpu::roi_pool_backward,
-                             cpu::roi_pool_jvp};
+                             cpu::roi_pool_jvp,
+                             true};
 
 }  // namespace roidl

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "samples.h"
+#include "../samples.h"
 
 namespace roidl::cpu {
 
@@ -72,8 +72,8 @@ std::vector<SamplesRoi<A>> make_align_samples(const RoiAlignProblem& problem, Ar
   std::vector<SamplesRoi<A>> rois(problem.rois);
   for (int64_t k = 0; k < problem.rois; ++k) {
     const PlacedBox<T> placed = place_box<T>(problem, k);
-    const AlignAxes<T> axes(problem, placed);
     const Map& map = problem.maps[placed.map];
+    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), placed.box, placed.exists);
     SamplesRoi<A>& roi = rois[k];
     set_place(roi, k, placed);
     roi.y = align_samples<T, A>(axes.y, problem.output_height, map.height, map.scale, roi.y_begin,

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 
-#include "samples.h"
+#include "../samples.h"
 #include "tables.h"
 
 namespace roidl::cpu {
@@ -143,8 +143,8 @@ std::vector<TapsRoi<A>> make_align_taps(const RoiAlignProblem& problem, TapsFor 
   TapsBuilder<A> builder;
   for (int64_t k = 0; k < problem.rois; ++k) {
     const PlacedBox<T> placed = place_box<T>(problem, k);
-    const AlignAxes<T> axes(problem, placed);
     const Map& map = problem.maps[placed.map];
+    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), placed.box, placed.exists);
     TapsRoi<A>& roi = rois[k];
     set_place(roi, k, placed);
     roi.y = align_taps(axes.y, ph, map.height, false, builder, arena);

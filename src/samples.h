@@ -3,16 +3,17 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../geometry.h"
-#include "../roi_align.h"
+#include "geometry.h"
+#include "roi_align.h"
 
-namespace roidl::cpu {
+namespace roidl {
 
 // d(position of sample i of bin p)/d(lower edge, upper edge of the box): OPS, chain rule.
 template <class T>
 struct EdgeDerivative {
   double low, high;
-  EdgeDerivative(const AlignAxis<T>& axis, double scale, int64_t bins, int64_t p, int64_t i) {
+  ROIDL_HOST_DEVICE EdgeDerivative(const AlignAxis<T>& axis, double scale, int64_t bins, int64_t p,
+                                   int64_t i) {
     const double along = axis.clamped ? 0.0 : (p + (i + 0.5) / axis.grid) / bins;
     low = scale * (1 - along);
     high = scale * along;
@@ -23,10 +24,11 @@ struct EdgeDerivative {
 // share a cell, everything that we sum is linear in i there, so the first and the last stand for
 // the run, half each, and the cost is bounded by the map, not by the grid.
 template <class T, class Visit>
-void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& visit) {
+ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size,
+                                       Visit&& visit) {
   constexpr double kDense = 64;  // samples per cell
   const SampleRange range = samples_on_map(axis, p, size);
-  const bool dense = static_cast<double>(axis.grid) > kDense * (std::fabs(double{axis.bin}) + 1);
+  const bool dense = static_cast<double>(axis.grid) > kDense * (::fabs(double{axis.bin}) + 1);
   for (int64_t i = range.first; i < range.stop;) {
     const Bilinear<T> sample = bilinear(sample_position(axis, p, i), size);
     int64_t last = i;
@@ -40,12 +42,11 @@ void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& 
         count = same ? count - step : step - 1;
       }
     }
-    const int64_t times = last - i + 1;
-    if (times == 1) {
-      visit(sample, i, 1.0);
-    } else {
-      visit(sample, i, 0.5 * static_cast<double>(times));
-      visit(bilinear(sample_position(axis, p, last), size), last, 0.5 * static_cast<double>(times));
+    // Called from one place: a compiler that inlines all of it does so once.
+    const double times = i == last ? 1.0 : 0.5 * static_cast<double>(last - i + 1);
+    for (int64_t at = i;; at = last) {
+      visit(at == i ? sample : bilinear(sample_position(axis, p, at), size), at, times);
+      if (at == last) break;
     }
     i = last + 1;
   }
@@ -54,17 +55,14 @@ void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size, Visit&& 
 template <class T>
 struct AlignAxes {
   AlignAxis<T> y, x;
-  AlignAxes(const RoiAlignProblem& problem, const PlacedBox<T>& placed) {
-    const RoiAlignParams& params = problem.params;
-    const Box<T>& box = placed.box;
-    const T scale = static_cast<T>(problem.maps[placed.map].scale);
-    y = align_axis(box.y1, box.y2, scale, params.aligned, params.output_height,
-                   params.sampling_height);
-    x = align_axis(box.x1, box.x2, scale, params.aligned, params.output_width,
-                   params.sampling_width);
+  ROIDL_HOST_DEVICE AlignAxes(const RoiAlignParams& params, T scale, const Box<T>& box, bool exists)
+      : y(align_axis(box.y1, box.y2, scale, params.aligned, params.output_height,
+                     params.sampling_height)),
+        x(align_axis(box.x1, box.x2, scale, params.aligned, params.output_width,
+                     params.sampling_width)) {
     // A grid without extent along one axis has no samples at all, nor has what is no box.
-    if (y.grid == 0 || x.grid == 0 || !placed.exists) y.grid = x.grid = 0;
+    if (y.grid == 0 || x.grid == 0 || !exists) y.grid = x.grid = 0;
   }
 };
 
-}  // namespace roidl::cpu
+}  // namespace roidl

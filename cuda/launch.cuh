@@ -1,0 +1,353 @@
+// How kernels are written and started: the team of a block's threads, launches, scratch memory.
+//
+// A kernel is plain data with a call operator: kernel(team, shared) does what one block does. Under
+// nvcc the team is a block of threads; under a C++ compiler it is a loop, so that the tests run the
+// very same kernels without a GPU (tests/test_cuda_kernels.py). This is the only file that knows
+// which of the two compiles it.
+//
+// kernel.kResident blocks share a multiprocessor: 4 leave 64 registers to a thread, 3 leave 80, 2
+// leave 128. It is the most that spills none of them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "dtype.h"
+#include "problem.h"
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#define ROIDL_DEVICE __device__ __forceinline__
+#define ROIDL_DEVICE_CALL __device__ __noinline__  // for what is long and not hot
+#else
+#include <cmath>
+#include <vector>
+#define ROIDL_DEVICE inline
+#define ROIDL_DEVICE_CALL inline
+#endif
+
+namespace roidl::cuda {
+
+inline constexpr int kThreads = 256;  // of every block
+inline constexpr int kLanes = 32;
+inline constexpr int kWarps = kThreads / kLanes;
+
+#ifdef __CUDACC__
+
+// One value per thread that outlives a phase.
+template <class T>
+struct PerThread {
+  T value;
+  ROIDL_DEVICE T& operator[](int) { return value; }
+};
+
+// The threads of a block. Every member must be reached by all of them, and ends with a barrier:
+// what one phase wrote to shared memory the next one reads.
+struct Team {
+  int64_t block, blocks;
+
+  ROIDL_DEVICE void sync() const { __syncthreads(); }
+
+  // visit(i) for i in [0, count), dealt out to the threads.
+  template <class Visit>
+  ROIDL_DEVICE void each(int64_t count, Visit&& visit) const {
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) visit(i);
+    __syncthreads();
+  }
+
+  // visit(row, column): a row is a warp's, its columns are the lanes'. No barrier.
+  template <class Visit>
+  ROIDL_DEVICE void rows(int count, int columns, Visit&& visit) const {
+    for (int row = threadIdx.x / kLanes; row < count; row += kWarps)
+      for (int column = threadIdx.x % kLanes; column < columns; column += kLanes)
+        visit(row, column);
+  }
+
+  // visit(thread) once for each thread. No barrier.
+  template <class Visit>
+  ROIDL_DEVICE void each_thread(Visit&& visit) const {
+    visit(static_cast<int>(threadIdx.x));
+  }
+
+  // Appends those i of [first, first + kThreads) below `stop` for which test(i) holds to
+  // list[count...], in order, and returns the new count. `warps` are kWarps integers in shared
+  // memory.
+  template <class Test>
+  ROIDL_DEVICE int append(int64_t* list, int count, int64_t first, int64_t stop, int* warps,
+                          Test&& test) const {
+    const int64_t i = first + threadIdx.x;
+    const bool chosen = i < stop && test(i);
+    const unsigned mask = __ballot_sync(0xffffffffu, chosen);
+    const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+    if (lane == 0) warps[warp] = __popc(mask);
+    __syncthreads();
+    int before = count, total = count;
+    for (int other = 0; other < kWarps; ++other) {
+      if (other < warp) before += warps[other];
+      total += warps[other];
+    }
+    if (chosen) list[before + __popc(mask & ((1u << lane) - 1u))] = i;
+    __syncthreads();
+    return total;
+  }
+};
+
+ROIDL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+ROIDL_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// One instruction, where float16's own conversion is arithmetic on its bits.
+ROIDL_DEVICE float widen(float16 value) {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+}
+ROIDL_DEVICE void narrow(float value, float16& result) {
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+}
+
+template <class Together>
+ROIDL_DEVICE void store_together(void* target, const Together& value) {
+  if constexpr (sizeof(Together) == sizeof(int4)) {
+    // By name, or the compiler stores element by element; and nobody reads it soon.
+    int4 bits;
+    memcpy(&bits, &value, sizeof bits);
+    __stcs(static_cast<int4*>(target), bits);
+  } else {
+    *static_cast<Together*>(target) = value;
+  }
+}
+
+#else
+
+template <class Together>
+void store_together(void* target, const Together& value) {
+  *static_cast<Together*>(target) = value;
+}
+
+template <class T>
+struct PerThread {
+  std::vector<T> values = std::vector<T>(kThreads);
+  T& operator[](int thread) { return values[static_cast<size_t>(thread)]; }
+};
+
+struct Team {
+  int64_t block, blocks;
+
+  void sync() const {}
+
+  template <class Visit>
+  void each(int64_t count, Visit&& visit) const {
+    for (int64_t i = 0; i < count; ++i) visit(i);
+  }
+
+  template <class Visit>
+  void rows(int count, int columns, Visit&& visit) const {
+    for (int row = 0; row < count; ++row)
+      for (int column = 0; column < columns; ++column) visit(row, column);
+  }
+
+  template <class Visit>
+  void each_thread(Visit&& visit) const {
+    for (int thread = 0; thread < kThreads; ++thread) visit(thread);
+  }
+
+  template <class Test>
+  int append(int64_t* list, int count, int64_t first, int64_t stop, int*, Test&& test) const {
+    for (int64_t i = first; i < first + kThreads && i < stop; ++i)
+      if (test(i)) list[count++] = i;
+    return count;
+  }
+};
+
+template <class A>
+A fused(A a, A b, A c) {
+  return std::fma(a, b, c);
+}
+inline float widen(float16 value) { return value; }
+inline void narrow(float value, float16& result) { result = float16(value); }
+
+#endif
+
+ROIDL_DEVICE float widen(bfloat16 value) { return value; }
+ROIDL_DEVICE float widen(float value) { return value; }
+ROIDL_DEVICE double widen(double value) { return value; }
+ROIDL_DEVICE void narrow(float value, bfloat16& result) { result = bfloat16(value); }
+ROIDL_DEVICE void narrow(float value, float& result) { result = value; }
+ROIDL_DEVICE void narrow(double value, double& result) { result = value; }
+
+// `count` neighbours that are read and written at once.
+template <class T, int count>
+struct alignas(sizeof(T) * count) Vec {
+  T at[count];
+};
+
+// What a block may use of shared memory without asking (all devices), and how it is cut up.
+inline constexpr int kSharedBytes = 48 << 10;
+inline constexpr int kSharedAlignment = 16;
+
+struct Shared {
+  char* next;
+
+  template <class T>
+  ROIDL_HOST_DEVICE T* take(int64_t count) {
+    T* taken = reinterpret_cast<T*>(next);
+    next += bytes_of<T>(count);
+    return taken;
+  }
+  template <class T>
+  ROIDL_HOST_DEVICE static int64_t bytes_of(int64_t count) {
+    return (count * static_cast<int64_t>(sizeof(T)) + kSharedAlignment - 1) / kSharedAlignment *
+           kSharedAlignment;
+  }
+};
+
+// Kernels cut their work so that this holds; a launch that asks for more would not say why it
+// fails.
+inline void check_shared(const Problem& problem, int64_t bytes) {
+  if (bytes > kSharedBytes)
+    fail(ErrorKind::runtime, problem.op, "a kernel wants ", bytes, " bytes of shared memory");
+}
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+#ifdef __CUDACC__
+
+// Throws what CUDA says; a pending error of somebody else is not ours to report.
+inline void check(const Problem& problem, cudaError_t status) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // it has been reported: the next call starts anew
+  fail(ErrorKind::runtime, problem.op, "CUDA: ", cudaGetErrorString(status));
+}
+
+// Makes the problem's device the current one for as long as it lives; every entry has one.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(const Problem& problem) {
+    check(problem, cudaGetDevice(&previous_));
+    if (previous_ == problem.device.device_id) return;
+    check(problem, cudaSetDevice(problem.device.device_id));
+    changed_ = true;
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+inline cudaStream_t stream_of(const Problem& problem) {
+  return static_cast<cudaStream_t>(problem.stream);
+}
+
+template <class Kernel>
+__global__ void __launch_bounds__(kThreads, Kernel::kResident)
+    run_kernel(const __grid_constant__ Kernel kernel) {
+  extern __shared__ __align__(kSharedAlignment) char shared[];
+  kernel(Team{blockIdx.x, gridDim.x}, Shared{shared});
+}
+
+// Starts as many blocks as there is work, at most as many as a grid has: kernels step through their
+// work by team.blocks.
+template <class Kernel>
+void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
+  if (blocks <= 0) return;
+  check_shared(problem, shared_bytes);
+  const unsigned grid = static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream_of(problem);
+  check(problem, cudaLaunchKernelEx(&config, run_kernel<Kernel>, kernel));
+}
+
+// Memory that is the stream's: taken and given back in its order, so nothing waits.
+template <class T>
+class Scratch {
+ public:
+  Scratch(const Problem& problem, int64_t count) : problem_(problem) {
+    if (count == 0) return;
+    void* memory = nullptr;
+    check(problem,
+          cudaMallocAsync(&memory, static_cast<size_t>(count) * sizeof(T), stream_of(problem)));
+    data_ = static_cast<T*>(memory);
+  }
+  ~Scratch() {
+    if (data_ != nullptr) cudaFreeAsync(data_, stream_of(problem_));
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  const Problem& problem_;
+  T* data_ = nullptr;
+};
+
+// Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.
+inline int64_t enough_blocks(const Problem& problem) {
+  int multiprocessors = 0;
+  check(problem, cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
+                                        problem.device.device_id));
+  return int64_t{4} * multiprocessors;
+}
+
+inline const char* find_device() {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status == cudaSuccess && devices > 0) return nullptr;
+  cudaGetLastError();
+  return status == cudaSuccess ? "no CUDA-capable device is detected" : cudaGetErrorString(status);
+}
+
+inline void copy_to_host(const Problem& problem, void* to, const void* from, size_t bytes) {
+  check(problem, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(problem)));
+  check(problem, cudaStreamSynchronize(stream_of(problem)));
+}
+
+#else
+
+struct DeviceGuard {
+  explicit DeviceGuard(const Problem&) {}
+};
+
+template <class Kernel>
+void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
+  check_shared(problem, shared_bytes);
+  // Fewer blocks than work, and memory that is not zero: nothing may depend on either.
+  const int64_t grid = blocks < 5 ? blocks : 5;
+  struct alignas(kSharedAlignment) Line {
+    char bytes[kSharedAlignment];
+  };
+  for (int64_t block = 0; block < grid; ++block) {
+    std::vector<Line> memory(static_cast<size_t>(divide_up(shared_bytes, kSharedAlignment)));
+    if (!memory.empty()) std::memset(memory.data(), 0x7b, memory.size() * sizeof(Line));
+    kernel(Team{block, grid}, Shared{reinterpret_cast<char*>(memory.data())});
+  }
+}
+
+template <class T>
+class Scratch {
+ public:
+  Scratch(const Problem&, int64_t count) : memory_(static_cast<size_t>(count)) {}
+  T* data() { return memory_.data(); }
+
+ private:
+  std::vector<T> memory_;
+};
+
+inline int64_t enough_blocks(const Problem&) { return 6; }
+
+inline const char* find_device() { return nullptr; }
+
+inline void copy_to_host(const Problem&, void* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+
+#endif
+
+}  // namespace roidl::cuda

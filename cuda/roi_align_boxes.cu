@@ -1,0 +1,241 @@
+// RoIAlign's derivatives along the boxes on CUDA: the gradient to them, and a direction of theirs.
+#include "backend.h"
+#include "gather.cuh"
+#include "winner.cuh"
+
+namespace roidl::cuda {
+
+namespace {
+
+// d(results)/d(x1, y1, x2, y2) of one RoI, weighted by the gradients of the results.
+struct Edges {
+  double at[4];
+};
+
+// Where a value does not follow the box, not even an infinite slope counts.
+template <class A>
+ROIDL_DEVICE double slope_times(A derivative, A slope) {
+  return derivative != A(0) ? static_cast<double>(derivative * slope) : 0.0;
+}
+
+// From the plan, whose taps have a weight and its derivatives to both edges.
+template <class T>
+struct AverageEdges {
+  using A = accumulator<T>;
+  using Known = int64_t;  // k
+  Plan<A, 3> plan;
+
+  ROIDL_DEVICE Known know(int64_t k) const { return k; }
+  ROIDL_DEVICE int64_t image_of(Known k) const { return plan.windows[k].image; }
+  ROIDL_DEVICE void add(Known k, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
+                        Edges& sum) const {
+    const Tap<A, 3>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
+    const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
+    A edges[4] = {};
+    for (int32_t i = rows.first; i < rows.stop; ++i) {
+      A across = A(0), low = A(0), high = A(0);
+      for (int32_t j = columns.first; j < columns.stop; ++j) {
+        const A value = plane(y[i].cell, x[j].cell);
+        across += term(x[j].weight[0], [&] { return value; });
+        low += term(x[j].weight[1], [&] { return value; });
+        high += term(x[j].weight[2], [&] { return value; });
+      }
+      edges[0] += term(y[i].weight[0], [&] { return low; });
+      edges[1] += term(y[i].weight[1], [&] { return across; });
+      edges[2] += term(y[i].weight[0], [&] { return high; });
+      edges[3] += term(y[i].weight[2], [&] { return across; });
+    }
+    for (int j = 0; j < 4; ++j) sum.at[j] += static_cast<double>(gradient * edges[j]);
+  }
+};
+
+template <class T, class C>
+struct WinnerEdges {
+  using A = accumulator<T>;
+  using Known = Roi<AlignBins<C>>;
+  AlignRois<C> rois;
+
+  ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
+  ROIDL_DEVICE int64_t image_of(const Known& roi) const { return roi.image; }
+  ROIDL_DEVICE void add(const Known& roi, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
+                        Edges& sum) const {
+    const Winner<A> winner = find_winner(roi, p, q, false, plane);
+    if (winner.y < 0) return;
+    const Corners<C, A> at = corners_of(roi, p, q, winner);
+    const auto slope_y = [&](int64_t column) {
+      return A(plane(at.y.high, column)) - A(plane(at.y.low, column));
+    };
+    const auto slope_x = [&](int64_t row) {
+      return A(plane(row, at.x.high)) - A(plane(row, at.x.low));
+    };
+    const A by_y = gradient * (term(A(at.x.weight_low), [&] { return slope_y(at.x.low); }) +
+                               term(A(at.x.weight_high), [&] { return slope_y(at.x.high); }));
+    const A by_x = gradient * (term(A(at.y.weight_low), [&] { return slope_x(at.y.low); }) +
+                               term(A(at.y.weight_high), [&] { return slope_x(at.y.high); }));
+    const auto add = [&](const AlignBins<C>& axis, const Bilinear<C>& sample, int64_t bin,
+                         int64_t i, A slope, double& low, double& high) {
+      if (!sample.moves) return;
+      const EdgeDerivative<C> edge(axis.axis, axis.scale, axis.bins, bin, i);
+      low += slope_times(A(edge.low), slope);
+      high += slope_times(A(edge.high), slope);
+    };
+    add(roi.x, at.x, q, winner.x, by_x, sum.at[0], sum.at[2]);
+    add(roi.y, at.y, p, winner.y, by_y, sum.at[1], sum.at[3]);
+  }
+};
+
+// A block is a RoI; its threads share the channels and bins, and their sums are added up in pairs.
+template <class T, class Body>
+struct BoxesGradient {
+  using A = accumulator<T>;
+  static constexpr int kResident = 2;
+  using Known = typename Body::Known;
+  Body body;
+  MapView features;
+  PooledView grad_output;
+  Boxes out;  // as Boxes say where the rows of the gradient lie
+  int64_t count, channels, bins_y, bins_x;
+
+  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+    Edges* const sums = shared.take<Edges>(kThreads);
+    Known* const roi = shared.take<Known>(1);
+    const int64_t bins = bins_y * bins_x, items = bins * channels;
+    for (int64_t k = team.block; k < count; k += team.blocks) {
+      team.each(1, [&](int64_t) { *roi = body.know(k); });
+      team.each(kThreads, [&](int64_t thread) {
+        Edges sum{};
+        const int64_t image = body.image_of(*roi);
+        for (int64_t i = thread; i < items && image >= 0; i += kThreads) {
+          const int64_t channel = i / bins, bin = i - channel * bins, p = bin / bins_x;
+          const int64_t q = bin - p * bins_x;
+          body.add(*roi, p, q, plane_of<T>(features, image, channel),
+                   A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
+        }
+        sums[thread] = sum;
+      });
+      for (int half = kThreads / 2; half > 0; half /= 2)
+        team.each(half, [&](int64_t i) {
+          for (int j = 0; j < 4; ++j) sums[i].at[j] += sums[i + half].at[j];
+        });
+      team.each(out.has_index_column ? 5 : 4, [&](int64_t column) {
+        const int64_t j = column - (out.has_index_column ? 1 : 0);
+        store(k, column, j < 0 ? 0.0 : sums[0].at[j]);
+      });
+    }
+  }
+
+ private:
+  ROIDL_DEVICE void store(int64_t k, int64_t column, double value) const {
+    const int64_t image = out.by_position ? k / out.per_image : 0;
+    const int64_t at = image * out.image_stride + (k - image * out.per_image) * out.row_stride +
+                       column * out.column_stride;
+    visit_float(out.dtype, [&](auto type) {
+      using Out = typename decltype(type)::type;
+      Out narrowed;
+      narrow(static_cast<accumulator<Out>>(value), narrowed);
+      reinterpret_cast<Out*>(const_cast<char*>(out.data))[at] = narrowed;
+    });
+  }
+};
+
+// The derivative of the average along a direction of the boxes, from the plan.
+template <class T>
+struct AverageTangent {
+  using A = accumulator<T>;
+  static constexpr int kResident = 4;
+  Plan<A, 2> plan;
+  MapView features;
+  PooledView out;
+  int64_t count, channels, parts;
+
+  ROIDL_DEVICE void operator()(const Team& team, Shared) const {
+    const int64_t bins_x = plan.x.bins, bins = plan.y.bins * bins_x, items = bins * channels;
+    for (int64_t work = team.block; work < count * parts; work += team.blocks) {
+      const int64_t k = work / parts, first = (work - k * parts) * kThreads;
+      team.each(items - first < kThreads ? items - first : kThreads, [&](int64_t offset) {
+        const int64_t i = first + offset, channel = i / bins, bin = i - channel * bins;
+        const int64_t p = bin / bins_x, q = bin - p * bins_x;
+        narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
+      });
+    }
+  }
+
+ private:
+  ROIDL_DEVICE A value(int64_t k, int64_t channel, int64_t p, int64_t q) const {
+    A total = A(0);
+    const Tap<A, 2>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
+    const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
+    const int64_t image = plan.windows[k].image;
+    const Plane<T> plane = plane_of<T>(features, image < 0 ? 0 : image, channel);
+    for (int32_t i = rows.first; i < rows.stop; ++i) {
+      A across = A(0), slope = A(0);
+      for (int32_t j = columns.first; j < columns.stop; ++j) {
+        const A cell = plane(y[i].cell, x[j].cell);
+        across += term(x[j].weight[0], [&] { return cell; });
+        slope += term(x[j].weight[1], [&] { return cell; });
+      }
+      total += term(y[i].weight[1], [&] { return across; }) +
+               term(y[i].weight[0], [&] { return slope; });
+    }
+    return total;
+  }
+};
+
+template <class T, class Body>
+void run_gradient(const RoiAlignProblem& problem, const Body& body) {
+  const BoxesGradient<T, Body> kernel{body,
+                                      problem.maps[0].features,
+                                      problem.pooled,
+                                      describe_like_boxes(problem.boxes, problem.boxes_gradient),
+                                      problem.rois,
+                                      problem.channels,
+                                      problem.output_height,
+                                      problem.output_width};
+  launch(problem, kernel, problem.rois,
+         Shared::bytes_of<Edges>(kThreads) + Shared::bytes_of<typename Body::Known>(1));
+}
+
+}  // namespace
+
+void roi_align_backward_boxes(const RoiAlignProblem& problem) {
+  if (problem.rois == 0) return;
+  const DeviceGuard guard(problem);
+  if (problem.mode == AlignMode::avg)
+    return visit_elements(problem, [&](auto type) {
+      using T = typename decltype(type)::type;
+      with_plan<accumulator<T>, 3>(
+          problem, [&](const auto& plan) { run_gradient<T>(problem, AverageEdges<T>{plan}); });
+    });
+  visit_types(problem, [&](auto type, auto coordinate) {
+    using T = typename decltype(type)::type;
+    using C = typename decltype(coordinate)::type;
+    run_gradient<T>(problem, WinnerEdges<T, C>{AlignRois<C>(problem)});
+  });
+}
+
+void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
+  if (problem.rois == 0 || problem.channels == 0) return;
+  const DeviceGuard guard(problem);
+  visit_elements(problem, [&](auto type) {
+    using T = typename decltype(type)::type;
+    with_plan<accumulator<T>, 2>(problem, [&](const auto& plan) {
+      const int64_t items = problem.channels * problem.output_height * problem.output_width;
+      const AverageTangent<T> kernel{
+          plan,         problem.maps[0].features, problem.pooled,
+          problem.rois, problem.channels,         divide_up(items, kThreads)};
+      launch(problem, kernel, problem.rois * kernel.parts, 0);
+    });
+  });
+}
+
+void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
+  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  const DeviceGuard guard(problem);
+  visit_elements(problem, [&](auto type) {
+    using T = typename decltype(type)::type;
+    with_plan<accumulator<T>, 2>(
+        problem, [&](const auto& plan) { gather<T>(problem, Products<T, 2>{}, plan); });
+  });
+}
+
+}  // namespace roidl::cuda

@@ -1,0 +1,104 @@
+// RoIAlign's max modes on CUDA: forward, the gradient to the input, and the derivative along it.
+#include "backend.h"
+#include "entries.cuh"
+#include "winner.cuh"
+
+namespace roidl::cuda {
+
+namespace {
+
+template <class T>
+struct MaxForward {
+  using A = accumulator<T>;
+  static constexpr int kResident = 2;
+  MapView features;
+  PooledView out;
+  bool onnx;
+
+  template <class C>
+  ROIDL_DEVICE void operator()(const Roi<AlignBins<C>>& roi, int64_t k, int64_t channel, int64_t p,
+                               int64_t q) const {
+    A value = A(0);
+    if (roi.image >= 0)
+      value = find_winner(roi, p, q, onnx, plane_of<T>(features, roi.image, channel)).value;
+    narrow(value, element_of<T>(out, k, channel, p, q));
+  }
+};
+
+// The tangent's value at the winners of the features.
+template <class T>
+struct MaxTangent {
+  using A = accumulator<T>;
+  static constexpr int kResident = 2;
+  MapView features, tangent;
+  PooledView out;
+  bool onnx;
+
+  template <class C>
+  ROIDL_DEVICE void operator()(const Roi<AlignBins<C>>& roi, int64_t k, int64_t channel, int64_t p,
+                               int64_t q) const {
+    A value = A(0);
+    if (roi.image >= 0) {
+      const Plane<T> along = plane_of<T>(tangent, roi.image, channel);
+      const auto winner = find_winner(roi, p, q, onnx, plane_of<T>(features, roi.image, channel));
+      for_each_corner(roi, p, q, onnx, winner, [&](int64_t row, int64_t column, A weight) {
+        value = fused(weight, A(along(row, column)), value);
+      });
+    }
+    narrow(value, element_of<T>(out, k, channel, p, q));
+  }
+};
+
+template <class T, class C>
+struct WinnerCells {
+  static constexpr int kCells = 4;
+  static constexpr int kResident = 2;
+  using Known = Roi<AlignBins<C>>;
+  AlignRois<C> rois;
+  MapView features;
+  bool onnx;
+
+  ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
+  template <class Give>
+  ROIDL_DEVICE void find(const Known& roi, int64_t image, int64_t channel, const Place& place,
+                         Give&& give) const {
+    const auto winner =
+        find_winner(roi, place.p, place.q, onnx, plane_of<T>(features, image, channel));
+    for_each_corner(roi, place.p, place.q, onnx, winner, give);
+  }
+};
+
+bool is_onnx(const RoiAlignProblem& problem) { return problem.mode == AlignMode::max_onnx; }
+
+}  // namespace
+
+void roi_align_max_forward(const RoiAlignProblem& problem) {
+  visit_types(problem, [&](auto type, auto coordinate) {
+    using T = typename decltype(type)::type;
+    launch_each_bin(problem, AlignRois<typename decltype(coordinate)::type>(problem),
+                    MaxForward<T>{problem.maps[0].features, problem.pooled, is_onnx(problem)});
+  });
+}
+
+void roi_align_max_backward(const RoiAlignProblem& problem) {
+  visit_types(problem, [&](auto type, auto coordinate) {
+    using T = typename decltype(type)::type;
+    using C = typename decltype(coordinate)::type;
+    const WinnerCells<T, C> finder{AlignRois<C>(problem), problem.maps[0].features,
+                                   is_onnx(problem)};
+    with_plan<accumulator<T>, 1>(problem, [&](const auto& plan) {
+      gather<T>(problem, Entries<T, WinnerCells<T, C>>{finder}, plan);
+    });
+  });
+}
+
+void roi_align_max_jvp(const RoiAlignProblem& problem) {
+  const Map& map = problem.maps[0];
+  visit_types(problem, [&](auto type, auto coordinate) {
+    using T = typename decltype(type)::type;
+    launch_each_bin(problem, AlignRois<typename decltype(coordinate)::type>(problem),
+                    MaxTangent<T>{map.features, map.tangent, problem.pooled, is_onnx(problem)});
+  });
+}
+
+}  // namespace roidl::cuda

@@ -1,0 +1,245 @@
+"""The array libraries: what each needs beyond the standard, one row each.
+
+A row says what to do before DLPack reads an array, how to make a result, and which adapter runs
+calls on its arrays. A row's module is looked up in `sys.modules`, never imported for itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._params import Call
+
+Array = Any
+
+
+class Device(NamedTuple):
+    """What the core must know of arrays on a CUDA device."""
+
+    # The number of the stream that they are used on, as `__dlpack__` takes it; None: the core asks
+    # the library's exchange API
+    stream: int | None
+    # (a list of [L, 4], whether float64 is needed): the rows joined, and the image of each
+    join: Callable[[list[Array], bool], tuple[Array, Array]] | None
+
+
+class Library(NamedTuple):
+    """How arrays of one library are read and made."""
+
+    prepare: Callable[[str, Array], Array]  # (op, array): what DLPack reads in its place
+    adopt: Callable[[str, Array, Array], Array]  # (op, a NumPy array, the input): in this library
+    # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
+    empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
+    writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
+    # Of an array on a CUDA device; None of one that is not
+    device: Callable[[Array], Device | None] = lambda array: None
+    # (a result that `empty` made, a dtype's name): the same numbers
+    cast: Callable[[Array, str], Array] = lambda array, dtype: array.astype(dtype)
+    # The adapter that runs calls on this library's arrays; None: this front end does
+    run: Callable[[Call], Any] | None = None
+
+
+def _as_it_is(op: str, array: Array) -> Array:
+    return array
+
+
+def _never(array: Array) -> bool:
+    return False
+
+
+def _unchanged(op: str, result: Array, like: Array) -> Array:
+    return result
+
+
+def _cupy_adopt(op: str, result: Array, like: Array) -> Array:
+    return sys.modules["cupy"].asarray(result)
+
+
+def _cupy_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
+    with like.device:
+        return sys.modules["cupy"].empty(shape, _numpy_dtype(dtype))
+
+
+def _cupy_device(like: Array) -> Device:
+    cupy = sys.modules["cupy"]
+
+    def join(boxes: list[Array], wide: bool) -> tuple[Array, Array]:
+        with like.device:
+            rows = [array.astype("float64" if wide else "float32") for array in boxes]
+            images = [cupy.full(len(array), i, "int32") for i, array in enumerate(boxes)]
+            if not boxes:
+                return cupy.empty((0, 4), "float32"), cupy.empty(0, "int32")
+            return cupy.concatenate(rows), cupy.concatenate(images)
+
+    with like.device:
+        return Device(cupy.cuda.get_current_stream().ptr or LEGACY_STREAM, join)
+
+
+def _torch_prepare(op: str, tensor: Array) -> Array:
+    torch = sys.modules["torch"]
+    # DLPack's exchange API looks neither at the graph nor at the bits that negate or conjugate.
+    if tensor.requires_grad:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"{op}: not differentiable here; use roidl.torch, or pass tensor.detach()"
+            )
+        tensor = tensor.detach()
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{op}: tensors must be strided, got layout {tensor.layout}")
+    if tensor.is_neg() or tensor.is_conj():
+        tensor = tensor.resolve_neg().resolve_conj()
+    return tensor
+
+
+def _torch_writable(tensor: Array) -> bool:
+    # A view that negates or conjugates is read through a copy; a graph would not know of the write.
+    return not (tensor.requires_grad or tensor.is_neg() or tensor.is_conj())
+
+
+def _torch_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
+    torch = sys.modules["torch"]
+    return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+
+
+def _torch_device(like: Array) -> Device | None:
+    if not like.is_cuda:
+        return None
+    torch = sys.modules["torch"]
+
+    def join(boxes: list[Array], wide: bool) -> tuple[Array, Array]:
+        dtype = torch.float64 if wide else torch.float32
+        rows = [array.to(dtype) for array in boxes] or [like.new_empty((0, 4), dtype=dtype)]
+        images = [
+            array.new_full((len(array),), i, dtype=torch.int32) for i, array in enumerate(boxes)
+        ]
+        return torch.cat(rows), torch.cat(images or [like.new_empty(0, dtype=torch.int32)])
+
+    return Device(None, join)
+
+
+def _torch_cast(tensor: Array, dtype: str) -> Array:
+    return tensor.to(getattr(sys.modules["torch"], dtype))
+
+
+def _torch_adopt(op: str, result: Array, like: Array) -> Array:
+    return sys.modules["torch"].from_numpy(result)
+
+
+def _jax_adopt(op: str, result: Array, like: Array) -> Array:
+    (device,) = like.devices()
+    return sys.modules["jax"].device_put(result, device)
+
+
+def _tensorflow_prepare(op: str, tensor: Array) -> Array:
+    tensorflow = sys.modules["tensorflow"]
+    if isinstance(tensor, tensorflow.Variable):
+        tensor = tensor.read_value()
+    # TensorFlow ends the process when DLPack is asked for a tensor of strings.
+    kind = getattr(tensor, "dtype", None)
+    if kind is None:
+        return tensor  # a TensorShape, for example
+    if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
+        raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
+    return tensor
+
+
+def _tensorflow_adopt(op: str, result: Array, like: Array) -> Array:
+    # Not by DLPack: TensorFlow ends the process when memory is not aligned as its own is.
+    return sys.modules["tensorflow"].convert_to_tensor(result)
+
+
+# CUDA's legacy default stream, as `__dlpack__` counts.
+LEGACY_STREAM = 1
+
+
+def _standard_device(array: Array) -> Device | None:
+    """Of a library that says no stream: the one that all others wait for, unless told otherwise."""
+    where = getattr(array, "__dlpack_device__", None)
+    if where is None or isinstance(array, type):
+        return None
+    try:
+        kind, _ = where()
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+        return None  # a tracer, a deleted array: the core's words are better
+    return Device(LEGACY_STREAM, None) if kind in (2, 13) else None
+
+
+def _standard_adopt(op: str, result: Array, like: Array) -> Array:
+    """By the array API standard: the input's own namespace takes the memory over."""
+    namespace = getattr(like, "__array_namespace__", None)
+    from_dlpack = getattr(namespace(), "from_dlpack", None) if namespace is not None else None
+    if from_dlpack is None:
+        raise TypeError(
+            f"{op}: cannot make a result of type {type(like).__name__}, whose library has no "
+            f"from_dlpack; pass out="
+        )
+    try:
+        return from_dlpack(result)
+    except (BufferError, TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{op}: {type(like).__name__} cannot hold a result of dtype {result.dtype}: {error}"
+        ) from error
+
+
+# The library is there, or there would be no array of it; its adapter is imported at the first call.
+# Import statements, because PyTorch's compiler follows nothing else.
+
+
+def _torch_run(call: Call) -> Any:
+    from .torch._front import run
+
+    return run(call)
+
+
+def _jax_run(call: Call) -> Any:
+    from .jax import run
+
+    return run(call)
+
+
+def _tensorflow_run(call: Call) -> Any:
+    from .tensorflow import run
+
+    return run(call)
+
+
+NUMPY = Library(_as_it_is, _unchanged)
+STANDARD = Library(_as_it_is, _standard_adopt, device=_standard_device)
+LIBRARIES = {
+    "numpy": NUMPY,
+    "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty, device=_cupy_device),
+    "torch": Library(
+        _torch_prepare,
+        _torch_adopt,
+        _torch_empty,
+        _torch_writable,
+        _torch_device,
+        _torch_cast,
+        run=_torch_run,
+    ),
+    "jax": Library(_as_it_is, _jax_adopt, writable=_never, device=_standard_device, run=_jax_run),
+    "jaxlib": Library(
+        _as_it_is, _jax_adopt, writable=_never, device=_standard_device, run=_jax_run
+    ),
+    "tensorflow": Library(
+        _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
+    ),
+}
+
+# The library of every type seen so far; only ever added to.
+_library_of_type: dict[type, Library] = {np.ndarray: NUMPY}
+
+
+def library_of(array: Array) -> Library:
+    """The row of an array's library; a subclass (torch.nn.Parameter) belongs to its base's."""
+    kind = type(array)
+    library = _library_of_type.get(kind)
+    if library is None:
+        roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
+        library = next((LIBRARIES[root] for root in roots if root in LIBRARIES), STANDARD)
+        _library_of_type[kind] = library
+    return library

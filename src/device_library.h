@@ -1,0 +1,45 @@
+// DeviceLibrary: what a library of kernels for another device offers, found and loaded at first
+// use.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "roi_align.h"
+#include "roi_pool.h"
+
+namespace roidl {
+
+struct Backend;
+
+// Both libraries have to mean the same by a problem.
+inline constexpr uint64_t kDeviceLibraryLayout =
+    sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem);
+
+struct DeviceLibrary {
+  uint64_t layout;
+  const Backend* backend;
+  const char* architectures;      // separated by commas, as CMake names them
+  const char* (*why_unusable)();  // NULL if a device can be used
+  // Copies to the host on the problem's stream and waits for it.
+  void (*read)(const Problem&, void* to, const void* from, size_t bytes);
+};
+
+// The library that computes on CUDA devices, libroidl_cuda.so beside this one or what the
+// environment variable ROIDL_CUDA_LIBRARY names; NULL if it was not built. It is loaded once, at
+// the first call.
+const DeviceLibrary* cuda_library();
+
+// Whether CUDA calls read the boxes back and check their values, which makes them wait for the
+// device. At first what the environment variable ROIDL_CHECK_BOXES says.
+bool get_check_boxes();
+void set_check_boxes(bool check);
+
+// Whether this problem's values are to be checked so.
+bool checks_on_device(const Problem& problem);
+
+// As check_box_values, of boxes in the memory of a device.
+void check_device_box_values(const Problem& problem, const DeviceLibrary& library);
+// The first argmax in the memory of a device that is neither -1 nor a cell of the map, or -1.
+int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& library);
+
+}  // namespace roidl

@@ -1,0 +1,188 @@
+"""What only calls on CUDA arrays have to show; their results the other tests compare, too.
+
+The rows are CuPy and PyTorch on a GPU, and the kernels on the host (test_cuda_kernels.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import roidl
+from conftest import ROWS, Lib, NumpyArray
+from operators import OPERATORS, Results, call, every_operator
+
+ON_CUDA = [name for name in ROWS if name in ("cupy", "torch_cuda", "emulated")]
+
+
+@pytest.fixture(params=ON_CUDA)
+def lib(request: pytest.FixtureRequest, get_lib: Callable[[str], Lib]) -> Lib:
+    return get_lib(request.param)
+
+
+def features_of(*shape: int, dtype: npt.DTypeLike = np.float32) -> NumpyArray:
+    return np.random.default_rng(5).standard_normal(shape).astype(dtype)
+
+
+def boxes_of(count: int, height: int, width: int, images: int = 1) -> NumpyArray:
+    rng = np.random.default_rng(7)
+    corner = rng.uniform(-2, 1, (count, 2)) + rng.uniform(0, 1, (count, 2)) * (width, height)
+    size = np.exp(rng.uniform(-1, 1, (count, 2))) * (width, height) / 4
+    rows = [rng.integers(0, images, (count, 1)), corner, corner + size]
+    return np.concatenate(rows, 1).astype(np.float32)
+
+
+def results_of(
+    lib: Lib,
+    op: str,
+    mode: str,
+    input: NumpyArray,
+    boxes: NumpyArray,
+    grad: NumpyArray,
+    **more: Any,
+) -> list[NumpyArray]:
+    results = call(op, mode, *map(lib.asarray, (input, boxes, grad)), **more)
+    return [lib.to_numpy(each) for each in results if each is not None]
+
+
+def compare(
+    lib: Lib, op: str, mode: str, input: NumpyArray, boxes: NumpyArray, size: tuple[int, int]
+) -> None:
+    """With the CPU's kernels, which the oracle has tested."""
+    grad = features_of(len(boxes), input.shape[1], *size)
+    expected: Results = call(op, mode, input, boxes, grad)
+    wanted = [each for each in expected if each is not None]
+    for got, want in zip(results_of(lib, op, mode, input, boxes, grad), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+# Sizes that the zoo does not reach ----------------------------------------------------------------
+
+
+@every_operator
+def test_more_rois_than_a_block_lists_at_a_time(op: str, mode: str, lib: Lib) -> None:
+    # Also tiles that are cut off, and channels beyond a slab.
+    compare(lib, op, mode, features_of(2, 37, 35, 33), boxes_of(1100, 35, 33, 2), (2, 2))
+
+
+@pytest.mark.parametrize("size", [(19, 35), (9, 17)])
+@every_operator
+def test_more_bins_than_are_gathered_at_a_time(
+    op: str, mode: str, size: tuple[int, int], lib: Lib
+) -> None:
+    compare(lib, op, mode, features_of(1, 3, 40, 50), boxes_of(3, 40, 50), size)
+
+
+@every_operator
+def test_rows_that_do_not_fit_into_shared_memory(op: str, mode: str, lib: Lib) -> None:
+    boxes = np.array([[0, 100, 0, 12900, 3], [0, -5, 1, 13005, 2]], np.float32)
+    compare(lib, op, mode, features_of(1, 2, 3, 13000), boxes, (1, 2))
+
+
+# Boxes that nobody looks at -----------------------------------------------------------------------
+
+
+@every_operator
+def test_a_row_that_is_no_box_gives_zeros_and_gets_no_gradient(
+    op: str, mode: str, lib: Lib
+) -> None:
+    input, boxes = features_of(2, 5, 9, 8), boxes_of(6, 9, 8, 2)
+    grad = features_of(6, 5, 3, 2)
+    bad = boxes.copy()
+    bad[1, 0], bad[2, 3], bad[4, 1] = 2, np.nan, np.inf
+    kept, lost = [0, 3, 5], [1, 2, 4]
+    results = Results(*[None] * 4)
+    got = call(op, mode, *map(lib.asarray, (input, bad, grad)))
+    good = call(op, mode, *map(lib.asarray, (input, boxes[kept], grad[kept])))
+    for name in results._fields:
+        one, other = getattr(got, name), getattr(good, name)
+        if one is None:
+            continue
+        one, other = lib.to_numpy(one), lib.to_numpy(other)
+        if name == "grad_input":
+            np.testing.assert_array_equal(one, other)
+        else:
+            np.testing.assert_array_equal(one[kept], other)
+            np.testing.assert_array_equal(one[lost], -1 if name == "argmax" else 0)
+
+
+@pytest.fixture
+def checked_boxes() -> Iterator[None]:
+    roidl.set_check_boxes(True)
+    yield
+    roidl.set_check_boxes(False)
+
+
+@pytest.mark.usefixtures("checked_boxes")
+def test_values_are_checked_for_those_who_ask(lib: Lib) -> None:
+    input, boxes = features_of(2, 5, 9, 8), boxes_of(6, 9, 8, 2)
+    assert roidl.get_check_boxes()
+    roidl.roi_align(lib.asarray(input), lib.asarray(boxes), 2)
+    boxes[1, 0] = 2
+    with pytest.raises(ValueError, match=r"^roi_align: the batch index of row 1 is 2,"):
+        roidl.roi_align(lib.asarray(input), lib.asarray(boxes), 2)
+
+
+# Devices and streams ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", dict(OPERATORS))
+def test_boxes_are_on_the_device_of_the_features(op: str, lib: Lib) -> None:
+    input, boxes = features_of(1, 2, 5, 5), boxes_of(2, 5, 5)
+    with pytest.raises(ValueError, match=f"^{op}: boxes must be on the device of the features"):
+        getattr(roidl, op)(lib.asarray(input), boxes, 2)
+
+
+def test_every_array_is_asked_for_the_stream_that_is_used(lib: Lib) -> None:
+    if lib.name != "emulated":
+        pytest.skip("only the emulation takes notes")
+    input, boxes = lib.asarray(features_of(1, 2, 5, 5)), lib.asarray(boxes_of(2, 5, 5))
+    roidl.roi_align(input, boxes, 2)
+    assert input.asked == boxes.asked
+    assert len(input.asked) == 1
+
+
+@every_operator
+def test_results_are_the_same_bits_every_time(op: str, mode: str, lib: Lib) -> None:
+    input, boxes, grad = features_of(1, 8, 30, 30), boxes_of(200, 30, 30), features_of(200, 8, 3, 3)
+    first = results_of(lib, op, mode, input, boxes, grad)
+    for _ in range(3):
+        for one, other in zip(first, results_of(lib, op, mode, input, boxes, grad), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_cupy_on_a_stream_of_its_own_and_captured_in_a_graph(
+    get_lib: Callable[[str], Lib],
+) -> None:
+    lib = get_lib("cupy")
+    import cupy
+
+    input, boxes = lib.asarray(features_of(1, 8, 30, 30)), lib.asarray(boxes_of(20, 30, 30))
+    expected = cupy.asnumpy(roidl.roi_align(input, boxes, 7))
+    out = cupy.zeros_like(cupy.asarray(expected))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        np.testing.assert_array_equal(cupy.asnumpy(roidl.roi_align(input, boxes, 7)), expected)
+        stream.begin_capture()
+        roidl.roi_align(input, boxes, 7, out=out)
+        graph = stream.end_capture()
+        graph.launch(stream)
+        stream.synchronize()
+    np.testing.assert_array_equal(cupy.asnumpy(out), expected)
+
+
+def test_a_result_of_more_elements_than_an_int_counts(get_lib: Callable[[str], Lib]) -> None:
+    lib = get_lib("cupy")
+    import cupy
+
+    if cupy.cuda.Device().mem_info[0] < 20 << 30:
+        pytest.skip("less than 20 GiB of GPU memory are free")
+    input, boxes = features_of(1, 1024, 8, 8, dtype=np.float16), boxes_of(11_000, 8, 8)
+    out = roidl.roi_align(lib.asarray(input), lib.asarray(boxes), 14, sampling_ratio=1)
+    assert out.size > 2**31
+    last = roidl.roi_align(input, boxes[-3:], 14, sampling_ratio=1)
+    np.testing.assert_allclose(cupy.asnumpy(out[-3:]), last, atol=2e-3)

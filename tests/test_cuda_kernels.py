@@ -1,0 +1,163 @@
+"""The CUDA kernels without a GPU: run on the host over the whole zoo, and as they were compiled."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roidl
+from producers import Producer
+from roidl import _core
+
+ROOT = Path(__file__).parents[1]
+CUDA, SRC, TESTS = ROOT / "cuda", ROOT / "src", ROOT / "tests"
+NVCC = shutil.which("nvcc")
+NO_CONTRACTION = "--fmad=false"
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of CUDA kernels, compiled by a C++ compiler: blocks and threads are loops."""
+    folder = tmp_path_factory.mktemp("cuda")
+    core = Path(_core.__file__).parent
+    flags = ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", f"-I{SRC}"]
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    library = folder / "libroidl_cuda.so"
+    sources = ["-x", "c++", *map(str, CUDA.glob("*.cu")), str(CUDA / "backend.cpp"), "-x", "none"]
+    links = [f"-L{core}", "-lroidl", f"-Wl,-rpath,{core}"]
+    name = '-DROIDL_CUDA_ARCHITECTURES="host"'
+    _run(compiler, *flags, name, "-shared", *sources, *links, "-o", library)
+    return library
+
+
+def test_the_kernels_pass_the_battery_on_the_host(emulation: Path) -> None:
+    # Every test that takes `lib`, and all of test_cuda.py, on arrays that say they are CUDA's.
+    environment = {**os.environ, "ROIDL_CUDA_LIBRARY": str(emulation)}
+    arguments = ["-q", "-p", "no:cacheprovider", "-k", "emulated", str(TESTS)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout.splitlines()[-1])
+    assert passed is not None
+    assert int(passed[1]) > 300
+
+
+def test_forward_mode_on_the_host(emulation: Path, tmp_path: Path) -> None:
+    compiler, core = shutil.which("c++"), Path(_core.__file__).parent
+    assert compiler is not None
+    program = tmp_path / "forward_mode"
+    source = TESTS / "cpp" / "cuda_forward_mode.cpp"
+    links = [f"-L{core}", "-lroidl", f"-Wl,-rpath,{core}"]
+    _run(compiler, "-std=c++17", f"-I{SRC}", source, *links, "-o", program)
+    environment = {**os.environ, "ROIDL_CUDA_LIBRARY": str(emulation)}
+    done = subprocess.run([str(program)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 4 * 2 * 7
+    assert {name for name, _, _ in lines} == FORWARD_MODE
+    far = [line for line in lines if not float(line[2]) < {"4": 2e-6, "8": 1e-13}[line[1]]]
+    assert far == []
+
+
+FORWARD_MODE = {
+    "roi_align_jvp",
+    "roi_align_jvp_boxes",
+    "roi_align_jvp_boxes_backward",
+    "roi_pool_jvp",
+}
+
+
+# What the compiler made of it ---------------------------------------------------------------------
+
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
+
+GEOMETRY = """
+#include "samples.h"
+template <class T>
+__device__ void positions(T* at, T low, T high, T scale, int i) {
+  const auto align = roidl::align_axis(low, high, scale, i > 3, 7, int64_t(i));
+  const auto pool = roidl::pool_axis(low, high, scale, 7);
+  for (int p = 0; p < 7; ++p) {
+    at[p] = roidl::bilinear(roidl::sample_position(align, p, i), 50).weight_low;
+    at[p + 7] = T(roidl::pool_bin(pool, p, 50).end);
+  }
+}
+__global__ void single(float* at, float a, float b, float c) {
+  positions(at, a, b, c, threadIdx.x);
+}
+__global__ void twice(double* at, double a, double b, double c) {
+  positions(at, a, b, c, threadIdx.x);
+}
+"""
+
+
+def _ptx(source: Path, *flags: str) -> str:
+    assert NVCC is not None
+    target = source.with_suffix(".ptx")
+    _run(NVCC, "-std=c++17", "-arch=sm_90", "-ptx", *flags, f"-I{SRC}", source, "-o", target)
+    return target.read_text()
+
+
+def _contracted(ptx: str) -> int:
+    """How many multiplications and additions are one instruction, rounded once."""
+    return len(re.findall(r"\bfma\.rn\.f(32|64)", ptx))
+
+
+@needs_nvcc
+def test_geometry_is_rounded_step_by_step(tmp_path: Path) -> None:
+    source = tmp_path / "geometry.cu"
+    source.write_text(GEOMETRY)
+    assert _contracted(_ptx(source)) > 0  # what nvcc does unless it is told not to
+    assert _contracted(_ptx(source, NO_CONTRACTION)) == 0
+    # All of the library is compiled so; sums ask for FMA by name.
+    assert NO_CONTRACTION in (ROOT / "CMakeLists.txt").read_text()
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", ["roi_align", "roi_pool"])
+def test_float32_kernels_spill_no_registers(name: str, tmp_path: Path) -> None:
+    assert NVCC is not None
+    flags = ["-std=c++17", NO_CONTRACTION, "--diag-suppress=20013,20014,20015", f"-I{SRC}"]
+    command = [NVCC, *flags, "-arch=sm_90", "-Xptxas=-v", "-cubin", str(CUDA / f"{name}.cu")]
+    said = _run(*command, "-o", tmp_path / "kernels")
+    pattern = r"entry function '(\w+)'.*\n.*\n.* (\d+) bytes spill stores, (\d+) bytes spill loads"
+    found = re.findall(pattern, said)
+    single = [kernel for kernel in found if "If" in kernel[0] and "Id" not in kernel[0]]
+    assert len(single) >= 5
+    assert [kernel for kernel in single if kernel[1:] != ("0", "0")] == []
+
+
+# Without a GPU ------------------------------------------------------------------------------------
+
+
+def test_where_cuda_is_not_usable_a_call_says_why() -> None:
+    cuda = roidl.build_info()["cuda"]
+    if cuda["usable"]:
+        pytest.skip("CUDA is usable here")
+    input, boxes = np.ones((1, 1, 4, 4), np.float32), np.ones((2, 5), np.float32)
+    wrapped: Any = [Producer(array, device_type=2) for array in (input, boxes)]
+    words = "CUDA cannot be used here: .+" if cuda["built"] else "not implemented on device cuda$"
+    error = RuntimeError if cuda["built"] else NotImplementedError
+    with pytest.raises(error, match=f"^roi_align: {words}"):
+        roidl.roi_align(wrapped[0], wrapped[1], 2)
