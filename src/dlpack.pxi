@@ -174,11 +174,11 @@ cdef View check_memory(View view, const char* op, const char* name):
     return view
 
 
-cdef View view_or_none(obj, const char* op, const char* name, stream):
+cdef View view_or_none(obj, const char* op, const char* name, stream=None):
     return None if obj is None else view_of(obj, op, name, stream)
 
 
-cdef View writable_view_of(obj, const char* op, const char* name, stream):
+cdef View writable_view_of(obj, const char* op, const char* name, stream=None):
     cdef View view = view_of(obj, op, name, stream)
     if view.read_only:
         raise ValueError(f"{op.decode()}: {name.decode()} is read-only")

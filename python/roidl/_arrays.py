@@ -13,23 +13,11 @@ from typing import Any
 import numpy as np
 
 from . import _core, _multiscale, _ops
-from ._libraries import NUMPY, library_of
+from ._libraries import NUMPY, library_of, numpy_dtype
 from ._multiscale import LevelsCall
 from ._params import Call, front_end
 
 Array = Any
-
-
-def _numpy_dtype(name: str) -> Any:
-    if name != "bfloat16":
-        return np.dtype(name)
-    try:
-        import ml_dtypes  # NumPy has no bfloat16 of its own
-    except ImportError as error:
-        raise NotImplementedError(
-            "a bfloat16 result in NumPy needs the package ml_dtypes; or pass out="
-        ) from error
-    return np.dtype(ml_dtypes.bfloat16)
 
 
 def _prepare(op: str, value: Any) -> Any:
@@ -80,7 +68,7 @@ _LARGE, _LINE = 4 << 20, 64
 
 
 def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
-    kind = _numpy_dtype(dtype)
+    kind = numpy_dtype(dtype)
     size = math.prod(shape) * kind.itemsize
     if size <= _LARGE:
         return np.empty(shape, kind)

@@ -47,6 +47,19 @@ def _as_it_is(op: str, array: Array) -> Array:
     return array
 
 
+def numpy_dtype(name: str) -> Any:
+    """NumPy's dtype of a name, bfloat16 included."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes  # NumPy has no bfloat16 of its own
+    except ImportError as error:
+        raise NotImplementedError(
+            "a bfloat16 result in NumPy needs the package ml_dtypes; or pass out="
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 def _never(array: Array) -> bool:
     return False
 
@@ -61,7 +74,7 @@ def _cupy_adopt(op: str, result: Array, like: Array) -> Array:
 
 def _cupy_empty(shape: tuple[int, ...], dtype: str, like: Array) -> Array:
     with like.device:
-        return sys.modules["cupy"].empty(shape, _numpy_dtype(dtype))
+        return sys.modules["cupy"].empty(shape, numpy_dtype(dtype))
 
 
 def _cupy_device(like: Array) -> Device:
