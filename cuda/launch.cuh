@@ -1,9 +1,7 @@
 // How kernels are written and started: the team of a block's threads, launches, scratch memory.
 //
-// A kernel is plain data with a call operator: kernel(team, shared) does what one block does. Under
-// nvcc the team is a block of threads; under a C++ compiler it is a loop, so that the tests run the
-// very same kernels without a GPU (tests/test_cuda_kernels.py). This is the only file that knows
-// which of the two compiles it.
+// A kernel is plain data with a call operator: kernel(team, shared) does what one block does, in
+// phases that end with a barrier.
 //
 // kernel.kResident blocks share a multiprocessor: 4 leave 64 registers to a thread, 3 leave 80, 2
 // leave 128. It is the most that spills none of them.
@@ -15,24 +13,15 @@
 #include "dtype.h"
 #include "problem.h"
 
-#ifdef __CUDACC__
 #include <cuda_runtime.h>
 #define ROIDL_DEVICE __device__ __forceinline__
 #define ROIDL_DEVICE_CALL __device__ __noinline__  // for what is long and not hot
-#else
-#include <cmath>
-#include <vector>
-#define ROIDL_DEVICE inline
-#define ROIDL_DEVICE_CALL inline
-#endif
 
 namespace roidl::cuda {
 
 inline constexpr int kThreads = 256;  // of every block
 inline constexpr int kLanes = 32;
 inline constexpr int kWarps = kThreads / kLanes;
-
-#ifdef __CUDACC__
 
 // One value per thread that outlives a phase.
 template <class T>
@@ -117,57 +106,6 @@ ROIDL_DEVICE void store_together(void* target, const Together& value) {
   }
 }
 
-#else
-
-template <class Together>
-void store_together(void* target, const Together& value) {
-  *static_cast<Together*>(target) = value;
-}
-
-template <class T>
-struct PerThread {
-  std::vector<T> values = std::vector<T>(kThreads);
-  T& operator[](int thread) { return values[static_cast<size_t>(thread)]; }
-};
-
-struct Team {
-  int64_t block, blocks;
-
-  void sync() const {}
-
-  template <class Visit>
-  void each(int64_t count, Visit&& visit) const {
-    for (int64_t i = 0; i < count; ++i) visit(i);
-  }
-
-  template <class Visit>
-  void rows(int count, int columns, Visit&& visit) const {
-    for (int row = 0; row < count; ++row)
-      for (int column = 0; column < columns; ++column) visit(row, column);
-  }
-
-  template <class Visit>
-  void each_thread(Visit&& visit) const {
-    for (int thread = 0; thread < kThreads; ++thread) visit(thread);
-  }
-
-  template <class Test>
-  int append(int64_t* list, int count, int64_t first, int64_t stop, int*, Test&& test) const {
-    for (int64_t i = first; i < first + kThreads && i < stop; ++i)
-      if (test(i)) list[count++] = i;
-    return count;
-  }
-};
-
-template <class A>
-A fused(A a, A b, A c) {
-  return std::fma(a, b, c);
-}
-inline float widen(float16 value) { return value; }
-inline void narrow(float value, float16& result) { result = float16(value); }
-
-#endif
-
 ROIDL_DEVICE float widen(bfloat16 value) { return value; }
 ROIDL_DEVICE float widen(float value) { return value; }
 ROIDL_DEVICE double widen(double value) { return value; }
@@ -209,8 +147,6 @@ inline void check_shared(const Problem& problem, int64_t bytes) {
 }
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-#ifdef __CUDACC__
 
 // Throws what CUDA says; a pending error of somebody else is not ours to report.
 inline void check(const Problem& problem, cudaError_t status) {
@@ -308,46 +244,5 @@ inline void copy_to_host(const Problem& problem, void* to, const void* from, siz
   check(problem, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(problem)));
   check(problem, cudaStreamSynchronize(stream_of(problem)));
 }
-
-#else
-
-struct DeviceGuard {
-  explicit DeviceGuard(const Problem&) {}
-};
-
-template <class Kernel>
-void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
-  check_shared(problem, shared_bytes);
-  // Fewer blocks than work, and memory that is not zero: nothing may depend on either.
-  const int64_t grid = blocks < 5 ? blocks : 5;
-  struct alignas(kSharedAlignment) Line {
-    char bytes[kSharedAlignment];
-  };
-  for (int64_t block = 0; block < grid; ++block) {
-    std::vector<Line> memory(static_cast<size_t>(divide_up(shared_bytes, kSharedAlignment)));
-    if (!memory.empty()) std::memset(memory.data(), 0x7b, memory.size() * sizeof(Line));
-    kernel(Team{block, grid}, Shared{reinterpret_cast<char*>(memory.data())});
-  }
-}
-
-template <class T>
-class Scratch {
- public:
-  Scratch(const Problem&, int64_t count) : memory_(static_cast<size_t>(count)) {}
-  T* data() { return memory_.data(); }
-
- private:
-  std::vector<T> memory_;
-};
-
-inline int64_t enough_blocks(const Problem&) { return 6; }
-
-inline const char* find_device() { return nullptr; }
-
-inline void copy_to_host(const Problem&, void* to, const void* from, size_t bytes) {
-  std::memcpy(to, from, bytes);
-}
-
-#endif
 
 }  // namespace roidl::cuda

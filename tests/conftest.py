@@ -110,12 +110,6 @@ def _cupy() -> Lib:
     )
 
 
-def _emulated() -> Lib:
-    import emulated
-
-    return emulated.library()
-
-
 def _torch_cuda() -> Lib:
     import torch
 
@@ -141,9 +135,6 @@ ROWS: dict[str, Callable[[], Lib]] = {
     "cupy": _cupy,
     "torch_cuda": _torch_cuda,
 }
-# The CUDA kernels on the host, where test_cuda_kernels.py has them built.
-if os.environ.get("ROIDL_CUDA_LIBRARY"):
-    ROWS["emulated"] = _emulated
 
 
 @cache

@@ -1,6 +1,6 @@
 """What only calls on CUDA arrays have to show; their results the other tests compare, too.
 
-The rows are CuPy and PyTorch on a GPU, and the kernels on the host (test_cuda_kernels.py).
+The rows are CuPy and PyTorch on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import roidl
 from conftest import ROWS, Lib, NumpyArray
 from operators import OPERATORS, Results, call, every_operator
 
-ON_CUDA = [name for name in ROWS if name in ("cupy", "torch_cuda", "emulated")]
+ON_CUDA = [name for name in ROWS if name in ("cupy", "torch_cuda")]
 
 
 @pytest.fixture(params=ON_CUDA)
@@ -135,15 +135,6 @@ def test_boxes_are_on_the_device_of_the_features(op: str, lib: Lib) -> None:
     input, boxes = features_of(1, 2, 5, 5), boxes_of(2, 5, 5)
     with pytest.raises(ValueError, match=f"^{op}: boxes must be on the device of the features"):
         getattr(roidl, op)(lib.asarray(input), boxes, 2)
-
-
-def test_every_array_is_asked_for_the_stream_that_is_used(lib: Lib) -> None:
-    if lib.name != "emulated":
-        pytest.skip("only the emulation takes notes")
-    input, boxes = lib.asarray(features_of(1, 2, 5, 5)), lib.asarray(boxes_of(2, 5, 5))
-    roidl.roi_align(input, boxes, 2)
-    assert input.asked == boxes.asked
-    assert len(input.asked) == 1
 
 
 @every_operator
