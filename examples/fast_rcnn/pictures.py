@@ -70,7 +70,7 @@ def _draw_detections(axes: Axes, scene: Scene, found: Detections) -> None:
 
 def draw_detections(evaluation: Evaluation, title: str) -> Figure:
     """The first held-out scenes, with what was found on them."""
-    figure = Figure(figsize=(10, 5.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
     grid = figure.subplots(ROWS, COLUMNS)
     pairs = zip(evaluation.scenes, evaluation.found, strict=True)
     for axes, (scene, found) in zip(grid.flat, pairs, strict=False):
@@ -86,7 +86,7 @@ def draw_detections(evaluation: Evaluation, title: str) -> Figure:
 
 def draw_losses(paths: Mapping[str, Mapping[str, Path]]) -> Figure:
     """The losses of frameworks over steps, and how far they are apart: dtype, framework, path."""
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
     losses, apart = figure.subplots(1, 2)
     first_dtype = next(iter(paths))
     for index, (framework, path) in enumerate(paths[first_dtype].items()):

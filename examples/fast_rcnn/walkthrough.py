@@ -51,7 +51,7 @@ def _zoom(axes: Axes, box: Array, margin: float) -> None:
 
 def draw_cells(scene: Scene, features: Array, box: Array) -> Figure:
     """A box [4] on the scene, on the features [CELLS, CELLS, C], rounded, and with its samples."""
-    figure = Figure(figsize=(11, 3.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
     picture, cells, pool, align = figure.subplots(1, 4)
     show(picture, scene.image)
     for at in range(0, SIDE, STRIDE):
@@ -105,7 +105,7 @@ def draw_pooled(features: Array, box: Array) -> Figure:
     boxes = np.array([[0, *box]], features.dtype)
     pooled = np.asarray(roidl.roi_pool(shown, boxes, BINS, 1 / STRIDE, layout="NHWC"))[0]
     aligned = _align(shown, boxes)[0]
-    figure = Figure(figsize=(8, 6.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8, 6.2), dpi=100, layout="constrained")
     grid = figure.subplots(3, SHOWN)
     for column, channel in enumerate(channels):
         highest = shown[..., column].max()
@@ -147,7 +147,7 @@ def gradients(boxes: Array) -> tuple[Array, Array]:
 def draw_gradients(boxes: Array) -> Figure:
     """Where the gradient of each of the boxes [K, 4] lands, and that of all."""
     alone, together = gradients(boxes)
-    figure = Figure(figsize=(3 * len(alone) + 3, 3.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(3 * len(alone) + 3, 3.6), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(alone) + 1)
     reach = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)]) / STRIDE
     for index, (axes, values) in enumerate(zip(panels, [*alone, together], strict=True)):
