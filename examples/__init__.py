@@ -1,0 +1,1 @@
+"""Programs to copy from: each uses roidl as its users do."""

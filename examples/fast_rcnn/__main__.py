@@ -1,0 +1,111 @@
+"""The command line: trains, evaluates, compares; writes weights and pictures into a folder."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from . import network, training, walkthrough
+from .network import Detector, Settings
+from .pictures import draw_detections, draw_losses
+from .regions import prepare, propose
+from .scenes import make_scene
+
+COMPARED_STEPS = 50
+OUTPUT = Path("fast_rcnn")
+WALKED = 1  # the held-out scene whose largest digit is followed
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.fast_rcnn",
+        description="Train a Fast R-CNN to find handwritten digits on photographs.",
+    )
+
+    def add(name: str, about: str, **settings: Any) -> None:
+        default = settings.get("default")
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(name, help=about + shown, **settings)
+
+    add("--framework", "with what", choices=training.FRAMEWORKS, default="torch")
+    add("--pool", "RoIAlign or RoIPool", choices=network.POOLS, default=defaults.pool)
+    add("--steps", "of training", type=int, metavar="N", default=defaults.steps)
+    add("--scenes", "to evaluate", type=int, metavar="N", default=training.HELD_OUT)
+    add("--dtype", "to compute in", choices=("float32", "float64"), default=defaults.dtype)
+    add("--device", "to compute on", choices=("cpu", "cuda"), default=defaults.device)
+    add("--output", "where to put the files", type=Path, metavar="FOLDER", default=OUTPUT)
+    add("--evaluate", "do not train: evaluate weights of any framework", type=Path, metavar="NPZ")
+    about = f"take {COMPARED_STEPS} steps in each framework: how far are they apart?"
+    add("--compare", about, action="store_true")
+    return parser
+
+
+def _write(figure: Figure, path: Path) -> None:
+    figure.savefig(path)
+    print(f"wrote {path}")
+
+
+def _report(detector: Detector, settings: Settings, count: int, title: str, folder: Path) -> None:
+    """Evaluate, and draw what was found and the way of a box."""
+    evaluation = training.evaluate(detector, settings.dtype, count)
+    print(f"{title}: {evaluation}")
+    _write(draw_detections(evaluation, f"{title}: {evaluation}"), folder / "detections.png")
+    scene = make_scene("test", WALKED)
+    largest = np.prod(scene.boxes[:, 2:] - scene.boxes[:, :2], axis=1).argmax()
+    boxes = propose(np.random.default_rng(0), scene.boxes[[largest]])[:3]
+    features = detector.features(prepare(scene.image[None]).astype(settings.dtype))[0]
+    _write(walkthrough.draw_cells(scene, features, boxes[0]), folder / "cells.png")
+    _write(walkthrough.draw_pooled(features, boxes[0]), folder / "pooled.png")
+    _write(walkthrough.draw_gradients(boxes), folder / "gradients.png")
+
+
+def _compare(settings: Settings, folder: Path) -> None:
+    paths = {}
+    for dtype in ("float64", "float32"):
+        chosen = settings._replace(dtype=dtype)
+        paths[dtype] = {
+            name: training.walk(name, chosen, COMPARED_STEPS) for name in training.FRAMEWORKS
+        }
+        apart = training.difference(list(paths[dtype].values()))
+        print(
+            f"{', '.join(training.FRAMEWORKS)} in {dtype}: the first gradients differ by "
+            f"{apart.gradients:.1e}, the losses of {COMPARED_STEPS} steps by {apart.losses:.1e}"
+        )
+    _write(draw_losses(paths), folder / "losses.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line says."""
+    options = _parser().parse_args(arguments)
+    folder: Path = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = Settings(options.pool, options.dtype, options.device, steps=options.steps)
+    if options.compare:
+        _compare(settings, folder)
+        return
+    if options.evaluate:
+        weights, pool = network.load(options.evaluate)
+        settings = settings._replace(pool=pool)
+    else:
+        weights = network.first_weights()
+    detector = training.make_detector(options.framework, settings, weights)
+    title = f"{options.framework}, {network.POOLS[settings.pool]}"
+    if not options.evaluate:
+        start = time.perf_counter(), time.process_time()
+        losses = training.train(detector, settings.steps, settings.dtype, title)
+        took, busy = time.perf_counter() - start[0], time.process_time() - start[1]
+        print(f"{title}: {len(losses)} steps in {took:.0f} s ({busy:.0f} s of CPU)")
+        network.save(folder / "checkpoint.npz", detector.weights(), settings.pool)
+        print(f"wrote {folder / 'checkpoint.npz'}")
+    _report(detector, settings, options.scenes, title, folder)
+
+
+if __name__ == "__main__":
+    main()
