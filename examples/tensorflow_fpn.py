@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +46,8 @@ class Pyramid(tf.Module):
         for i, weights in enumerate(self.down):
             x = tf.nn.relu(tf.nn.conv2d(x, weights, 4 if i == 0 else 2, "SAME"))
             levels.append(x)
-        top, merged = None, []
+        top: Any = None
+        merged: list[Any] = []
         for x, weights in zip(reversed(levels), reversed(self.lateral), strict=True):
             x = tf.nn.conv2d(x, weights, 1, "SAME")
             if top is not None:

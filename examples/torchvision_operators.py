@@ -87,8 +87,8 @@ def main() -> None:
         lambda x, b: theirs.roi_pool(x, b, 7, scale),
         lambda x, b: ours.roi_pool(x, b, 7, scale),
     )
-    for arguments in ((7, scale, 2), ((7, 5), scale, -1, True)):
-        assert repr(theirs.RoIAlign(*arguments)) == repr(ours.RoIAlign(*arguments))
+    for module_arguments in ((7, scale, 2), ((7, 5), scale, -1, True)):
+        assert repr(theirs.RoIAlign(*module_arguments)) == repr(ours.RoIAlign(*module_arguments))
     assert repr(theirs.RoIPool(7, scale)) == repr(ours.RoIPool(7, scale))
     overhead(
         "roi_align",
