@@ -33,6 +33,7 @@ class Library(NamedTuple):
     writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
     # The module whose `run` runs calls on this library's arrays; None: this front end does
     adapter: str | None = None
+    pyramid_adapter: str | None = None  # the same, for calls on several maps
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -143,7 +144,12 @@ LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
     "torch": Library(
-        _torch_prepare, _torch_adopt, _torch_empty, _torch_writable, adapter=".torch._front"
+        _torch_prepare,
+        _torch_adopt,
+        _torch_empty,
+        _torch_writable,
+        adapter=".torch._front",
+        pyramid_adapter=".torch._multiscale",
     ),
     "jax": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
     "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
@@ -255,19 +261,20 @@ def _run_like_boxes(call: Call) -> Any:
 
 
 # Differentiable where there is an adapter; the derivatives by hand belong to this front end alone.
-_OPERATORS = ("roi_align", "roi_pool")
+_OPERATORS = ("roi_align", "roi_pool", "multiscale_roi_align", "multiscale_roi_pool")
 
 
 @functools.cache
-def _run_of(adapter: str) -> Callable[[Call], Any]:
+def _run_of(adapter: str) -> Callable[[Any], Any]:
     # The array exists, so its library is imported; the adapter is, at the first call.
-    run: Callable[[Call], Any] = importlib.import_module(adapter, __package__).run
+    run: Callable[[Any], Any] = importlib.import_module(adapter, __package__).run
     return run
 
 
 def run(call: Call) -> Any:
     """Run one call: by the adapter of the leader's library if there is one, else here."""
-    adapter = library_of(call.leader).adapter
+    library = library_of(call.leader)
+    adapter = library.adapter if call.pyramid is None else library.pyramid_adapter
     if adapter is not None and call.op in _OPERATORS and call.out is None:
         return _run_of(adapter)(call)
     if call.op.endswith("backward_boxes"):
@@ -293,7 +300,11 @@ def _run_levels(call: LevelsCall) -> Array:
         levels = _core.assign_levels(call.op.encode(), _prepare(call.op, boxes), call.pyramid)
         return library_of(boxes).adopt(call.op, levels, boxes)
 
-    if isinstance(call.boxes, (list, tuple)):
+    many = isinstance(call.boxes, (list, tuple))
+    adapter = library_of(call.boxes[0] if many and call.boxes else call.boxes).pyramid_adapter
+    if adapter is not None:
+        return _run_of(adapter)(call)
+    if many:
         return [levels_of(boxes) for boxes in call.boxes]
     return levels_of(call.boxes)
 
