@@ -14,8 +14,8 @@ cdef dict OPERATOR_NUMBERS = {
 }
 
 
-def run_operator(str op, tuple params, leader, boxes, batch_indices, other, input_shape, out, argmax,
-                 int threads, pyramid=None):
+def run_operator(str op, tuple params, leader, boxes, batch_indices, other, input_shape, out,
+                 argmax, int threads, pyramid=None):
     """Run any operator, those of forward mode included, for an adapter without kernels of its own.
     `leader` is the features, a tangent of them, or a gradient of the result; `other` the array
     that the operator takes besides, or None; `input_shape` is that of a result shaped like the

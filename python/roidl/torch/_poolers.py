@@ -59,7 +59,7 @@ class MultiScaleRoIAlign(nn.Module):  # type: ignore[misc]
     def __init__(
         self,
         featmap_names: list[str],
-        output_size: int | tuple[int, ...] | list[int],
+        output_size: int | tuple[int, int] | list[int],
         sampling_ratio: int,
         *,
         canonical_scale: float = 224,
@@ -72,7 +72,7 @@ class MultiScaleRoIAlign(nn.Module):  # type: ignore[misc]
             output_size = (output_size, output_size)
         self.featmap_names = featmap_names
         self.sampling_ratio = sampling_ratio
-        self.output_size = tuple(output_size)
+        self.output_size: tuple[int, int] = tuple(output_size)  # type: ignore[assignment]
         self.scales: list[float] | None = None
         self.map_levels: LevelMapper | None = None
         self.canonical_scale = canonical_scale

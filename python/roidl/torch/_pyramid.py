@@ -107,7 +107,7 @@ class Operator(NamedTuple):
         leader, boxes, rows, other, extra, (params, *rule) = call
         given = params._asdict()
         numbers = [given[name] for name in self.fields]
-        others = ()
+        others: tuple[Any, ...] = ()
         if self.base.other is not None:
             others = ((other or ()) if self.other_maps else other,)
         return (leader, boxes, *rows, *others, *extra, *rule, *numbers)
@@ -119,7 +119,8 @@ class Operator(NamedTuple):
         params = PyramidParams(
             self.base.params(spatial_scale=1.0, **named), tuple(flat[end - 3]), *flat[end - 2 : end]
         )
-        leader, other = flat[0], None
+        leader: Any = flat[0]
+        other: Any = None
         if self.base.other is not None:
             at, other = 6, flat[5]
         extra = flat[at : end - 3]
@@ -183,7 +184,7 @@ def check_metadata(operator: Operator, call: Arguments) -> None:
         if len(shape) < 4:
             raise ValueError(f"{op}: grad_output must have the shape of the result, got {shape}")
         shapes = [tuple(map(_library._size, each)) for each in _shapes_of_maps(call)]
-        maps = [(shape, dtype) for shape in shapes]
+        maps: Any = [(shape, dtype) for shape in shapes]
     else:
         maps = [metadata(map) for map in (call.leader if operator.reads_maps else call.other)]
     box_shape, box_dtype = metadata(call.boxes)
@@ -209,12 +210,8 @@ def result_of_shapes(operator: Operator, call: Arguments) -> Any:
     if operator.base.result == "boxes":
         return boxes.new_empty(tuple(boxes.shape))
     if operator.base.result == "map":
-        return [
-            _library._dense(shape, channels_last, leader, leader.dtype)
-            for shape, channels_last in zip(
-                _shapes_of_maps(call), call.extra.channels_last, strict=True
-            )
-        ]
+        maps = zip(_shapes_of_maps(call), call.extra[2], strict=True)
+        return [_library._dense(shape, last, leader, leader.dtype) for shape, last in maps]
     nchw, first = params.layout == LAYOUTS["NCHW"], leader[0]
     grid, channels = (params.output_height, params.output_width), first.shape[1 if nchw else 3]
     shape = (*boxes.shape[:-1], *((channels, *grid) if nchw else (*grid, channels)))
@@ -301,12 +298,12 @@ LIBRARY.define(
 )
 
 
-def _assign_levels(boxes: Tensor, scales: list[float], *rule: float) -> Tensor:
-    pyramid = Pyramid(tuple(scales), *rule, None, None)
+def _assign_levels(boxes: Tensor, scales: list[float], size: float, level: float) -> Tensor:
+    pyramid = Pyramid(tuple(scales), size, level, None, None)
     return torch.from_numpy(_core.assign_levels(b"assign_levels", boxes.detach(), pyramid))
 
 
-def _no_levels(boxes: Tensor, scales: list[float], *rule: float) -> Tensor:
+def _no_levels(boxes: Tensor, scales: list[float], size: float, level: float) -> Tensor:
     return boxes.new_empty(tuple(boxes.shape[:-1]), dtype=torch.int32)
 
 

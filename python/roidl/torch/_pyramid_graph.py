@@ -115,7 +115,7 @@ def _node(name: str) -> type[_SingleLevelFunction]:
             else:
                 ctx.shapes = [part.shape for part in _each(output)]
             ctx.maps = map_shapes(operator, call)
-            to_leader, to_boxes, _, to_other = frame.split(ctx.needs_input_grad[2:])
+            _, to_boxes, _, to_other = frame.split(ctx.needs_input_grad[2:])
             selects = name == "roi_align" and frame.params.mode != AVG
             ctx.frame, all_tensors = _framed(call)
             ctx.save_for_forward(*all_tensors)
@@ -136,11 +136,15 @@ def _node(name: str) -> type[_SingleLevelFunction]:
             if makes_maps:
                 pairs = zip(given, ctx.shapes, strict=True)
                 grad = tuple(known[0].new_zeros(s) if g is None else g for g, s in pairs)
-            needed = [any(_each(each)) for each in Frame.split(frame, ctx.needs_input_grad[2:])]
-            needs = needed[0], needed[1], needed[3]
+            to_leader, to_boxes, _, to_other = frame.split(ctx.needs_input_grad[2:])
+            needs = any(_each(to_leader)), to_boxes, any(_each(to_other))
             if needs[1] or needs[2]:
                 lacks = rule.lacks(frame.params)
-                needs = tuple(n and not lack for n, lack in zip(needs, lacks, strict=True))
+                needs = (
+                    needs[0] and not lacks[0],
+                    needs[1] and not lacks[1],
+                    needs[2] and not lacks[2],
+                )
             call = frame.call(ctx.saved_tensors)
             by_leader, by_boxes, by_other = rule.pull(apply, call, ctx.maps, grad, needs)
             results = []
