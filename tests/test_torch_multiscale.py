@@ -346,8 +346,7 @@ def test_the_module_is_torchvisions() -> None:
     pool: Any = ops.MultiScaleRoIAlign(["0", "1"], 2, 2, canonical_scale=6, canonical_level=2)
     text = "(featmap_names=['0', '1'], output_size=(2, 2), sampling_ratio=2)"
     assert repr(pool) == "MultiScaleRoIAlign" + text
-    assert pool.scales is None
-    assert pool.map_levels is None
+    assert (pool.scales, pool.map_levels) == (None, None)
     maps, boxes = small(torch.float32)
     features = OrderedDict([("0", maps[0]), ("other", maps[0]), ("1", maps[1])])
     listed = [boxes[:1, 1:], boxes[1:, 1:]]
