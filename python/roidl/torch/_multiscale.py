@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .. import _multiscale
+from .. import _core, _multiscale
 from .._arrays import run_like_leader
 from .._multiscale import LevelsCall
 from .._params import Call, front_end
@@ -21,7 +21,10 @@ def _run_levels(call: LevelsCall) -> Any:
     scales, *rule = call.pyramid[:3]
 
     def levels_of(boxes: Any) -> Tensor:
-        return _pyramid.assign_levels(_as_tensor(boxes), scales, *rule)
+        boxes = _as_tensor(boxes)
+        if not isinstance(boxes, torch.Tensor):
+            _core.check_array(call.op, "boxes", boxes)  # it says what is wrong
+        return _pyramid.assign_levels(boxes, scales, *rule)
 
     if isinstance(call.boxes, (list, tuple)):
         return [levels_of(boxes) for boxes in call.boxes]
@@ -41,8 +44,11 @@ def run(call: Call | LevelsCall) -> Any:
     given = [*inputs, *(boxes if many else [boxes])]
     given += [each for each in (indices, levels, counts) if each is not None]
     tensors = all(isinstance(each, torch.Tensor) for each in given)
-    if call.out is not None or not tensors or (many and indices is not None):
-        return run_like_leader(call)  # without a gradient; or it says what is wrong
+    if call.out is not None:
+        return run_like_leader(call)
+    if not tensors or (many and indices is not None):
+        with torch.no_grad():
+            return run_like_leader(call)  # it says what is wrong
     if many:
         boxes, indices = _join(call.op, boxes, inputs[0])
     rows = Rows(indices, levels, counts)
