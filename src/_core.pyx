@@ -102,7 +102,8 @@ cdef class PyramidView:
     cdef View counts
 
 
-cdef PyramidView pyramid_view(pyramid, const char* op, stream):
+cdef PyramidView pyramid_view(pyramid, const char* op, stream=None, metadata=None):
+    """Its arrays are read by `metadata` where they are only described."""
     cdef PyramidView view
     cdef int i
     if pyramid is None:
@@ -112,8 +113,12 @@ cdef PyramidView pyramid_view(pyramid, const char* op, stream):
         view.pyramid.scales[i] = scale
     view.pyramid.canonical_scale = pyramid.canonical_scale
     view.pyramid.canonical_level = pyramid.canonical_level
-    view.levels = view_or_none(pyramid.levels, op, b"levels", stream)
-    view.counts = view_or_none(pyramid.counts, op, b"counts", stream)
+    if metadata is None:
+        view.levels = view_or_none(pyramid.levels, op, b"levels", stream)
+        view.counts = view_or_none(pyramid.counts, op, b"counts", stream)
+    else:
+        view.levels = None if pyramid.levels is None else metadata(pyramid.levels)
+        view.counts = None if pyramid.counts is None else metadata(pyramid.counts)
     view.pyramid.levels = tensor_or_null(view.levels)
     view.pyramid.counts = tensor_or_null(view.counts)
     return view
@@ -291,19 +296,22 @@ cdef View view_of_metadata(metadata):
     return view
 
 
-def result_shape(str op, dict params, input, boxes, batch_indices):
+def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None):
     """The shape of a forward call's result, or the error of the call. Each array is a pair
-    (shape, name of the dtype); batch_indices may be None."""
+    (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
+    pairs too, input is a list."""
     cdef bytes name = op.encode()
-    cdef View x = view_of_metadata(input)
-    cdef Maps maps = Maps(name, &x.tensor, 1)
+    cdef MapList x = maps_from([view_of_metadata(each) for each in
+                                ([input] if pyramid is None else input)])
+    cdef Maps maps = x.maps(name)
     cdef View b = view_of_metadata(boxes)
     cdef View i = None if batch_indices is None else view_of_metadata(batch_indices)
+    cdef PyramidView p = pyramid_view(pyramid, name, metadata=view_of_metadata)
     if "sampling_height" in params:
         return shape_tuple(pooled_shape(make_roi_align(name, params, maps, b.tensor,
-                                                       tensor_or_null(i), NULL)))
+                                                       tensor_or_null(i), pyramid_or_null(p))))
     return shape_tuple(pooled_shape(make_roi_pool(name, params, maps, b.tensor,
-                                                  tensor_or_null(i), NULL)))
+                                                  tensor_or_null(i), pyramid_or_null(p))))
 
 
 def check_array(str op, str name, value):

@@ -133,12 +133,13 @@ def _run_like_boxes(call: Call) -> Any:
 
 
 # Differentiable where there is an adapter; the derivatives by hand belong to this front end alone.
-_OPERATORS = ("roi_align", "roi_pool")
+_OPERATORS = ("roi_align", "roi_pool", "multiscale_roi_align", "multiscale_roi_pool")
 
 
 def run(call: Call) -> Any:
     """Run one call: by the adapter of the leader's library if there is one, else here."""
-    adapter = library_of(call.leader).run
+    library = library_of(call.leader)
+    adapter = library.run if call.pyramid is None else library.run_pyramid
     if adapter is not None and call.op in _OPERATORS and call.out is None:
         return adapter(call)
     if call.op.endswith("backward_boxes"):
@@ -164,7 +165,11 @@ def _run_levels(call: LevelsCall) -> Array:
         levels = _core.assign_levels(call.op.encode(), _prepare(call.op, boxes), call.pyramid)
         return library_of(boxes).adopt(call.op, levels, boxes)
 
-    if isinstance(call.boxes, (list, tuple)):
+    many = isinstance(call.boxes, (list, tuple))
+    adapter = library_of(call.boxes[0] if many and call.boxes else call.boxes).run_levels
+    if adapter is not None:
+        return adapter(call)
+    if many:
         return [levels_of(boxes) for boxes in call.boxes]
     return levels_of(call.boxes)
 

@@ -75,10 +75,11 @@ def run_operator(
     boxes: Any,
     batch_indices: Any,
     other: Any,
-    input_shape: tuple[int, ...] | None,
+    input_shape: Sequence[Any] | None,
     out: Any,
     argmax: Any,
     threads: int,
+    pyramid: Pyramid | None = None,
 ) -> None: ...
 
 _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
@@ -86,9 +87,10 @@ _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
 def result_shape(
     op: str,
     params: dict[str, Any],
-    input: _Metadata,
+    input: _Metadata | list[_Metadata],
     boxes: _Metadata,
     batch_indices: _Metadata | None,
+    pyramid: Pyramid | None = None,
 ) -> tuple[int, ...]: ...
 def check_array(op: str, name: str, value: Any) -> None: ...
 def check_box_list(op: str, boxes: list[_Metadata], images: int) -> None: ...

@@ -41,6 +41,8 @@ class Library(NamedTuple):
     cast: Callable[[Array, str], Array] = lambda array, dtype: array.astype(dtype)
     # The adapter that runs calls on this library's arrays; None: this front end does
     run: Callable[[Call], Any] | None = None
+    run_pyramid: Callable[[Call], Any] | None = None  # the same for several maps
+    run_levels: Callable[[Any], Any] | None = None  # and for assign_levels
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -208,10 +210,22 @@ def _torch_run(call: Call) -> Any:
     return run(call)
 
 
+def _torch_run_pyramid(call: Any) -> Any:
+    from .torch._multiscale import run
+
+    return run(call)
+
+
 def _jax_run(call: Call) -> Any:
     from .jax import run
 
     return run(call)
+
+
+def _jax_run_levels(call: Any) -> Any:
+    from .jax import run_levels
+
+    return run_levels(call)
 
 
 def _tensorflow_run(call: Call) -> Any:
@@ -222,6 +236,15 @@ def _tensorflow_run(call: Call) -> Any:
 
 NUMPY = Library(_as_it_is, _unchanged)
 STANDARD = Library(_as_it_is, _standard_adopt, device=_standard_device)
+JAX = Library(
+    _as_it_is,
+    _jax_adopt,
+    writable=_never,
+    device=_standard_device,
+    run=_jax_run,
+    run_pyramid=_jax_run,
+    run_levels=_jax_run_levels,
+)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty, device=_cupy_device),
@@ -233,11 +256,11 @@ LIBRARIES = {
         _torch_device,
         _torch_cast,
         run=_torch_run,
+        run_pyramid=_torch_run_pyramid,
+        run_levels=_torch_run_pyramid,
     ),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never, device=_standard_device, run=_jax_run),
-    "jaxlib": Library(
-        _as_it_is, _jax_adopt, writable=_never, device=_standard_device, run=_jax_run
-    ),
+    "jax": JAX,
+    "jaxlib": JAX,
     "tensorflow": Library(
         _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
     ),

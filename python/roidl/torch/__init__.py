@@ -9,8 +9,20 @@ mode; they work under `torch.func`, `torch.compile`, `torch.export`, autocast an
 from . import _vmap
 from ._front import roi_align, roi_pool
 from ._modules import RoIAlign, RoIPool
+from ._multiscale import assign_levels, multiscale_roi_align, multiscale_roi_pool
 from ._onnx import onnx_translation_table
+from ._poolers import MultiScaleRoIAlign
 
 _vmap.register()
 
-__all__ = ["RoIAlign", "RoIPool", "onnx_translation_table", "roi_align", "roi_pool"]
+__all__ = [
+    "MultiScaleRoIAlign",
+    "RoIAlign",
+    "RoIPool",
+    "assign_levels",
+    "multiscale_roi_align",
+    "multiscale_roi_pool",
+    "onnx_translation_table",
+    "roi_align",
+    "roi_pool",
+]

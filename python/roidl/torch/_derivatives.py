@@ -40,7 +40,9 @@ _ALL = (True, True, True)
 
 
 def zeros_like(tensor: Tensor) -> Tensor:
-    """Zeros that take no memory."""
+    """Zeros that take no memory; of a tuple of maps, for each."""
+    if isinstance(tensor, tuple):
+        return tuple(map(zeros_like, tensor))
     return tensor.new_zeros(()).expand(tensor.shape)
 
 
