@@ -33,6 +33,8 @@ class Library(NamedTuple):
     writable: Callable[[Array], bool] = lambda array: True  # may be passed as out=
     # The module whose `run` runs calls on this library's arrays; None: this front end does
     adapter: str | None = None
+    # What it runs, in that case; the rest this front end does.
+    operators: tuple[str, ...] = ("roi_align", "roi_pool")
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -139,14 +141,23 @@ def _standard_adopt(op: str, result: Array, like: Array) -> Array:
 
 NUMPY = Library(_as_it_is, _unchanged)
 STANDARD = Library(_as_it_is, _standard_adopt)
+# Differentiable; the derivatives by hand belong to this front end alone.
+_DIFFERENTIABLE = ("roi_align", "roi_pool", "multiscale_roi_align", "multiscale_roi_pool")
+JAX = Library(
+    _as_it_is,
+    _jax_adopt,
+    writable=_never,
+    adapter=".jax",
+    operators=(*_DIFFERENTIABLE, "assign_levels"),
+)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty),
     "torch": Library(
         _torch_prepare, _torch_adopt, _torch_empty, _torch_writable, adapter=".torch._front"
     ),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
-    "jaxlib": Library(_as_it_is, _jax_adopt, writable=_never, adapter=".jax"),
+    "jax": JAX,
+    "jaxlib": JAX,
     "tensorflow": Library(
         _tensorflow_prepare, _tensorflow_adopt, writable=_never, adapter=".tensorflow"
     ),
@@ -254,22 +265,18 @@ def _run_like_boxes(call: Call) -> Any:
     return [like(*each) for each in zip(call.boxes, parts, strict=True)]
 
 
-# Differentiable where there is an adapter; the derivatives by hand belong to this front end alone.
-_OPERATORS = ("roi_align", "roi_pool")
-
-
 @functools.cache
-def _run_of(adapter: str) -> Callable[[Call], Any]:
+def _function_of(adapter: str, name: str) -> Callable[[Any], Any]:
     # The array exists, so its library is imported; the adapter is, at the first call.
-    run: Callable[[Call], Any] = importlib.import_module(adapter, __package__).run
-    return run
+    function: Callable[[Any], Any] = getattr(importlib.import_module(adapter, __package__), name)
+    return function
 
 
 def run(call: Call) -> Any:
     """Run one call: by the adapter of the leader's library if there is one, else here."""
-    adapter = library_of(call.leader).adapter
-    if adapter is not None and call.op in _OPERATORS and call.out is None:
-        return _run_of(adapter)(call)
+    library = library_of(call.leader)
+    if library.adapter is not None and call.op in library.operators and call.out is None:
+        return _function_of(library.adapter, "run")(call)
     if call.op.endswith("backward_boxes"):
         return _run_like_boxes(call)
     return run_like_leader(call)
@@ -289,6 +296,11 @@ multiscale_roi_pool_backward = _adapt(_multiscale.multiscale_roi_pool_backward)
 
 
 def _run_levels(call: LevelsCall) -> Array:
+    boxes = call.boxes[0] if isinstance(call.boxes, (list, tuple)) and call.boxes else call.boxes
+    library = library_of(boxes)
+    if library.adapter is not None and call.op in library.operators:
+        return _function_of(library.adapter, "run_levels")(call)
+
     def levels_of(boxes: Array) -> Array:
         levels = _core.assign_levels(call.op.encode(), _prepare(call.op, boxes), call.pyramid)
         return library_of(boxes).adopt(call.op, levels, boxes)
