@@ -56,7 +56,7 @@ cdef MapList maps_from(list views):
     return result
 
 
-cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyramid, stream,
+cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyramid, stream=None,
                      cbool writable=False):
     if pyramid is None:
         return maps_from([writable_view_of(arrays, op, name, stream) if writable else

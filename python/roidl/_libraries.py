@@ -223,7 +223,7 @@ def _jax_run(call: Call) -> Any:
 
 
 def _jax_run_levels(call: Any) -> Any:
-    from .jax import run_levels
+    from .jax._levels import run_levels
 
     return run_levels(call)
 
