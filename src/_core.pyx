@@ -306,7 +306,7 @@ def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None)
     cdef Maps maps = x.maps(name)
     cdef View b = view_of_metadata(boxes)
     cdef View i = None if batch_indices is None else view_of_metadata(batch_indices)
-    cdef PyramidView p = pyramid_view(pyramid, name, metadata=view_of_metadata)
+    cdef PyramidView p = pyramid_view(pyramid, name, None, view_of_metadata)
     if "sampling_height" in params:
         return shape_tuple(pooled_shape(make_roi_align(name, params, maps, b.tensor,
                                                        tensor_or_null(i), pyramid_or_null(p))))

@@ -35,7 +35,8 @@ def run_operator(str op, tuple params, leader, boxes, batch_indices, other, inpu
     if other is not None:
         o = maps_of(other, name, b"input" if other_maps else b"the second array",
                     p if other_maps else None)
-    cdef MapList y = maps_of(out, name, b"out", None if input_shape is None else p, writable=True)
+    cdef MapList y = maps_of(out, name, b"out", None if input_shape is None else p, None,
+                             True)
     cdef View a = None if argmax is None else writable_view_of(argmax, name, b"argmax")
     cdef MapList features = x
     if input_shape is not None:
