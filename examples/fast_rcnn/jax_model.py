@@ -83,7 +83,8 @@ class Detector:
             settings.rate, dict.fromkeys(settings.decay_at, 1 / 8)
         )
         optimizer = optax.sgd(rate, settings.momentum)
-        self.state = optimizer.init(self.params)
+        # On the device like all that follow it, or the second step would be compiled anew.
+        self.state = jax.device_put(optimizer.init(self.params), self.device)
         loss_and_gradients = jax.value_and_grad(partial(_loss, settings.pool))
 
         @partial(jax.jit, donate_argnums=(0, 1))

@@ -112,11 +112,11 @@ class Detector:
 
     def step(self, batch: Batch) -> float:
         self.optimizer.zero_grad()
-        loss = self._loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss: Any = self._loss(batch)
+        loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        return loss.item()
+        return float(loss)
 
     def gradients(self, batch: Batch) -> Weights:
         parameters = self._parameters()
@@ -126,13 +126,14 @@ class Detector:
             for name, gradient in zip(parameters, gradients, strict=True)
         }
 
-    @torch.no_grad()
     def features(self, images: Array) -> Array:
-        return np.asarray(self._features(self._tensor(images)).permute(0, 2, 3, 1).cpu())
+        with torch.no_grad():
+            features = self._features(self._tensor(images))
+        return np.asarray(features.permute(0, 2, 3, 1).cpu())
 
-    @torch.no_grad()
     def predict(self, images: Array, boxes: Array) -> tuple[Array, Array]:
-        scores, corrections = self._head(self._tensor(images), self._tensor(boxes))
+        with torch.no_grad():
+            scores, corrections = self._head(self._tensor(images), self._tensor(boxes))
         return F.softmax(scores, dim=2).cpu().numpy(), corrections.cpu().numpy()
 
     def weights(self) -> Weights:
