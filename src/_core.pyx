@@ -102,7 +102,7 @@ cdef class PyramidView:
     cdef View counts
 
 
-cdef PyramidView pyramid_view(pyramid, const char* op, stream):
+cdef PyramidView pyramid_view(pyramid, const char* op, stream, cbool metadata=False):
     cdef PyramidView view
     cdef int i
     if pyramid is None:
@@ -112,8 +112,12 @@ cdef PyramidView pyramid_view(pyramid, const char* op, stream):
         view.pyramid.scales[i] = scale
     view.pyramid.canonical_scale = pyramid.canonical_scale
     view.pyramid.canonical_level = pyramid.canonical_level
-    view.levels = view_or_none(pyramid.levels, op, b"levels", stream)
-    view.counts = view_or_none(pyramid.counts, op, b"counts", stream)
+    if metadata:
+        view.levels = metadata_or_none(pyramid.levels)
+        view.counts = metadata_or_none(pyramid.counts)
+    else:
+        view.levels = view_or_none(pyramid.levels, op, b"levels", stream)
+        view.counts = view_or_none(pyramid.counts, op, b"counts", stream)
     view.pyramid.levels = tensor_or_null(view.levels)
     view.pyramid.counts = tensor_or_null(view.counts)
     return view
@@ -291,19 +295,26 @@ cdef View view_of_metadata(metadata):
     return view
 
 
-def result_shape(str op, dict params, input, boxes, batch_indices):
+cdef View metadata_or_none(metadata):
+    return None if metadata is None else view_of_metadata(metadata)
+
+
+def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None):
     """The shape of a forward call's result, or the error of the call. Each array is a pair
-    (shape, name of the dtype); batch_indices may be None."""
+    (shape, name of the dtype); batch_indices may be None. With a pyramid, whose levels and counts
+    are such pairs or None, input is a list of them."""
     cdef bytes name = op.encode()
-    cdef View x = view_of_metadata(input)
-    cdef Maps maps = Maps(name, &x.tensor, 1)
+    cdef PyramidView p = pyramid_view(pyramid, name, None, True)
+    cdef MapList x = maps_from([view_of_metadata(each) for each in
+                                ([input] if pyramid is None else input)])
+    cdef Maps maps = x.maps(name)
     cdef View b = view_of_metadata(boxes)
-    cdef View i = None if batch_indices is None else view_of_metadata(batch_indices)
+    cdef View i = metadata_or_none(batch_indices)
     if "sampling_height" in params:
         return shape_tuple(pooled_shape(make_roi_align(name, params, maps, b.tensor,
-                                                       tensor_or_null(i), NULL)))
+                                                       tensor_or_null(i), pyramid_or_null(p))))
     return shape_tuple(pooled_shape(make_roi_pool(name, params, maps, b.tensor,
-                                                  tensor_or_null(i), NULL)))
+                                                  tensor_or_null(i), pyramid_or_null(p))))
 
 
 def check_array(str op, str name, value):

@@ -132,15 +132,11 @@ def _run_like_boxes(call: Call) -> Any:
     return [like(*each) for each in zip(call.boxes, parts, strict=True)]
 
 
-# Differentiable where there is an adapter; the derivatives by hand belong to this front end alone.
-_OPERATORS = ("roi_align", "roi_pool")
-
-
 def run(call: Call) -> Any:
     """Run one call: by the adapter of the leader's library if there is one, else here."""
-    adapter = library_of(call.leader).run
-    if adapter is not None and call.op in _OPERATORS and call.out is None:
-        return adapter(call)
+    library = library_of(call.leader)
+    if library.run is not None and call.op in library.operators and call.out is None:
+        return library.run(call)
     if call.op.endswith("backward_boxes"):
         return _run_like_boxes(call)
     return run_like_leader(call)
@@ -160,6 +156,11 @@ multiscale_roi_pool_backward = _adapt(_multiscale.multiscale_roi_pool_backward)
 
 
 def _run_levels(call: LevelsCall) -> Array:
+    first = call.boxes[0] if isinstance(call.boxes, (list, tuple)) and call.boxes else call.boxes
+    adapter = library_of(first).run_levels
+    if adapter is not None:
+        return adapter(call)
+
     def levels_of(boxes: Array) -> Array:
         levels = _core.assign_levels(call.op.encode(), _prepare(call.op, boxes), call.pyramid)
         return library_of(boxes).adopt(call.op, levels, boxes)

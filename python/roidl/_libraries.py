@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._multiscale import LevelsCall
 from ._params import Call
 
 Array = Any
@@ -41,6 +42,9 @@ class Library(NamedTuple):
     cast: Callable[[Array, str], Array] = lambda array, dtype: array.astype(dtype)
     # The adapter that runs calls on this library's arrays; None: this front end does
     run: Callable[[Call], Any] | None = None
+    # Which it runs: what is differentiable. The derivatives by hand belong to this front end alone.
+    operators: tuple[str, ...] = ("roi_align", "roi_pool")
+    run_levels: Callable[[LevelsCall], Any] | None = None  # its assign_levels
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -214,6 +218,12 @@ def _jax_run(call: Call) -> Any:
     return run(call)
 
 
+def _jax_run_levels(call: LevelsCall) -> Any:
+    from .jax import run_levels
+
+    return run_levels(call)
+
+
 def _tensorflow_run(call: Call) -> Any:
     from .tensorflow import run
 
@@ -222,6 +232,15 @@ def _tensorflow_run(call: Call) -> Any:
 
 NUMPY = Library(_as_it_is, _unchanged)
 STANDARD = Library(_as_it_is, _standard_adopt, device=_standard_device)
+JAX = Library(
+    _as_it_is,
+    _jax_adopt,
+    writable=_never,
+    device=_standard_device,
+    run=_jax_run,
+    operators=("roi_align", "roi_pool", "multiscale_roi_align", "multiscale_roi_pool"),
+    run_levels=_jax_run_levels,
+)
 LIBRARIES = {
     "numpy": NUMPY,
     "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty, device=_cupy_device),
@@ -234,10 +253,8 @@ LIBRARIES = {
         _torch_cast,
         run=_torch_run,
     ),
-    "jax": Library(_as_it_is, _jax_adopt, writable=_never, device=_standard_device, run=_jax_run),
-    "jaxlib": Library(
-        _as_it_is, _jax_adopt, writable=_never, device=_standard_device, run=_jax_run
-    ),
+    "jax": JAX,
+    "jaxlib": JAX,
     "tensorflow": Library(
         _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
     ),

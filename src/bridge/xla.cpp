@@ -1,18 +1,18 @@
 // The operators as XLA custom calls: one FFI handler each, by the C interface alone.
 //
-// Operands come in the order: what is differentiated along, boxes, batch_indices if there are any.
-// Attributes are the parameters, by the names of visit_fields. The result of a backward tells the
-// shape of the input.
+// Operands come in the order: what is differentiated along, boxes, and if there are any
+// batch_indices, levels and counts. Several maps are as many operands, one after the other, and as
+// many results. Attributes are the parameters, by the names of visit_fields; xla_call.h has those
+// of several maps. The result of a backward tells the shape of the input.
 #include <algorithm>
 #include <new>
-#include <string>
-#include <string_view>
-#include <type_traits>
 
 #include "abi/xla_ffi.h"
 #include "cpu/parallel.h"
+#include "pyramid.h"
 #include "roi_align.h"
 #include "roi_pool.h"
+#include "xla_call.h"
 
 namespace roidl {
 
@@ -23,139 +23,16 @@ namespace xla = abi::xla;
 // Where the buffers of a call are.
 constexpr abi::DLDevice kHost{abi::kDLCPU, 0};
 
-abi::DLDataType dtype_of(xla::DataType type) {
-  switch (type) {
-    case xla::kPred:
-      return {6, 8, 1};  // DLPack's bool
-    case xla::kS8:
-      return {abi::kDLInt, 8, 1};
-    case xla::kS16:
-      return {abi::kDLInt, 16, 1};
-    case xla::kS32:
-      return {abi::kDLInt, 32, 1};
-    case xla::kS64:
-      return {abi::kDLInt, 64, 1};
-    case xla::kU8:
-      return {abi::kDLUInt, 8, 1};
-    case xla::kU16:
-      return {abi::kDLUInt, 16, 1};
-    case xla::kU32:
-      return {abi::kDLUInt, 32, 1};
-    case xla::kU64:
-      return {abi::kDLUInt, 64, 1};
-    case xla::kF16:
-      return kFloat16;
-    case xla::kBF16:
-      return kBfloat16;
-    case xla::kF32:
-      return kFloat32;
-    case xla::kF64:
-      return kFloat64;
-    case xla::kC64:
-      return {5, 64, 1};  // DLPack's complex
-    case xla::kC128:
-      return {5, 128, 1};
-  }
-  return {255, 8, 1};  // the core says that it is none of ours
-}
-
-Tensor read_buffer(const char* op, const char* name, void* address, abi::DLDevice device) {
-  const auto* buffer = static_cast<const xla::Buffer*>(address);
-  abi::DLTensor source{};
-  source.data = buffer->data;
-  source.device = device;
-  source.dtype = dtype_of(buffer->dtype);
-  source.ndim = static_cast<int32_t>(buffer->rank);
-  source.shape = buffer->dims;  // in C order: our lowering asks for no other
-  return read_dltensor(source, op, name);
-}
-
-// One call as XLA hands it over.
-class Call {
- public:
-  Call(const char* op, const xla::CallFrame& frame, abi::DLDevice device)
-      : op_(op), frame_(frame), device_(device) {}
-
-  const char* op() const { return op_; }
-
-  Tensor operand(int64_t index, const char* name) const {
-    if (index >= frame_.args.size) missing("operand", name);
-    return read_buffer(op_, name, frame_.args.args[index], device_);
-  }
-  Tensor result(int64_t index, const char* name) const {
-    if (index >= frame_.rets.size) missing("result", name);
-    return read_buffer(op_, name, frame_.rets.rets[index], device_);
-  }
-  bool has_operand(int64_t index) const { return index < frame_.args.size; }
-  bool has_result(int64_t index) const { return index < frame_.rets.size; }
-
-  template <class Params>
-  Params params() const {
-    Params params{};
-    visit_fields(params, [&](const char* name, auto& field) { read(name, field); });
-    return params;
-  }
-
- private:
-  [[noreturn]] void missing(const char* what, const char* name) const {
-    fail(ErrorKind::runtime, op_, "the XLA custom call has no ", what, " ", name);
-  }
-
-  template <class T>
-  void read(const std::string_view name, T& field) const {
-    const xla::Attrs& attrs = frame_.attrs;
-    for (int64_t i = 0; i < attrs.size; ++i) {
-      const xla::ByteSpan& span = *attrs.names[i];
-      if (std::string_view(span.ptr, span.len) != name || attrs.types[i] != xla::kScalar) continue;
-      const auto* scalar = static_cast<const xla::Scalar*>(attrs.attrs[i]);
-      if constexpr (std::is_same_v<T, bool>) {
-        if (scalar->dtype == xla::kPred) return void(field = *static_cast<bool*>(scalar->value));
-      } else if (visit_number(*scalar, [&](auto value) { field = static_cast<T>(value); })) {
-        return;
-      }
-    }
-    missing("attribute", std::string(name).c_str());
-  }
-
-  template <class F>
-  static bool visit_number(const xla::Scalar& scalar, F&& f) {
-    switch (scalar.dtype) {
-      case xla::kF64:
-        return f(*static_cast<double*>(scalar.value)), true;
-      case xla::kS64:
-        return f(*static_cast<int64_t*>(scalar.value)), true;
-      default:
-        return false;
-    }
-  }
-
-  const char* op_;
-  const xla::CallFrame& frame_;
-  abi::DLDevice device_;
-};
-
-// Boxes and, perhaps, their batch indices: the last operands of every call.
-struct BoxOperands {
-  BoxOperands(const Call& call, int64_t first)
-      : boxes(call.operand(first, "boxes")), indexed(call.has_operand(first + 1)) {
-    if (indexed) batch_indices = call.operand(first + 1, "batch_indices");
-  }
-  const Tensor* indices() const { return indexed ? &batch_indices : nullptr; }
-
-  Tensor boxes;
-  bool indexed;
-  Tensor batch_indices;
-};
-
 // ---- the operators -----------------------------------------------------------------------------
 
-RoiAlignProblem align_problem(const Call& call, const Tensor& input, const BoxOperands& b) {
-  return make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes, b.indices());
+RoiAlignProblem align_problem(const Call& call, const Maps& input, const BoxOperands& b) {
+  return make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes, b.indices(),
+                        b.pyramid());
 }
 
 void align_forward(const Call& call) {
-  const Tensor input = call.operand(0, "input");
-  const BoxOperands b(call, 1);
+  const MapList input = call.map_operands(0, "input");
+  const BoxOperands b(call, input.count);
   RoiAlignProblem problem = align_problem(call, input, b);
   roi_align_forward(problem, input, b.boxes, call.result(0, "out"));
 }
@@ -166,50 +43,48 @@ bool needs_input(const Call& call) {
 }
 
 void align_backward(const Call& call) {
-  const bool two = needs_input(call);
-  const Tensor grad_input = call.result(0, "out");
-  const Tensor input = two ? call.operand(1, "input") : Tensor{};
-  const BoxOperands b(call, two ? 2 : 1);
+  const MapList grad_input = call.map_results("out");
+  const MapList input = needs_input(call) ? call.map_operands(1, "input") : MapList{};
+  const BoxOperands b(call, 1 + input.count);
   RoiAlignProblem problem = align_problem(call, grad_input, b);
-  roi_align_backward(problem, call.operand(0, "grad_output"), b.boxes, two ? &input : nullptr,
-                     grad_input);
+  roi_align_backward(problem, call.operand(0, "grad_output"), b.boxes, input, grad_input);
 }
 
 void align_backward_boxes(const Call& call) {
-  const Tensor input = call.operand(1, "input");
-  const BoxOperands b(call, 2);
+  const MapList input = call.map_operands(1, "input");
+  const BoxOperands b(call, 1 + input.count);
   RoiAlignProblem problem = align_problem(call, input, b);
   roi_align_backward_boxes(problem, call.operand(0, "grad_output"), input, b.boxes,
                            call.result(0, "grad_boxes"));
 }
 
 void align_jvp(const Call& call) {
-  const bool two = needs_input(call);
-  const Tensor tangent = call.operand(0, "input_tangent");
-  const Tensor input = two ? call.operand(1, "input") : Tensor{};
-  const BoxOperands b(call, two ? 2 : 1);
+  const MapList tangent = call.map_operands(0, "input_tangent");
+  const MapList input = needs_input(call) ? call.map_operands(tangent.count, "input") : MapList{};
+  const BoxOperands b(call, tangent.count + input.count);
   RoiAlignProblem problem = align_problem(call, tangent, b);
-  roi_align_jvp(problem, tangent, b.boxes, two ? &input : nullptr, call.result(0, "out"));
+  roi_align_jvp(problem, tangent, b.boxes, input, call.result(0, "out"));
 }
 
 void align_jvp_boxes(const Call& call) {
-  const Tensor input = call.operand(0, "input");
-  const BoxOperands b(call, 2);
+  const MapList input = call.map_operands(0, "input");
+  const BoxOperands b(call, input.count + 1);
   RoiAlignProblem problem = align_problem(call, input, b);
-  roi_align_jvp_boxes(problem, input, b.boxes, call.operand(1, "boxes_tangent"),
+  roi_align_jvp_boxes(problem, input, b.boxes, call.operand(input.count, "boxes_tangent"),
                       call.result(0, "out"));
 }
 
 void align_jvp_boxes_backward(const Call& call) {
-  const Tensor grad_input = call.result(0, "out");
+  const MapList grad_input = call.map_results("out");
   const BoxOperands b(call, 2);
   RoiAlignProblem problem = align_problem(call, grad_input, b);
   roi_align_jvp_boxes_backward(problem, call.operand(0, "grad_output"), b.boxes,
                                call.operand(1, "boxes_tangent"), grad_input);
 }
 
-RoiPoolProblem pool_problem(const Call& call, const Tensor& input, const BoxOperands& b) {
-  return make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes, b.indices());
+RoiPoolProblem pool_problem(const Call& call, const Maps& input, const BoxOperands& b) {
+  return make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes, b.indices(),
+                       b.pyramid());
 }
 
 // The mode max has an argmax: it may be asked for, and the derivatives need it, as the operand that
@@ -219,8 +94,8 @@ bool has_argmax(const Call& call) {
 }
 
 void pool_forward(const Call& call) {
-  const Tensor input = call.operand(0, "input");
-  const BoxOperands b(call, 1);
+  const MapList input = call.map_operands(0, "input");
+  const BoxOperands b(call, input.count);
   RoiPoolProblem problem = pool_problem(call, input, b);
   const bool two = has_argmax(call) && call.has_result(1);
   const Tensor argmax = two ? call.result(1, "argmax") : Tensor{};
@@ -229,7 +104,7 @@ void pool_forward(const Call& call) {
 
 void pool_backward(const Call& call) {
   const bool two = has_argmax(call);
-  const Tensor grad_input = call.result(0, "out");
+  const MapList grad_input = call.map_results("out");
   const Tensor argmax = two ? call.operand(1, "argmax") : Tensor{};
   const BoxOperands b(call, two ? 2 : 1);
   RoiPoolProblem problem = pool_problem(call, grad_input, b);
@@ -239,11 +114,24 @@ void pool_backward(const Call& call) {
 
 void pool_jvp(const Call& call) {
   const bool two = has_argmax(call);
-  const Tensor tangent = call.operand(0, "input_tangent");
-  const Tensor argmax = two ? call.operand(1, "argmax") : Tensor{};
-  const BoxOperands b(call, two ? 2 : 1);
+  const MapList tangent = call.map_operands(0, "input_tangent");
+  const Tensor argmax = two ? call.operand(tangent.count, "argmax") : Tensor{};
+  const BoxOperands b(call, tangent.count + (two ? 1 : 0));
   RoiPoolProblem problem = pool_problem(call, tangent, b);
   roi_pool_jvp(problem, tangent, b.boxes, two ? &argmax : nullptr, call.result(0, "out"));
+}
+
+// vmap puts more dimensions in front: they are so many more rows.
+void levels(const Call& call) {
+  Tensor boxes = call.operand(0, "boxes");
+  while (boxes.ndim > 2) {
+    boxes.shape[1] *= boxes.shape[0];
+    --boxes.ndim;
+    std::copy(boxes.shape + 1, boxes.shape + 1 + boxes.ndim, boxes.shape);
+    std::copy(boxes.strides + 1, boxes.strides + 1 + boxes.ndim, boxes.strides);
+  }
+  assign_levels(call.op(), call.pyramid(), call.maps(), boxes,
+                static_cast<int32_t*>(call.result(0, "levels").data));
 }
 
 // ---- the doors ---------------------------------------------------------------------------------
@@ -294,6 +182,7 @@ bool answer_metadata(const xla::CallFrame& frame) {
   return true;
 }
 
+// `op` is what the operator on several maps is called.
 xla::Failure* handle(const char* op, void (*run)(const Call&), const xla::CallFrame* frame,
                      abi::DLDevice device) noexcept {
   if (answer_metadata(*frame) || frame->stage != xla::kExecute) return nullptr;
@@ -323,33 +212,37 @@ extern "C" {
 using Frame = const roidl::abi::xla::CallFrame;
 
 ROIDL_EXPORT roidl_cpu_roi_align(Frame* frame) {
-  return roidl::handle("roi_align", roidl::align_forward, frame, roidl::kHost);
+  return roidl::handle("multiscale_roi_align", roidl::align_forward, frame, roidl::kHost);
 }
 ROIDL_EXPORT roidl_cpu_roi_align_backward(Frame* frame) {
-  return roidl::handle("roi_align_backward", roidl::align_backward, frame, roidl::kHost);
+  return roidl::handle("multiscale_roi_align_backward", roidl::align_backward, frame, roidl::kHost);
 }
 ROIDL_EXPORT roidl_cpu_roi_align_backward_boxes(Frame* frame) {
-  return roidl::handle("roi_align_backward_boxes", roidl::align_backward_boxes, frame,
+  return roidl::handle("multiscale_roi_align_backward_boxes", roidl::align_backward_boxes, frame,
                        roidl::kHost);
 }
 ROIDL_EXPORT roidl_cpu_roi_align_jvp(Frame* frame) {
-  return roidl::handle("roi_align_jvp", roidl::align_jvp, frame, roidl::kHost);
+  return roidl::handle("multiscale_roi_align_jvp", roidl::align_jvp, frame, roidl::kHost);
 }
 ROIDL_EXPORT roidl_cpu_roi_align_jvp_boxes(Frame* frame) {
-  return roidl::handle("roi_align_jvp_boxes", roidl::align_jvp_boxes, frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_align_jvp_boxes_backward(Frame* frame) {
-  return roidl::handle("roi_align_jvp_boxes_backward", roidl::align_jvp_boxes_backward, frame,
+  return roidl::handle("multiscale_roi_align_jvp_boxes", roidl::align_jvp_boxes, frame,
                        roidl::kHost);
 }
+ROIDL_EXPORT roidl_cpu_roi_align_jvp_boxes_backward(Frame* frame) {
+  return roidl::handle("multiscale_roi_align_jvp_boxes_backward", roidl::align_jvp_boxes_backward,
+                       frame, roidl::kHost);
+}
 ROIDL_EXPORT roidl_cpu_roi_pool(Frame* frame) {
-  return roidl::handle("roi_pool", roidl::pool_forward, frame, roidl::kHost);
+  return roidl::handle("multiscale_roi_pool", roidl::pool_forward, frame, roidl::kHost);
 }
 ROIDL_EXPORT roidl_cpu_roi_pool_backward(Frame* frame) {
-  return roidl::handle("roi_pool_backward", roidl::pool_backward, frame, roidl::kHost);
+  return roidl::handle("multiscale_roi_pool_backward", roidl::pool_backward, frame, roidl::kHost);
 }
 ROIDL_EXPORT roidl_cpu_roi_pool_jvp(Frame* frame) {
-  return roidl::handle("roi_pool_jvp", roidl::pool_jvp, frame, roidl::kHost);
+  return roidl::handle("multiscale_roi_pool_jvp", roidl::pool_jvp, frame, roidl::kHost);
+}
+ROIDL_EXPORT roidl_cpu_assign_levels(Frame* frame) {
+  return roidl::handle("assign_levels", roidl::levels, frame, roidl::kHost);
 }
 
 }  // extern "C"

@@ -19,34 +19,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _ops
+from .. import _multiscale, _ops
 from .._params import Call, front_end
 from . import _batching, _derivatives  # noqa: F401, they register their rules
 from ._arrays import read
+from ._levels import run_levels
 from ._primitives import bind
 from ._site import Site
 
-__all__ = ["roi_align", "roi_pool"]
+__all__ = [
+    "assign_levels",
+    "multiscale_roi_align",
+    "multiscale_roi_pool",
+    "roi_align",
+    "roi_pool",
+]
 
 
 def run(call: Call) -> Any:
     """Run or trace one forward call."""
-    input, boxes, indices = read(call)
-    return_argmax = call.op == "roi_pool" and call.arguments[1]
+    given, pyramid = read(call), call.pyramid
+    op = call.op.removeprefix("multiscale_")
+    return_argmax = op == "roi_pool" and call.arguments[1]
+    if pyramid is not None:
+        levels, counts = given.levels is not None, given.counts is not None
+        pyramid = pyramid._replace(levels=levels, counts=counts)
     site = Site(
-        call.op,
+        op,
         call.params,
-        input_shape=tuple(input.shape),
+        input_shapes=tuple(tuple(each.shape) for each in given.maps),
         leading=1,
-        indexed=indices is not None,
-        grouped=boxes.ndim == 3 and indices is None,
+        indexed=given.indices is not None,
+        grouped=given.boxes.ndim == 3 and given.indices is None,
         results=2 if return_argmax else 1,
+        pyramid=pyramid,
     )
-    operands = (input, boxes) if indices is None else (input, boxes, indices)
-    results = bind(site, *operands)
+    results = bind(site, *given.maps, *(operand for operand in given[1:] if operand is not None))
     return tuple(results) if return_argmax else results[0]
 
 
 _adapt = front_end(run)
 roi_align = _adapt(_ops.roi_align)
 roi_pool = _adapt(_ops.roi_pool)
+multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align)
+multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool)
+assign_levels = front_end(run_levels)(_multiscale.assign_levels)

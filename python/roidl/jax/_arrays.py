@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _core
-from .._params import POOL_MODES, Call, RoiAlignParams, RoiPoolParams
+from .._params import POOL_MODES, Call, Pyramid, RoiAlignParams, RoiPoolParams
 
 Array = Any
 
@@ -31,21 +31,21 @@ def as_array(op: str, name: str, value: Any) -> Array:
         raise TypeError(f"{op}: {name} cannot be read by JAX: {error}") from error
 
 
-def _as_indices(op: str, value: Any) -> Array:
+def _as_integers(op: str, name: str, value: Any) -> Array | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.dtype.itemsize > 4:
         # Without 64-bit types JAX would cut off the upper half, and make a wrong index a right one.
         value = np.clip(value, -1, np.iinfo(np.int32).max).astype(np.int32)
-    return as_array(op, "batch_indices", value)
+    return None if value is None else as_array(op, name, value)
 
 
 Metadata = tuple[tuple[int, ...], Any]  # shape and dtype
 
 
-def _metadata(array: Array) -> Metadata:
+def metadata_of(array: Array) -> Metadata:
     return array.shape, array.dtype
 
 
-def _named(op: str, metadata: Metadata) -> tuple[tuple[int, ...], str]:
+def named(op: str, metadata: Metadata) -> tuple[tuple[int, ...], str]:
     shape, dtype = metadata
     if not all(isinstance(size, int) for size in shape):
         raise NotImplementedError(
@@ -58,20 +58,31 @@ def _named(op: str, metadata: Metadata) -> tuple[tuple[int, ...], str]:
 def _check(
     op: str,
     params: RoiAlignParams | RoiPoolParams,
-    input: Metadata,
+    maps: tuple[Metadata, ...],
     boxes: Metadata,
     indices: Metadata | None,
+    pyramid: Pyramid | None,
 ) -> None:
     """Have the core check a call, once: naming dtypes takes longer than the smallest call."""
-    last = None if indices is None else _named(op, indices)
-    _core.result_shape(op, params._asdict(), _named(op, input), _named(op, boxes), last)
+
+    def named_or_none(metadata: Metadata | None) -> tuple[tuple[int, ...], str] | None:
+        return None if metadata is None else named(op, metadata)
+
+    input: Any = [named(op, each) for each in maps]
+    if pyramid is None:
+        (input,) = input
+    else:
+        levels, counts = named_or_none(pyramid.levels), named_or_none(pyramid.counts)
+        pyramid = pyramid._replace(levels=levels, counts=counts)
+    last = named_or_none(indices)
+    _core.result_shape(op, params._asdict(), input, named(op, boxes), last, pyramid)
 
 
 def _join(op: str, boxes: Any, input: Array) -> tuple[Array, Array]:
     """A list of boxes as [K, 4] and the image of each."""
     arrays = [as_array(op, f"boxes[{i}]", each) for i, each in enumerate(boxes)]
     images = input.shape[0] if input.ndim == 4 else len(arrays)  # else it is refused later
-    _core.check_box_list(op, [_named(op, _metadata(array)) for array in arrays], images)
+    _core.check_box_list(op, [named(op, metadata_of(array)) for array in arrays], images)
     # Integers that float32 has no room for are rounded, as the compiled core does.
     dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
     parts = [array.astype(dtype) for array in arrays] or [jnp.zeros((0, 4), dtype)]
@@ -86,24 +97,45 @@ def _boxes_and_indices(call: Call, input: Array) -> tuple[Array, Array | None]:
         if indices is not None:
             raise ValueError(f"{op}: batch_indices must be None when boxes is a list")
         return _join(op, boxes, input)
-    return as_array(op, "boxes", boxes), None if indices is None else _as_indices(op, indices)
+    return as_array(op, "boxes", boxes), _as_integers(op, "batch_indices", indices)
 
 
-def read(call: Call) -> tuple[Array, Array, Array | None]:
-    """The input, the boxes in one array, and their batch indices if they come apart; all checked.
+class Given(NamedTuple):
+    """What a call was given: the boxes in one array, the rest None if there is none."""
+
+    maps: list[Array]
+    boxes: Array
+    indices: Array | None
+    levels: Array | None
+    counts: Array | None
+
+
+def read(call: Call) -> Given:
+    """The arrays of a call, all checked.
 
     Here and not when the primitive is traced: between the two JAX would add to the sentence.
     """
-    op = call.op
+    op, pyramid = call.op, call.pyramid
     if call.out is not None:
         raise TypeError(
             f"{op}: out must be an array that can be written to as it is, "
             f"got {type(call.out).__name__}"
         )
-    input = as_array(op, "input", call.leader)
-    boxes, indices = _boxes_and_indices(call, input)
-    last = None if indices is None else _metadata(indices)
-    _check(op, call.params, _metadata(input), _metadata(boxes), last)
-    if op == "roi_pool" and call.arguments[1] and call.params.mode != POOL_MODES["max"]:
+    levels = counts = None
+    if pyramid is None:
+        maps = [as_array(op, "input", call.leader)]
+    else:
+        maps = [as_array(op, f"input[{i}]", each) for i, each in enumerate(call.arguments[0])]
+        levels = _as_integers(op, "levels", pyramid.levels)
+        counts = _as_integers(op, "counts", pyramid.counts)
+        pyramid = pyramid._replace(
+            levels=None if levels is None else metadata_of(levels),
+            counts=None if counts is None else metadata_of(counts),
+        )
+    boxes, indices = _boxes_and_indices(call, maps[0])
+    last = None if indices is None else metadata_of(indices)
+    shapes = tuple(metadata_of(each) for each in maps)
+    _check(op, call.params, shapes, metadata_of(boxes), last, pyramid)
+    if op.endswith("roi_pool") and call.arguments[1] and call.params.mode != POOL_MODES["max"]:
         raise ValueError(f"{op}: only mode 'max' has an argmax to return")
-    return input, boxes, indices
+    return Given(maps, boxes, indices, levels, counts)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.interpreters import batching
 
 from ._primitives import PRIMITIVES, bind
-from ._site import BOXES, INDICES, MAP, POOLED, Shape, Site
+from ._site import BOXES, INDICES, LEVELS, MAP, POOLED, Shape, Site
 
 Array = Any
 
@@ -32,9 +32,10 @@ def _with_indices(
     site: Site, operands: Sequence[Array], batched: Sequence[bool]
 ) -> tuple[Site, list[Array], list[bool]]:
     """The same with boxes [K, 4] and int32 indices of their images, or -1; mapped axes in front."""
-    boxes, mapped = operands[site.leading], batched[site.leading]
+    place = site.place_of_boxes
+    boxes, mapped = operands[place], batched[place]
     if site.indexed:
-        indices, mapped = _whole_indices(site, operands[-1]), batched[-1]
+        indices, mapped = _whole_indices(site, operands[place + 1]), batched[place + 1]
     elif site.grouped:
         indices = jnp.repeat(jnp.arange(site.images, dtype=jnp.int32), boxes.shape[-2])
         mapped = False
@@ -43,13 +44,17 @@ def _with_indices(
     else:
         indices, mapped = jnp.zeros(boxes.shape[-2], jnp.int32), False
     arrays = []
-    roles = site.operand_roles()[: site.leading + 1]
-    for array, role, in_front in zip(operands, roles, batched, strict=False):
-        if role in (POOLED, BOXES) and site.grouped:
+    for array, role, in_front in zip(operands, site.operand_roles(), batched, strict=True):
+        if role in (POOLED, BOXES, LEVELS) and site.grouped:
             array = _merge(array, int(in_front))
         arrays.append(array[..., -4:] if role == BOXES else array)
+    after = place + 1 + site.indexed
     inner = site._replace(indexed=True, grouped=False)
-    return inner, [*arrays, indices], [*batched[: site.leading + 1], mapped]
+    return (
+        inner,
+        [*arrays[: place + 1], indices, *arrays[after:]],
+        [*batched[: place + 1], mapped, *batched[after:]],
+    )
 
 
 def _fold(site: Site, array: Array, role: str, batched: bool, size: int, shared: bool) -> Array:
@@ -81,10 +86,11 @@ def _batch(operands: Sequence[Array], dims: Sequence[Any], *, site: Site) -> tup
         jax.ShapeDtypeStruct(array.shape[1:] if mapped else array.shape, array.dtype)
         for array, mapped in zip(arrays, batched, strict=True)
     ]
-    # The same images for every example, if none of them is mapped and no gradient goes to them.
+    # The same images for every example, if none of them is mapped and no gradient goes to them;
+    # not where rows are counted, which is by image.
     maps = [role == MAP for role in site.operand_roles()]
     mapped_map = any(is_map and mapped for is_map, mapped in zip(maps, batched, strict=True))
-    shared = not mapped_map and MAP not in site.result_roles()
+    shared = not (mapped_map or MAP in site.result_roles() or site.has_counts)
     inner = site
     if shared or not site.grouped:
         inner, arrays, batched = _with_indices(site, arrays, batched)
@@ -93,11 +99,12 @@ def _batch(operands: Sequence[Array], dims: Sequence[Any], *, site: Site) -> tup
         for array, role, mapped in zip(arrays, inner.operand_roles(), batched, strict=True)
     ]
     if not shared:
-        inner = inner._replace(input_shape=(size * site.images, *site.input_shape[1:]))
+        shapes = tuple((size * site.images, *shape[1:]) for shape in site.input_shapes)
+        inner = inner._replace(input_shapes=shapes)
     results = bind(inner, *folded)
-    shapes = [shape for shape, _ in site.result_types(examples)]
     unfolded = [
-        _unfold(result, (size, *shape)) for result, shape in zip(results, shapes, strict=True)
+        _unfold(result, (size, *shape))
+        for result, (shape, _) in zip(results, site.result_types(examples), strict=True)
     ]
     return unfolded, [0] * len(unfolded)
 

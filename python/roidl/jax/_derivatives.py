@@ -28,11 +28,11 @@ def _is_average(site: Site) -> bool:
     return site.params.mode == modes["avg"]
 
 
-def _refuse(what: str) -> NotImplementedError:
-    return NotImplementedError(f"roi_align: {what}")
+def _refuse(site: Site, what: str) -> NotImplementedError:
+    return NotImplementedError(f"{site.named('roi_align')}: {what}")
 
 
-# For each operator, its operands before the boxes in which it is linear; in the average too.
+# For each operator, its slots before the boxes in which it is linear; in the average too.
 _LINEAR = {
     "roi_align": ((), (0,)),
     "roi_align_backward": ((0,), (0,)),
@@ -50,34 +50,43 @@ _LINEAR = {
 
 
 def _along_leading(
-    site: Site, position: int, tangent: Array, operands: Sequence[Array], outs: Sequence[Array]
-) -> Array | None:
-    """The derivative along one of the operands before the boxes; None where it is zero."""
-    rest = operands[site.leading :]
+    site: Site,
+    position: int,
+    tangent: Sequence[Array],
+    operands: Sequence[Array],
+    outs: Sequence[Array],
+) -> list[Array] | None:
+    """The derivative along one of the slots before the boxes; None where it is zero."""
+    slots = site.slots()
+    rest = operands[site.place_of_boxes :]
     if position in _LINEAR[site.op][_is_average(site)]:
-        moved = [*operands[:position], tangent, *operands[position + 1 :]]
-        return bind(site._replace(results=1), *moved)[0]
+        slot = slots[position]
+        moved = [*operands[: slot.start], *tangent, *operands[slot.stop :]]
+        return bind(site._replace(results=1), *moved)
     if site.op == "roi_align":
-        return bind(site.other("roi_align_jvp", 2), tangent, operands[0], *rest)[0]
+        return bind(site.other("roi_align_jvp", 2), *tangent, *operands[slots[0]], *rest)
     if site.op == "roi_pool":
-        return bind(site.other("roi_pool_jvp", 2), tangent, outs[1], *rest)[0]
+        return bind(site.other("roi_pool_jvp", 2), *tangent, outs[1], *rest)
     if "boxes" in site.op:
-        raise _refuse("second derivatives along the boxes are implemented for mode 'avg' only")
+        raise _refuse(
+            site, "second derivatives along the boxes are implemented for mode 'avg' only"
+        )
     return None  # what was the maximum stays it
 
 
-def _along_boxes(site: Site, tangent: Array, operands: Sequence[Array]) -> Array:
-    rest = operands[site.leading :]
+def _along_boxes(site: Site, tangent: Array, operands: Sequence[Array]) -> list[Array]:
+    leading, rest = operands[: site.place_of_boxes], operands[site.place_of_boxes :]
     if site.params.mode == ALIGN_MODES["max_onnx"]:
-        raise _refuse("mode 'max_onnx' has no gradient to the boxes")
+        raise _refuse(site, "mode 'max_onnx' has no gradient to the boxes")
     if site.op == "roi_align":
-        return bind(site.other("roi_align_jvp_boxes", 2), operands[0], tangent, *rest)[0]
+        return bind(site.other("roi_align_jvp_boxes", 2), *leading, tangent, *rest)
     if not _is_average(site):
-        raise _refuse("second derivatives along the boxes are implemented for mode 'avg' only")
+        raise _refuse(
+            site, "second derivatives along the boxes are implemented for mode 'avg' only"
+        )
     if site.op == "roi_align_backward":
-        backward = site.other("roi_align_jvp_boxes_backward", 2)
-        return bind(backward, operands[0], tangent, *rest)[0]
-    raise _refuse("second derivatives in the boxes alone are not implemented")
+        return bind(site.other("roi_align_jvp_boxes_backward", 2), *leading, tangent, *rest)
+    raise _refuse(site, "second derivatives in the boxes alone are not implemented")
 
 
 def _jvp(
@@ -86,25 +95,28 @@ def _jvp(
     remembers = site.op == "roi_pool" and not _is_average(site)
     outs = bind(site._replace(results=2) if remembers else site, *primals)
     terms = []
-    for position in range(site.leading):
-        if type(tangents[position]) is not ad.Zero:
-            terms.append(_along_leading(site, position, tangents[position], primals, outs))
-    moving_boxes = type(tangents[site.leading]) is not ad.Zero
+    for position, slot in enumerate(site.slots()):
+        if any(type(tangent) is not ad.Zero for tangent in tangents[slot]):
+            whole = [ad.instantiate_zeros(tangent) for tangent in tangents[slot]]
+            terms.append(_along_leading(site, position, whole, primals, outs))
+    along_boxes = tangents[site.place_of_boxes]
+    moving_boxes = type(along_boxes) is not ad.Zero
     if moving_boxes and not site.op.startswith("roi_pool"):  # which is constant in them
-        terms.append(_along_boxes(site, tangents[site.leading], primals))
+        terms.append(_along_boxes(site, along_boxes, primals))
     found = [term for term in terms if term is not None]
-    outs = outs[: site.results]
+    outs = outs[: len(site.result_roles())]
     out_tangents = [ad.Zero(type_of(out).to_tangent_aval()) for out in outs]
     if found:
-        out_tangents[0] = functools.reduce(operator.add, found)
+        sums = [functools.reduce(operator.add, each) for each in zip(*found, strict=True)]
+        out_tangents[: site.first_results] = sums
     return outs, out_tangents
 
 
 # Reverse mode -------------------------------------------------------------------------------------
 
-_FIRST, _LAST = True, False  # where the cotangent goes among the operands before the boxes
+_FIRST, _LAST = True, False  # where the cotangent goes among the slots before the boxes
 
-# Of an operator along one of those operands: its transpose, on the cotangent and the others.
+# Of an operator along one of those slots: its transpose, on the cotangent and the others.
 _TRANSPOSES = {
     ("roi_align", 0): ("roi_align_backward", _FIRST),
     ("roi_align_jvp", 0): ("roi_align_backward", _FIRST),
@@ -122,19 +134,29 @@ _TRANSPOSES = {
 
 
 def _transpose(cotangents: Sequence[Any], *operands: Any, site: Site) -> list[Any]:
-    (position,) = (i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
+    slots = site.slots()
+    unknown = [i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand)]
+    # Some maps may be known where others are not; the tangents along those are 0.
+    (position,) = {
+        place for place, slot in enumerate(slots) for i in unknown if slot.start <= i < slot.stop
+    }
+    slot = slots[position]
     result: list[Any] = [None] * len(operands)
-    cotangent = cotangents[0]
-    if type(cotangent) is ad.Zero:
-        result[position] = ad.Zero(operands[position].aval)
+    cotangents = cotangents[: site.first_results]
+    if all(type(cotangent) is ad.Zero for cotangent in cotangents):
+        for i in unknown:
+            result[i] = ad.Zero(operands[i].aval)
         return result
+    cotangent = [ad.instantiate_zeros(each) for each in cotangents]
     op, place = _TRANSPOSES[site.op, position]
     if op.endswith("_jvp") and _is_average(site):
         op = op.removesuffix("_jvp")  # it is linear
-    others = [operands[i] for i in range(site.leading) if i != position]
-    leading = [cotangent, *others] if place is _FIRST else [*others, cotangent]
-    transpose = site.other(op, len(leading))
-    result[position] = bind(transpose, *leading, *operands[site.leading :])[0]
+    others = [operand for other in slots if other != slot for operand in operands[other]]
+    leading = [*cotangent, *others] if place is _FIRST else [*others, *cotangent]
+    transpose = site.other(op, len(slots))
+    found = bind(transpose, *leading, *operands[site.place_of_boxes :])
+    for i in unknown:
+        result[i] = found[i - slot.start]
     return result
 
 

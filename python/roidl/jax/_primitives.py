@@ -48,8 +48,8 @@ def _check_kernel(site: Site) -> None:
     # It may be traced all the same: its transpose is the gradient to the boxes.
     if site.op.startswith("roi_align_jvp_boxes") and site.params.mode != ALIGN_MODES["avg"]:
         raise NotImplementedError(
-            "roi_align: forward mode and second derivatives along the boxes are implemented for "
-            "mode 'avg' only"
+            f"{site.named('roi_align')}: forward mode and second derivatives along the boxes are "
+            "implemented for mode 'avg' only"
         )
 
 
@@ -86,8 +86,9 @@ _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
 _library = ctypes.CDLL(bridge("xla"))
-for _op in ROLES:
+for _op in (*ROLES, "assign_levels"):
     _handler = ctypes.cast(getattr(_library, f"roidl_cpu_{_op}"), ctypes.c_void_p)
     _capsule = _new_capsule(_handler, None, None)
     jax.ffi.register_ffi_target(f"roidl_{_op}", _capsule, platform="cpu")
+for _op in ROLES:
     PRIMITIVES[_op] = _make_primitive(_op)

@@ -18,7 +18,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .._params import POOL_MODES
-from ._site import BOXES, INDICES, MAP, Site
+from ._site import BOXES, COUNTS, INDICES, LEVELS, MAP, Site
 from ._versions import CALLS_MUST_RETURN_PAIRS, type_of, whole_like
 
 Array = Any
@@ -32,10 +32,13 @@ DIVISIBLE = ("n", "c", "k")
 def factors_of(site: Site, role: str) -> Factors:
     """A name for each dimension of an array; dimensions of one name are divided alike.
 
-    n: images, if each has its own regions, else i; c: channels; k: regions; h, w, y, x, j: no more.
+    n: images, if each has its own regions, else i; c: channels; k: regions; the rest: no more. Rows
+    that are counted from the first, l, stay together.
     """
-    rows: Factors = ("n", "k") if site.grouped else ("k",)
-    if role == INDICES:
+    rows: Factors = ("n", "l" if site.has_counts else "k") if site.grouped else ("k",)
+    if role == COUNTS:
+        return ("n",)
+    if role in (INDICES, LEVELS):
         return rows
     if role == BOXES:
         return (*rows, "j")
@@ -51,19 +54,12 @@ def call(site: Site, *operands: Array) -> tuple[Array, ...]:
         jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype))
         for shape, dtype in site.result_types(operands)
     ]
-    if CALLS_MUST_RETURN_PAIRS and site.results == 1:
+    if CALLS_MUST_RETURN_PAIRS and len(types) == 1:
         has_argmax = site.op == "roi_pool" and site.params.mode == POOL_MODES["max"]
         more = jax.ShapeDtypeStruct(types[0].shape if has_argmax else (0,), jax.numpy.int32)
         types.append(more)
-    # NumPy's, as their width does not depend on whether JAX has 64-bit types.
-    attributes = {
-        name: value
-        if isinstance(value, bool)
-        else (np.float64 if isinstance(value, float) else np.int64)(value)
-        for name, value in site.params._asdict().items()
-    }
-    results = jax.ffi.ffi_call(f"roidl_{site.op}", types)(*operands, **attributes)
-    return tuple(results[: site.results])
+    results = jax.ffi.ffi_call(f"roidl_{site.op}", types)(*operands, **site.attributes())
+    return tuple(results[: len(site.result_roles())])
 
 
 def _axes(entry: Any) -> Axes:
@@ -104,11 +100,15 @@ def _shardings(site: Site, mesh: Any, roles: Sequence[str], division: dict[str, 
 
 def _local(site: Site, mesh: Any, division: dict[str, Axes]) -> Site:
     """What the operator is to one device."""
-    shape = list(site.input_shape)
-    for dimension, factor in enumerate(factors_of(site, MAP)):
-        for axis in division.get(factor, ()):
-            shape[dimension] //= mesh.shape[axis]
-    return site._replace(input_shape=tuple(shape))
+    parts = [
+        int(np.prod([mesh.shape[axis] for axis in division.get(factor, ())], dtype=int))
+        for factor in factors_of(site, MAP)
+    ]
+    shapes = [
+        tuple(size // part for size, part in zip(shape, parts, strict=True))
+        for shape in site.input_shapes
+    ]
+    return site._replace(input_shapes=tuple(shapes))
 
 
 def in_parts(site: Site, mesh: Any, bind: Callable[..., Any], operands: Sequence[Array]) -> Any:
@@ -170,7 +170,14 @@ def _rule(site: Site, mesh: Any, operands: Any, results: Any) -> str:
     """The same for Shardy, in its notation."""
 
     def side(roles: Sequence[str]) -> str:
-        return ", ".join(" ".join(factors_of(site, role)) for role in roles)
+        arrays, maps = [], 0
+        for role in roles:
+            names = " ".join(factors_of(site, role))
+            if role == MAP:  # the maps of one slot differ in height and width
+                which = maps % len(site.input_shapes)
+                names, maps = names.replace("h", f"h{which}").replace("w", f"w{which}"), maps + 1
+            arrays.append(names)
+        return ", ".join(arrays)
 
     return f"{side(site.operand_roles())} -> {side(site.result_roles())}"
 
