@@ -122,7 +122,9 @@ def test_levels_are_those_of_the_paper_on_either_side_of_a_border(dtype: str) ->
 def test_levels_of_every_form_of_boxes() -> None:
     from roidl.jax import assign_levels
 
-    levels = lambda boxes: assign_levels(boxes, SCALES, **RULE)  # noqa: E731, a short name for it
+    def levels(boxes: Any) -> Any:
+        return assign_levels(boxes, SCALES, **RULE)
+
     assert levels(ROWS).tolist() == LEVELS.tolist()
     grouped = CORNERS.reshape(2, 3, 4)
     expected = LEVELS.reshape(2, 3).tolist()

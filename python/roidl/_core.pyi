@@ -86,9 +86,10 @@ _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
 def result_shape(
     op: str,
     params: dict[str, Any],
-    input: _Metadata,
+    input: _Metadata | list[_Metadata],
     boxes: _Metadata,
     batch_indices: _Metadata | None,
+    pyramid: Pyramid | None = None,
 ) -> tuple[int, ...]: ...
 def check_array(op: str, name: str, value: Any) -> None: ...
 def check_box_list(op: str, boxes: list[_Metadata], images: int) -> None: ...

@@ -13,7 +13,7 @@ from jax._src import sharding_impls
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import oracle
-from roidl.jax import roi_align, roi_pool
+from roidl.jax import multiscale_roi_align, roi_align, roi_pool
 
 P = PartitionSpec
 MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("c", "r"))
@@ -34,8 +34,11 @@ def align(input: Any, boxes: Any, mode: str = "avg", layout: str = "NCHW") -> An
 
 
 def weighed(input: Any, boxes: Any, mode: str = "avg") -> Any:
-    pooled = align(input, boxes, mode)
-    spec = P("r", "c") if boxes.ndim == 2 else P("r", None, "c")
+    return weigh(align(input, boxes, mode))
+
+
+def weigh(pooled: Any) -> Any:
+    spec = P("r", "c") if pooled.ndim == 4 else P("r", None, "c")
     weights = WEIGHTS.reshape(pooled.shape)
     return (pooled * jax.lax.with_sharding_constraint(weights, NamedSharding(MESH, spec))).sum()
 
@@ -123,6 +126,78 @@ CASES["shard_map to both"] = (
     (backward(), backward_boxes()),
 )
 
+# Two maps; regions of one image belong to one or the other in turns.
+HALF = RNG.standard_normal((2, 8, 5, 6)).astype(np.float32)
+LEVELS = np.arange(16) % 2
+PADDED = np.where(np.arange(8)[:, None] < 5, GROUPED, np.nan).astype(np.float32)
+KEPT = np.arange(16) % 8 < 5
+
+
+def align_two(maps: Any, boxes: Any, levels: Any, counts: Any = None) -> Any:
+    return multiscale_roi_align(maps, boxes, 3, (1, 0.5), levels=levels, counts=counts, **RULE)
+
+
+def of_two(function: Callable[..., Any], kept: Any = True) -> list[Any]:
+    """What an oracle says of each map and the rows that belong to it."""
+    rows = [np.flatnonzero(kept & (level == LEVELS)) for level in range(2)]
+    return [
+        function(features, rows, scale)
+        for features, rows, scale in zip((FEATURES, HALF), rows, (1, 0.5), strict=True)
+    ]
+
+
+def at_their_rows(parts: list[Any], kept: Any = True) -> Any:
+    whole = np.zeros((16, *parts[0].shape[1:]), np.float32)
+    for level, part in enumerate(parts):
+        whole[np.flatnonzero(kept & (level == LEVELS))] = part
+    return whole
+
+
+def forward_two(features: Any, rows: Any, scale: float) -> Any:
+    return oracle.roi_align(features, ROWS[rows], (3, 3), scale, **RULE)
+
+
+def backward_two(features: Any, rows: Any, scale: float) -> Any:
+    return oracle.roi_align_backward(WEIGHTS[rows], features, ROWS[rows], scale, **RULE)
+
+
+def backward_boxes_two(features: Any, rows: Any, scale: float) -> Any:
+    return oracle.roi_align_backward_boxes(WEIGHTS[rows], features, ROWS[rows], scale, **RULE)
+
+
+def loss_two(maps: Any, boxes: Any, levels: Any, counts: Any = None) -> Any:
+    return weigh(align_two(maps, boxes, levels, counts))
+
+
+X2, L2 = [X, put(HALF, None, "c")], put(LEVELS, "r")
+BY_IMAGE = [put(FEATURES, "r", "c"), put(HALF, "r", "c")]
+NUMBERS, FIVE = LEVELS.reshape(2, 8), np.array([5, 5])
+FORWARD_PADDED = at_their_rows(of_two(forward_two, KEPT), KEPT).reshape(2, 8, 8, 3, 3)
+CASES["maps"] = (align_two, (X2, B, L2), at_their_rows(of_two(forward_two)))
+CASES["maps to both"] = (
+    jax.grad(loss_two, argnums=(0, 1)),
+    (X2, B, L2),
+    (of_two(backward_two), at_their_rows(of_two(backward_boxes_two))),
+)
+CASES["maps of images, padded"] = (
+    align_two,
+    (BY_IMAGE, put(PADDED, "r"), put(NUMBERS, "r"), put(FIVE, "r")),
+    FORWARD_PADDED,
+)
+CASES["maps of images, padded, to maps"] = (
+    jax.grad(loss_two),
+    (BY_IMAGE, put(PADDED, "r"), put(NUMBERS, "r"), put(FIVE, "r")),
+    of_two(backward_two, KEPT),
+)
+# Rows are counted from the first: they have to come together.
+CASES["maps, padded, rows divided"] = (
+    lambda *arrays: jax.lax.with_sharding_constraint(
+        align_two(*arrays), NamedSharding(MESH, P(None, None, "c"))
+    ),
+    (X2, put(PADDED, None, "r"), put(NUMBERS, None, "r"), put(FIVE)),
+    FORWARD_PADDED,
+)
+
 if hasattr(jax.sharding, "reshard"):  # types that say how an array is divided, from JAX 0.7 on
     EXPLICIT = jax.make_mesh((4, 2), ("c", "r"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
 
@@ -153,6 +228,11 @@ if hasattr(jax.sharding, "reshard"):  # types that say how an array is divided, 
         (typed(FEATURES, "r", "c"), typed(GROUPED, "r")),
         forward().reshape(2, 8, 8, 3, 3),
     )
+    CASES["explicit maps to both"] = (
+        jax.grad(lambda *given: (align_two(*given) * typed(WEIGHTS, "r", "c")).sum(), (0, 1)),
+        ([XT, typed(HALF, None, "c")], BT, typed(LEVELS, "r")),
+        (of_two(backward_two), at_their_rows(of_two(backward_boxes_two))),
+    )
     CASES["explicit images of all regions"] = (
         jax.grad(lambda x, b: (align(x, b) * WEIGHTS).sum()),
         (typed(FEATURES, "r"), typed(ROWS)),
@@ -171,7 +251,9 @@ for name, (function, arguments, expected) in CASES.items():
     results, wanted = jax.tree.leaves(result), jax.tree.leaves(expected)
     for got, right in zip(results, wanted, strict=True):
         np.testing.assert_allclose(got, right, rtol=0, atol=1e-4, err_msg=name)
-    counts = {kind: len(re.findall(rf"= \S+ {kind}(?:-start)?\(", text)) for kind in KINDS}
+    counts = {
+        kind: len(re.findall(rf"= (?:\S+|\(.*?\)) {kind}(?:-start)?\(", text)) for kind in KINDS
+    }
     counts = {kind: count for kind, count in counts.items() if count}
     shards = [part.addressable_shards[0].data.shape for part in results]
     print(json.dumps({"case": name, "counts": counts, "shards": shards}))

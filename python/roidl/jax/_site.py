@@ -75,7 +75,8 @@ class Site(NamedTuple):
 
     @property
     def place_of_boxes(self) -> int:
-        return self.slots()[-1].stop
+        place: int = self.slots()[-1].stop
+        return place
 
     @property
     def first_results(self) -> int:
