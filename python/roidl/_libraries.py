@@ -219,7 +219,7 @@ def _jax_run(call: Call) -> Any:
 
 
 def _jax_run_levels(call: LevelsCall) -> Any:
-    from .jax import run_levels
+    from .jax._levels import run_levels
 
     return run_levels(call)
 
