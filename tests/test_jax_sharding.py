@@ -30,9 +30,8 @@ EXPECTED: dict[str, tuple[dict[str, int], list[list[int]]]] = {
     "images of all regions": ({"all-gather": 1}, [[16, 8, 3, 3]]),
     "shard_map": (NOTHING, [[8, 2, 3, 3]]),
     "shard_map to both": ({"all-reduce": 2}, [[2, 2, 9, 11], [8, 5]]),
-    # Two maps: their gradients are summed together.
     "maps": (NOTHING, [[8, 2, 3, 3]]),
-    "maps to both": ({"all-reduce": 2}, [[2, 2, 9, 11], [2, 2, 5, 6], [8, 5]]),
+    "maps to both": ({"all-reduce": 3}, [[2, 2, 9, 11], [2, 2, 5, 6], [8, 5]]),
     "maps of images, padded": (NOTHING, [[1, 8, 2, 3, 3]]),
     "maps of images, padded, to maps": (NOTHING, [[1, 2, 9, 11], [1, 2, 5, 6]]),
     "maps, padded, rows divided": ({"all-gather": 2}, [[2, 8, 2, 3, 3]]),  # boxes and levels
@@ -41,7 +40,7 @@ EXPECTED: dict[str, tuple[dict[str, int], list[list[int]]]] = {
 EXPLICIT: dict[str, tuple[dict[str, int], list[list[int]]]] = {
     "explicit": (NOTHING, [[8, 2, 3, 3]]),
     "explicit to both": ({"all-reduce": 2}, [[2, 2, 9, 11], [8, 5]]),
-    "explicit maps to both": ({"all-reduce": 2}, [[2, 2, 9, 11], [2, 2, 5, 6], [8, 5]]),
+    "explicit maps to both": ({"all-reduce": 3}, [[2, 2, 9, 11], [2, 2, 5, 6], [8, 5]]),
     "explicit images": (NOTHING, [[1, 8, 2, 3, 3]]),
     "explicit images of all regions": (NOTHING, [[1, 8, 9, 11]]),
 }
