@@ -116,7 +116,7 @@ class Detector:
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        return float(loss)
+        return float(loss.detach())
 
     def gradients(self, batch: Batch) -> Weights:
         parameters = self._parameters()
