@@ -205,10 +205,6 @@ def _standard_adopt(op: str, result: Array, like: Array) -> Array:
 
 
 def _torch_run(call: Call) -> Any:
-    if call.leader.is_cuda:  # the adapter's kernels are the CPU's
-        from ._arrays import run_like_leader
-
-        return run_like_leader(call)
     from .torch._front import run
 
     return run(call)
