@@ -254,13 +254,20 @@ def roi_pool_backward(bytes op, RoiPoolParams params, boxes, batch_indices, allo
     return out
 
 
-def assign_levels(bytes op, boxes, pyramid):
-    """The index of the map of every box, a NumPy array shaped like the boxes' rows."""
+def assign_levels(bytes op, boxes, pyramid, allocate=None, device=None):
+    """The index of the map of every box, shaped like the boxes' rows: what `allocate` makes, or a
+    NumPy array."""
     cdef PyramidView p = pyramid_view(pyramid, op, None)
-    cdef View b = view_of(boxes, op, b"boxes")
-    levels = np.empty(tensor_shape(b)[:-1], np.int32)
-    cdef View y = view_of(levels, op, b"levels")
-    c_assign_levels(op, p.pyramid, len(pyramid.scales), b.tensor, <int32_t*>y.tensor.data)
+    cdef View b = view_of(boxes, op, b"boxes", stream_asked(device))
+    shape = tensor_shape(b)[:-1]
+    levels = np.empty(shape, np.int32) if allocate is None else allocate(shape, "int32")
+    cdef View y = view_of(levels, op, b"levels", stream_of(b))
+    cdef int count = len(pyramid.scales)
+    cdef void* stream = <void*>b.stream
+    cdef const char* name = op
+    check_same_device(op, b"levels", y.tensor, b.tensor.device)
+    with nogil:
+        c_assign_levels(name, p.pyramid, count, b.tensor, <int32_t*>y.tensor.data, stream)
     return levels
 
 

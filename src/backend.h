@@ -16,7 +16,7 @@ struct Backend {
   void (*roi_pool_forward)(const RoiPoolProblem&);
   void (*roi_pool_backward)(const RoiPoolProblem&);
   void (*roi_pool_jvp)(const RoiPoolProblem&);
-  bool has_pyramids;  // several maps, and rows that are padding
+  void (*assign_levels)(const Problem&, int32_t* levels);
 };
 
 extern const Backend cpu_backend;
@@ -28,11 +28,8 @@ const Backend& backend_of(const Problem& problem);
 template <class ProblemType>
 void run(const ProblemType& problem, void (*const Backend::*entry)(const ProblemType&)) {
   const Backend& backend = backend_of(problem);
-  const bool is_pyramid = problem.num_maps > 1 || problem.boxes.counts != nullptr;
   if (backend.*entry == nullptr)
     fail(ErrorKind::unsupported, problem.op, "not implemented on ", backend.name);
-  if (is_pyramid && !backend.has_pyramids)
-    fail(ErrorKind::unsupported, problem.op, "several maps are not implemented on ", backend.name);
   (backend.*entry)(problem);
 }
 

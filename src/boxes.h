@@ -74,7 +74,7 @@ ROIDL_HOST_DEVICE inline int64_t whole_index(double value) {
 }
 
 // Rows that only fill up [N, L, 4] hold no box: their results are zero.
-inline bool is_padding(const Boxes& boxes, int64_t k) {
+ROIDL_HOST_DEVICE inline bool is_padding(const Boxes& boxes, int64_t k) {
   if (boxes.counts == nullptr) return false;
   const int64_t image = k / boxes.per_image;
   const char* count = boxes.counts + image * boxes.counts_stride * (boxes.counts_dtype.bits / 8);

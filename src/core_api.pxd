@@ -90,7 +90,7 @@ cdef extern from "problem.h" namespace "roidl" nogil:
 
 cdef extern from "pyramid.h" namespace "roidl" nogil:
     void c_assign_levels "roidl::assign_levels"(
-        const char*, const Pyramid&, int, const Tensor&, int32_t*,
+        const char*, const Pyramid&, int, const Tensor&, int32_t*, void*,
     ) except +raise_python_error
 
 cdef extern from "roi_align.h" namespace "roidl" nogil:

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "pyramid.h"
+
 namespace roidl {
 
 namespace {
@@ -71,6 +73,41 @@ Copy read_back(const Problem& problem, const DeviceLibrary& library, const char*
   return copy;
 }
 
+// A problem whose boxes, and what says more about them, were copied to the host.
+class OnHost {
+ public:
+  OnHost(const Problem& from, const DeviceLibrary& library) : problem(from) {
+    Boxes& boxes = problem.boxes;
+    Levels& levels = problem.levels;
+    const auto move = [&](const char*& data, abi::DLDataType dtype,
+                          std::initializer_list<Axis> axes, Copy& copy) {
+      if (data == nullptr) return;
+      copy = read_back(from, library, data, dtype.bits / 8, axes);
+      data = copy.first;
+    };
+    const Axis images{boxes.by_position ? problem.images : 1, boxes.image_stride};
+    if (boxes.count > 0) {
+      move(boxes.data, boxes.dtype,
+           {images,
+            {boxes.per_image, boxes.row_stride},
+            {boxes.has_index_column ? 5 : 4, boxes.column_stride}},
+           rows_);
+      move(boxes.indices, boxes.indices_dtype, {{boxes.count, boxes.indices_stride}}, indices_);
+      move(levels.given, levels.dtype,
+           {{images.size, levels.image_stride}, {boxes.per_image, levels.row_stride}}, levels_);
+    }
+    if (problem.images > 0)
+      move(boxes.counts, boxes.counts_dtype, {{problem.images, boxes.counts_stride}}, counts_);
+  }
+  OnHost(const OnHost&) = delete;
+  OnHost& operator=(const OnHost&) = delete;
+
+  Problem problem;
+
+ private:
+  Copy rows_, indices_, levels_, counts_;
+};
+
 }  // namespace
 
 const DeviceLibrary* cuda_library() {
@@ -87,26 +124,15 @@ bool checks_on_device(const Problem& problem) {
          cuda_library() != nullptr;
 }
 
-void check_device_box_values(const Problem& problem, const DeviceLibrary& library) {
-  Boxes boxes = problem.boxes;
-  if (boxes.count == 0) return;
-  const Copy rows = read_back(problem, library, boxes.data, boxes.dtype.bits / 8,
-                              {{boxes.by_position ? problem.images : 1, boxes.image_stride},
-                               {boxes.per_image, boxes.row_stride},
-                               {boxes.has_index_column ? 5 : 4, boxes.column_stride}});
-  boxes.data = rows.first;
-  Copy indices;
-  if (boxes.indices != nullptr) {
-    indices = read_back(problem, library, boxes.indices, boxes.indices_dtype.bits / 8,
-                        {{boxes.count, boxes.indices_stride}});
-    boxes.indices = indices.first;
-  }
-  check_box_values(problem.op, boxes, problem.images);
+void check_device_values(const Problem& problem, const DeviceLibrary& library) {
+  if (problem.rois == 0 && problem.boxes.counts == nullptr) return;
+  const OnHost host(problem, library);
+  check_box_values(problem.op, host.problem.boxes, problem.images);
+  check_level_values(host.problem);
 }
 
 int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& library) {
   const PooledView& view = problem.argmax;
-  const int64_t cells = problem.maps[0].height * problem.maps[0].width;
   if (problem.rois * problem.channels == 0) return -1;
   const Copy copy = read_back(problem, library, static_cast<const char*>(view.data), 4,
                               {{problem.rois / view.per_image, view.image},
@@ -115,13 +141,18 @@ int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& libr
                                {problem.output_height, view.h},
                                {problem.output_width, view.w}});
   const int32_t* const first = reinterpret_cast<const int32_t*>(copy.first);
-  for (int64_t k = 0; k < problem.rois; ++k)
+  const OnHost host(problem, library);
+  for (int64_t k = 0; k < problem.rois; ++k) {
+    const PlacedBox<double> placed = place_box<double>(host.problem, k);
+    const Map& map = problem.maps[placed.map];
+    if (!placed.exists) continue;
     for (int64_t c = 0; c < problem.channels; ++c)
       for (int64_t p = 0; p < problem.output_height; ++p)
         for (int64_t q = 0; q < problem.output_width; ++q) {
           const int64_t at = first[view.offset(k) + c * view.c + p * view.h + q * view.w];
-          if (at < -1 || at >= cells) return at;
+          if (at < -1 || at >= map.height * map.width) return at;
         }
+  }
   return -1;
 }
 

@@ -4,16 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "roi_align.h"
-#include "roi_pool.h"
+#include "backend.h"
 
 namespace roidl {
 
-struct Backend;
-
-// Both libraries have to mean the same by a problem.
+// Both libraries have to mean the same by a problem, and by a backend.
 inline constexpr uint64_t kDeviceLibraryLayout =
-    sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem);
+    (sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem)) * 65536 + sizeof(Backend);
 
 struct DeviceLibrary {
   uint64_t layout;
@@ -37,9 +34,9 @@ void set_check_boxes(bool check);
 // Whether this problem's values are to be checked so.
 bool checks_on_device(const Problem& problem);
 
-// As check_box_values, of boxes in the memory of a device.
-void check_device_box_values(const Problem& problem, const DeviceLibrary& library);
-// The first argmax in the memory of a device that is neither -1 nor a cell of the map, or -1.
+// As check_box_values and check_level_values, of arrays in the memory of a device.
+void check_device_values(const Problem& problem, const DeviceLibrary& library);
+// The first argmax in the memory of a device that is neither -1 nor a cell of its map, or -1.
 int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& library);
 
 }  // namespace roidl

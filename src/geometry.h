@@ -131,8 +131,10 @@ ROIDL_HOST_DEVICE Bin pool_bin(const PoolAxis<T>& axis, int64_t p, int64_t size)
 template <class T>
 ROIDL_HOST_DEVICE int64_t pyramid_level(T x1, T y1, T x2, T y2, double canonical_scale,
                                         double canonical_level, double lowest, double highest) {
-  const T size = ::sqrt((x2 - x1) * (y2 - y1));
-  const T level = ::floor(T(canonical_level) + ::log2(size / T(canonical_scale)) + T(1e-6));
+  const T size = T(::sqrt(static_cast<double>((x2 - x1) * (y2 - y1))));
+  // Added up in float64, so that no two logarithms of single precision disagree at a border.
+  const double doublings = ::log2(static_cast<double>(size / T(canonical_scale)));
+  const T level = T(::floor(static_cast<double>(T(canonical_level)) + doublings + T(1e-6)));
   const T first = T(lowest), last = T(highest);
   if (!(level > first)) return 0;
   return static_cast<int64_t>((level < last ? level : last) - first);

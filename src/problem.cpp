@@ -183,7 +183,7 @@ void check_values(const Problem& problem) {
     check_box_values(problem.op, problem.boxes, problem.images);
     check_level_values(problem);
   } else if (checks_on_device(problem)) {
-    check_device_box_values(problem, *cuda_library());
+    check_device_values(problem, *cuda_library());
   }
 }
 

@@ -2,34 +2,12 @@
 // Networks.
 #include "pyramid.h"
 
-#include <algorithm>
 #include <cmath>
 
+#include "backend.h"
 #include "check.h"
-#include "geometry.h"
 
 namespace roidl {
-
-namespace {
-
-int64_t given_level(const Problem& problem, int64_t k) {
-  const Levels& levels = problem.levels;
-  const int64_t n = k / problem.boxes.per_image, row = k % problem.boxes.per_image;
-  return load_number<int64_t>(
-      levels.given + (n * levels.image_stride + row * levels.row_stride) * (levels.dtype.bits / 8),
-      levels.dtype);
-}
-
-template <class T>
-int64_t level_by_size(const Problem& problem, int64_t k) {
-  const Levels& rule = problem.levels;
-  const Box<T> box = load_box<T>(problem.boxes, k);
-  const int64_t level = pyramid_level(box.x1, box.y1, box.x2, box.y2, rule.canonical_scale,
-                                      rule.canonical_level, rule.lowest, rule.highest);
-  return std::min<int64_t>(level, problem.num_maps - 1);
-}
-
-}  // namespace
 
 void check_scale(const char* op, const char* name, double scale) {
   if (!(std::isfinite(scale) && scale > 0))
@@ -70,7 +48,7 @@ void describe_levels(Problem& problem, const Tensor& boxes, const Pyramid& pyram
 void check_level_values(const Problem& problem) {
   for (int64_t k = 0; problem.levels.given != nullptr && k < problem.rois; ++k) {
     if (is_padding(problem.boxes, k)) continue;
-    const int64_t level = given_level(problem, k);
+    const int64_t level = given_level(problem.levels, problem.boxes, k);
     if (level < 0 || level >= problem.num_maps)
       fail(ErrorKind::value, problem.op, "the level of row ", k, " is ", level,
            ", but must be in [0, ", problem.num_maps, ")");
@@ -78,21 +56,26 @@ void check_level_values(const Problem& problem) {
 }
 
 int64_t level_of(const Problem& problem, int64_t k) {
-  if (problem.levels.given == nullptr)
-    return problem.double_coordinates ? level_by_size<double>(problem, k)
-                                      : level_by_size<float>(problem, k);
-  const int64_t level = given_level(problem, k);
-  if (level < 0 || level >= problem.num_maps)
+  const Levels& levels = problem.levels;
+  const int maps = problem.num_maps;
+  if (levels.given == nullptr)
+    return problem.double_coordinates
+               ? level_by_size(levels, maps, load_box<double>(problem.boxes, k))
+               : level_by_size(levels, maps, load_box<float>(problem.boxes, k));
+  const int64_t level = given_level(levels, problem.boxes, k);
+  if (level < 0 || level >= maps)
     fail(ErrorKind::value, problem.op, "the levels were changed during the call");
   return level;
 }
 
 void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tensor& boxes,
-                   int32_t* levels) {
+                   int32_t* levels, void* stream) {
   Problem problem;
   problem.op = op;
   problem.num_maps = maps;
   problem.device = boxes.device;
+  problem.stream = stream;
+  const Backend& backend = backend_of(problem);
   for (int i = 0; i < maps; ++i) {
     check_scale(op, "scales", pyramid.scales[i]);
     problem.maps[i].scale = pyramid.scales[i];
@@ -106,8 +89,8 @@ void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tenso
   problem.rois = problem.boxes.count;
   problem.double_coordinates = boxes.dtype == kFloat64;
   describe_levels(problem, boxes, pyramid);
-  check_box_values(op, problem.boxes, images);
-  for (int64_t k = 0; k < problem.rois; ++k) levels[k] = static_cast<int32_t>(level_of(problem, k));
+  check_values(problem);
+  backend.assign_levels(problem, levels);
 }
 
 }  // namespace roidl

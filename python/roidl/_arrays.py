@@ -77,16 +77,17 @@ def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
     return memory[start : start + size].view(kind).reshape(shape)
 
 
+def _no_result(op: str, leader: Array) -> str:
+    return f"{op}: cannot make a result of type {type(leader).__name__} on a CUDA device"
+
+
 def _host_empty(call: Call) -> Callable[[tuple[int, ...], str], Array]:
     """NumPy's memory, to be adopted by the leader's library; it must not be on a GPU."""
     if library_of(call.leader).device(call.leader) is None:
         return _numpy_empty
 
     def refuse(shape: tuple[int, ...], dtype: str) -> Array:
-        raise NotImplementedError(
-            f"{call.op}: cannot make a result of type {type(call.leader).__name__} on a CUDA "
-            f"device; pass out="
-        )
+        raise NotImplementedError(f"{_no_result(call.op, call.leader)}; pass out=")
 
     return refuse
 
@@ -162,8 +163,16 @@ multiscale_roi_pool_backward = _adapt(_multiscale.multiscale_roi_pool_backward)
 
 def _run_levels(call: LevelsCall) -> Array:
     def levels_of(boxes: Array) -> Array:
-        levels = _core.assign_levels(call.op.encode(), _prepare(call.op, boxes), call.pyramid)
-        return library_of(boxes).adopt(call.op, levels, boxes)
+        library = library_of(boxes)
+        arguments = call.op.encode(), _prepare(call.op, boxes), call.pyramid
+        device, empty = library.device(boxes), library.empty
+        if device is None:
+            return library.adopt(call.op, _core.assign_levels(*arguments), boxes)
+        if empty is None:
+            raise NotImplementedError(_no_result(call.op, boxes))
+        return _core.assign_levels(
+            *arguments, lambda shape, dtype: empty(shape, dtype, boxes), device
+        )
 
     many = isinstance(call.boxes, (list, tuple))
     adapter = library_of(call.boxes[0] if many and call.boxes else call.boxes).run_levels

@@ -67,7 +67,13 @@ def roi_pool_backward(
     input_shape: Any,
     pyramid: Pyramid | None,
 ) -> Any: ...
-def assign_levels(op: bytes, boxes: Any, pyramid: Pyramid) -> Any: ...
+def assign_levels(
+    op: bytes,
+    boxes: Any,
+    pyramid: Pyramid,
+    allocate: _Allocate | None = None,
+    device: Any = None,
+) -> Any: ...
 def run_operator(
     op: str,
     params: tuple[Any, ...],

@@ -1,9 +1,14 @@
-// The CPU's backend table.
+// The CPU's backend table, and the one entry that needs no kernel.
 #include "../backend.h"
 
+#include "../pyramid.h"
 #include "backend.h"
 
 namespace roidl {
+
+void cpu::assign_levels(const Problem& problem, int32_t* levels) {
+  for (int64_t k = 0; k < problem.rois; ++k) levels[k] = static_cast<int32_t>(level_of(problem, k));
+}
 
 const Backend cpu_backend = {"cpu",
                              cpu::roi_align_forward,
@@ -15,6 +20,6 @@ const Backend cpu_backend = {"cpu",
                              cpu::roi_pool_forward,
                              cpu::roi_pool_backward,
                              cpu::roi_pool_jvp,
-                             true};
+                             cpu::assign_levels};
 
 }  // namespace roidl
