@@ -229,7 +229,7 @@ def test_without_the_stable_c_interface() -> None:
     code = """
 import ctypes, torch
 class Register:
-    def __call__(self, path):
+    def __call__(self, *paths):
         return b"torch_get_num_threads"
 class Bridge:
     def __init__(self, path):
@@ -254,6 +254,12 @@ for mode in ("max", "avg"):
     assert again(lambda a: pool(a) ** 2, x, check_fwd_over_rev=True)
 last = x.detach().contiguous(memory_format=torch.channels_last)
 assert align(last, boxes).is_contiguous(memory_format=torch.channels_last)
+coarse = torch.rand(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+rule = {"canonical_scale": 2, "canonical_level": 1, "batch_indices": where}
+def several(*maps):
+    return ops.multiscale_roi_align(maps, boxes, 2, [1.0, 0.5], 2, **rule)
+assert ops.assign_levels(boxes, [1.0, 0.5], canonical_scale=4).tolist() == [1, 1]
+assert check(several, (x, coarse), check_forward_ad=True)
 try:
     align(x.detach().long(), boxes)
 except TypeError as error:

@@ -1,16 +1,20 @@
 // The C interface of PyTorch's stable ABI, declared from its public headers
 // (torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h, PyTorch 2.10 and later):
-// what the bridge calls. Nothing is linked; every symbol is found by its name in libtorch_cpu.so.
+// what the bridge calls. Nothing is linked; every symbol is found by its name in libtorch_cpu.so,
+// that of CUDA in libtorch_cuda.so.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 namespace roidl::abi {
 
 // An argument or a result on the stack of a kernel: a number as its first bytes, a tensor as an
-// owned handle, an optional as 0 or as a pointer to such a value, owned as well.
+// owned handle, an optional as 0 or as a pointer to such a value, owned as well, and a list as an
+// owned handle, whose deletion leaves what its elements own alone.
 using StableIValue = uint64_t;
 using StableKernel = void (*)(StableIValue* stack, uint64_t num_arguments, uint64_t num_results);
 using AtenTensorHandle = struct AtenTensorOpaque*;
+using StableListHandle = struct StableListOpaque*;
 using TorchLibraryHandle = struct TorchLibraryOpaque*;
 using TorchError = int32_t;  // 0: no error
 
@@ -33,7 +37,7 @@ enum class TorchDtype : int32_t {
   uint32 = 28,
   uint64 = 29,
 };
-inline constexpr int32_t kTorchCpu = 0;
+inline constexpr int32_t kTorchCpu = 0, kTorchCuda = 1;
 
 struct TorchShim {
   TorchError (*aoti_torch_library_init_impl)(const char* ns, const char* dispatch_key,
@@ -46,11 +50,23 @@ struct TorchShim {
   TorchError (*aoti_torch_get_sizes)(AtenTensorHandle tensor, int64_t** sizes);
   TorchError (*aoti_torch_get_strides)(AtenTensorHandle tensor, int64_t** strides);
   TorchError (*aoti_torch_get_dtype)(AtenTensorHandle tensor, int32_t* dtype);
+  TorchError (*aoti_torch_get_device_type)(AtenTensorHandle tensor, int32_t* type);
+  TorchError (*aoti_torch_get_device_index)(AtenTensorHandle tensor, int32_t* index);
   TorchError (*aoti_torch_empty_strided)(int64_t ndim, const int64_t* sizes, const int64_t* strides,
                                          int32_t dtype, int32_t device_type, int32_t device_index,
                                          AtenTensorHandle* tensor);
   TorchError (*aoti_torch_delete_tensor_object)(AtenTensorHandle tensor);
+  TorchError (*torch_new_list_reserve_size)(size_t size, StableListHandle* list);
+  TorchError (*torch_list_size)(StableListHandle list, size_t* size);
+  TorchError (*torch_list_get_item)(StableListHandle list, size_t index, StableIValue* element);
+  TorchError (*torch_list_push_back)(StableListHandle list, StableIValue element);
+  TorchError (*torch_delete_list)(StableListHandle list);
   TorchError (*torch_get_num_threads)(uint32_t* threads);
+};
+
+// In a PyTorch that is built for CUDA; its streams are those of the CUDA runtime.
+struct TorchCudaShim {
+  TorchError (*aoti_torch_get_current_cuda_stream)(int32_t device_index, void** stream);
 };
 
 // Calls visit(name, pointer) for each.
@@ -63,9 +79,21 @@ void visit_symbols(TorchShim& shim, Visit&& visit) {
   visit("aoti_torch_get_sizes", shim.aoti_torch_get_sizes);
   visit("aoti_torch_get_strides", shim.aoti_torch_get_strides);
   visit("aoti_torch_get_dtype", shim.aoti_torch_get_dtype);
+  visit("aoti_torch_get_device_type", shim.aoti_torch_get_device_type);
+  visit("aoti_torch_get_device_index", shim.aoti_torch_get_device_index);
   visit("aoti_torch_empty_strided", shim.aoti_torch_empty_strided);
   visit("aoti_torch_delete_tensor_object", shim.aoti_torch_delete_tensor_object);
+  visit("torch_new_list_reserve_size", shim.torch_new_list_reserve_size);
+  visit("torch_list_size", shim.torch_list_size);
+  visit("torch_list_get_item", shim.torch_list_get_item);
+  visit("torch_list_push_back", shim.torch_list_push_back);
+  visit("torch_delete_list", shim.torch_delete_list);
   visit("torch_get_num_threads", shim.torch_get_num_threads);
+}
+
+template <class Visit>
+void visit_symbols(TorchCudaShim& shim, Visit&& visit) {
+  visit("aoti_torch_get_current_cuda_stream", shim.aoti_torch_get_current_cuda_stream);
 }
 
 }  // namespace roidl::abi

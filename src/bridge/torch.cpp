@@ -8,226 +8,145 @@
 #include <utility>
 
 #include "abi/torch.h"
-#include "bridge/torch_stack.h"
-#include "check.h"
+#include "bridge/torch_call.h"
 #include "cpu/parallel.h"
-#include "roi_align.h"
-#include "roi_pool.h"
+#include "pyramid.h"
 
 namespace roidl::bridge {
 
 abi::TorchShim shim{};
+abi::TorchCudaShim cuda_shim{};
 
 namespace {
 
-// ---- arguments and results ---------------------------------------------------------------------
-// Every schema begins with: a leader, the boxes and their batch indices. Then comes what is the
-// operator's own, and the fields of its parameters.
-
-struct Regions {
-  Tensor leader;  // the features or a tangent of them, or a gradient of the result
-  Tensor boxes;
-  std::optional<Tensor> indices;
-};
-
-Regions read_regions(Stack& stack, const char* leader) {
-  Regions regions;
-  regions.leader = stack.tensor(leader);
-  regions.boxes = stack.tensor("boxes");
-  regions.indices = stack.optional_tensor("batch_indices");
-  return regions;
-}
-
-const Tensor* pointer(const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; }
-
-template <class Params>
-Params read_params(Stack& stack) {
-  Params params{};
-  visit_fields(params, [&](const char*, auto& field) { stack.read(field); });
-  return params;
-}
-
-// Whether the channels lie next to each other; _library.py decides alike. Axes of one element have
-// strides that say nothing.
-bool has_channels_last(const Tensor& map) {
-  const int64_t *size = map.shape, *stride = map.strides;
-  if (map.ndim != 4 || size[1] == 1 || (size[2] == 1 && size[3] == 1)) return false;
-  return stride[1] < stride[size[3] == 1 ? 2 : 3];
-}
-
-// Strides of a dense tensor whose last three axes are C, H, W in the order of memory wanted.
-void dense_strides(const Shape& shape, bool channels_last, int64_t* strides) {
-  const int n = shape.ndim;
-  int order[kMaxDims];
-  for (int i = 0; i < n; ++i) order[i] = i;
-  if (channels_last) {
-    order[n - 3] = n - 2;
-    order[n - 2] = n - 1;
-    order[n - 1] = n - 3;
-  }
-  int64_t step = 1;
-  for (int i = n - 1; i >= 0; --i) {
-    strides[order[i]] = step;
-    step *= shape.size[order[i]] > 0 ? shape.size[order[i]] : 1;
-  }
-}
-
-Tensor make_result(Stack& stack, int place, const Shape& shape, bool channels_last,
-                   abi::DLDataType dtype) {
-  int64_t strides[kMaxDims];
-  dense_strides(shape, channels_last, strides);
-  return stack.result(place, shape, strides, dtype);
-}
-
-// [K, C, PH, PW] in the memory order of the map that it is pooled from.
-Tensor make_pooled(Stack& stack, int place, const Problem& problem, const Tensor& map,
-                   abi::DLDataType dtype) {
-  const bool channels_last = problem.layout == Layout::nchw && has_channels_last(map);
-  return make_result(stack, place, pooled_shape(problem), channels_last, dtype);
-}
-
-// What a schema without an input says of its shape, and the order of the result in memory.
-struct MapShape {
-  int64_t images, height, width;
-  bool channels_last;
-};
-
-MapShape read_map_shape(Stack& stack) {
-  MapShape map{};
-  stack.read(map.images);
-  stack.read(map.height);
-  stack.read(map.width);
-  stack.read(map.channels_last);
-  return map;
-}
-
-// A tensor without data that has the map's shape and the type of the gradient to the result. The
-// gradient has the channels, and boxes that are grouped have the images: where tensors are sharded,
-// these are the shard's.
-Tensor describe_map(const Stack& stack, const MapShape& map, const Regions& regions,
-                    int32_t layout) {
-  const Tensor& gradient = regions.leader;
-  check_float(stack.op(), "grad_output", gradient);
-  if (gradient.ndim < 4)
-    fail(ErrorKind::value, stack.op(), "grad_output must have the shape of the result, got ",
-         shape_of(gradient));
-  const bool channels_first = static_cast<Layout>(layout) == Layout::nchw;
-  const int64_t images = regions.boxes.ndim == 3 ? regions.boxes.shape[0] : map.images;
-  const int64_t channels = gradient.shape[gradient.ndim - (channels_first ? 3 : 1)];
-  const int64_t first[] = {images, channels, map.height, map.width};
-  const int64_t last[] = {images, map.height, map.width, channels};
-  Tensor tensor = gradient;
-  tensor.data = nullptr;
-  tensor.ndim = 4;
-  for (int i = 0; i < 4; ++i) {
-    tensor.shape[i] = (channels_first ? first : last)[i];
-    tensor.strides[i] = 0;
-  }
-  return tensor;
-}
-
 // ---- kernels -----------------------------------------------------------------------------------
-// Each reads its whole stack before anything can fail but reading: what is owned has to be freed.
 
 void align(Stack& stack) {
-  const Regions r = read_regions(stack, "input");
-  const auto params = read_params<RoiAlignParams>(stack);
-  RoiAlignProblem problem =
-      make_roi_align(stack.op(), params, r.leader, r.boxes, pointer(r.indices));
-  const Tensor out = make_pooled(stack, 0, problem, r.leader, r.leader.dtype);
-  roi_align_forward(problem, r.leader, r.boxes, out);
+  const MapList input = stack.maps("input");
+  const Regions r = read_regions(stack);
+  const auto asked = read_asked<RoiAlignParams>(stack, r);
+  RoiAlignProblem problem = make_problem(stack, asked, input, r);
+  const Tensor out = make_pooled(stack, 0, problem, input, problem.dtype);
+  roi_align_forward(problem, input.needed(stack.op()), r.boxes, out);
   stack.finish(1);
 }
 
 void align_backward(Stack& stack) {
-  const Regions r = read_regions(stack, "grad_output");
-  const auto input = stack.optional_tensor("input");
-  const MapShape map = read_map_shape(stack);
-  const auto params = read_params<RoiAlignParams>(stack);
-  const Tensor shape = describe_map(stack, map, r, params.layout);
-  RoiAlignProblem problem = make_roi_align(stack.op(), params, shape, r.boxes, pointer(r.indices));
-  const Tensor out = make_result(stack, 0, input_shape(problem), map.channels_last, r.leader.dtype);
-  roi_align_backward(problem, r.leader, r.boxes, pointer(input), out);
-  stack.finish(1);
+  const Tensor gradient = stack.tensor("grad_output");
+  const Regions r = read_regions(stack);
+  const MapList input = stack.maps("input");
+  const MapShapes shapes = read_map_shapes(stack);
+  const auto asked = read_asked<RoiAlignParams>(stack, r);
+  const MapList described = describe_maps(stack, shapes, gradient, r.boxes, asked.params.layout);
+  RoiAlignProblem problem = make_problem(stack, asked, described, r);
+  const MapList out = make_maps(stack, problem, shapes);
+  roi_align_backward(problem, gradient, r.boxes, input.if_any(stack.op()), out.needed(stack.op()));
+  stack.finish_maps(problem.num_maps);
 }
 
 void align_backward_boxes(Stack& stack) {
-  const Regions r = read_regions(stack, "grad_output");
-  const Tensor input = stack.tensor("input");
-  const auto params = read_params<RoiAlignParams>(stack);
-  RoiAlignProblem problem = make_roi_align(stack.op(), params, input, r.boxes, pointer(r.indices));
+  const Tensor gradient = stack.tensor("grad_output");
+  const Regions r = read_regions(stack);
+  const MapList input = stack.maps("input");
+  const auto asked = read_asked<RoiAlignParams>(stack, r);
+  RoiAlignProblem problem = make_problem(stack, asked, input, r);
   check_float(stack.op(), "boxes", r.boxes);
   const Tensor out = make_result(stack, 0, shape_of(r.boxes), false, r.boxes.dtype);
-  roi_align_backward_boxes(problem, r.leader, input, r.boxes, out);
+  roi_align_backward_boxes(problem, gradient, input.needed(stack.op()), r.boxes, out);
   stack.finish(1);
 }
 
 void align_jvp(Stack& stack) {
-  const Regions r = read_regions(stack, "input_tangent");
-  const auto input = stack.optional_tensor("input");
-  const auto params = read_params<RoiAlignParams>(stack);
-  RoiAlignProblem problem =
-      make_roi_align(stack.op(), params, r.leader, r.boxes, pointer(r.indices));
-  const Tensor out = make_pooled(stack, 0, problem, r.leader, r.leader.dtype);
-  roi_align_jvp(problem, r.leader, r.boxes, pointer(input), out);
+  const MapList tangent = stack.maps("input_tangent");
+  const Regions r = read_regions(stack);
+  const MapList input = stack.maps("input");
+  const auto asked = read_asked<RoiAlignParams>(stack, r);
+  RoiAlignProblem problem = make_problem(stack, asked, tangent, r);
+  const Tensor out = make_pooled(stack, 0, problem, tangent, problem.dtype);
+  roi_align_jvp(problem, tangent.needed(stack.op()), r.boxes, input.if_any(stack.op()), out);
   stack.finish(1);
 }
 
 void align_jvp_boxes(Stack& stack) {
-  const Regions r = read_regions(stack, "input");
+  const MapList input = stack.maps("input");
+  const Regions r = read_regions(stack);
   const Tensor tangent = stack.tensor("boxes_tangent");
-  const auto params = read_params<RoiAlignParams>(stack);
-  RoiAlignProblem problem =
-      make_roi_align(stack.op(), params, r.leader, r.boxes, pointer(r.indices));
-  const Tensor out = make_pooled(stack, 0, problem, r.leader, r.leader.dtype);
-  roi_align_jvp_boxes(problem, r.leader, r.boxes, tangent, out);
+  const auto asked = read_asked<RoiAlignParams>(stack, r);
+  RoiAlignProblem problem = make_problem(stack, asked, input, r);
+  const Tensor out = make_pooled(stack, 0, problem, input, problem.dtype);
+  roi_align_jvp_boxes(problem, input.needed(stack.op()), r.boxes, tangent, out);
   stack.finish(1);
 }
 
 void align_jvp_boxes_backward(Stack& stack) {
-  const Regions r = read_regions(stack, "grad_output");
+  const Tensor gradient = stack.tensor("grad_output");
+  const Regions r = read_regions(stack);
   const Tensor tangent = stack.tensor("boxes_tangent");
-  const MapShape map = read_map_shape(stack);
-  const auto params = read_params<RoiAlignParams>(stack);
-  const Tensor shape = describe_map(stack, map, r, params.layout);
-  RoiAlignProblem problem = make_roi_align(stack.op(), params, shape, r.boxes, pointer(r.indices));
-  const Tensor out = make_result(stack, 0, input_shape(problem), map.channels_last, r.leader.dtype);
-  roi_align_jvp_boxes_backward(problem, r.leader, r.boxes, tangent, out);
-  stack.finish(1);
+  const MapShapes shapes = read_map_shapes(stack);
+  const auto asked = read_asked<RoiAlignParams>(stack, r);
+  const MapList described = describe_maps(stack, shapes, gradient, r.boxes, asked.params.layout);
+  RoiAlignProblem problem = make_problem(stack, asked, described, r);
+  const MapList out = make_maps(stack, problem, shapes);
+  roi_align_jvp_boxes_backward(problem, gradient, r.boxes, tangent, out.needed(stack.op()));
+  stack.finish_maps(problem.num_maps);
 }
 
 void pool(Stack& stack) {
-  const Regions r = read_regions(stack, "input");
+  const MapList input = stack.maps("input");
+  const Regions r = read_regions(stack);
   bool return_argmax = false;
   stack.read(return_argmax);
-  const auto params = read_params<RoiPoolParams>(stack);
-  RoiPoolProblem problem = make_roi_pool(stack.op(), params, r.leader, r.boxes, pointer(r.indices));
-  const Tensor out = make_pooled(stack, 0, problem, r.leader, r.leader.dtype);
-  const Tensor argmax = return_argmax ? make_pooled(stack, 1, problem, r.leader, kInt32)
+  const auto asked = read_asked<RoiPoolParams>(stack, r);
+  RoiPoolProblem problem = make_problem(stack, asked, input, r);
+  const Tensor out = make_pooled(stack, 0, problem, input, problem.dtype);
+  const Tensor argmax = return_argmax ? make_pooled(stack, 1, problem, input, kInt32)
                                       : make_result(stack, 1, Shape{1, {0}}, false, kInt32);
-  roi_pool_forward(problem, r.leader, r.boxes, out, return_argmax ? &argmax : nullptr);
+  roi_pool_forward(problem, input.needed(stack.op()), r.boxes, out,
+                   return_argmax ? &argmax : nullptr);
   stack.finish(2);
 }
 
 void pool_backward(Stack& stack) {
-  const Regions r = read_regions(stack, "grad_output");
+  const Tensor gradient = stack.tensor("grad_output");
+  const Regions r = read_regions(stack);
   const auto argmax = stack.optional_tensor("argmax");
-  const MapShape map = read_map_shape(stack);
-  const auto params = read_params<RoiPoolParams>(stack);
-  const Tensor shape = describe_map(stack, map, r, params.layout);
-  RoiPoolProblem problem = make_roi_pool(stack.op(), params, shape, r.boxes, pointer(r.indices));
-  const Tensor out = make_result(stack, 0, input_shape(problem), map.channels_last, r.leader.dtype);
-  roi_pool_backward(problem, r.leader, r.boxes, pointer(argmax), out);
-  stack.finish(1);
+  const MapShapes shapes = read_map_shapes(stack);
+  const auto asked = read_asked<RoiPoolParams>(stack, r);
+  const MapList described = describe_maps(stack, shapes, gradient, r.boxes, asked.params.layout);
+  RoiPoolProblem problem = make_problem(stack, asked, described, r);
+  const MapList out = make_maps(stack, problem, shapes);
+  roi_pool_backward(problem, gradient, r.boxes, pointer(argmax), out.needed(stack.op()));
+  stack.finish_maps(problem.num_maps);
 }
 
 void pool_jvp(Stack& stack) {
-  const Regions r = read_regions(stack, "input_tangent");
+  const MapList tangent = stack.maps("input_tangent");
+  const Regions r = read_regions(stack);
   const auto argmax = stack.optional_tensor("argmax");
-  const auto params = read_params<RoiPoolParams>(stack);
-  RoiPoolProblem problem = make_roi_pool(stack.op(), params, r.leader, r.boxes, pointer(r.indices));
-  const Tensor out = make_pooled(stack, 0, problem, r.leader, r.leader.dtype);
-  roi_pool_jvp(problem, r.leader, r.boxes, pointer(argmax), out);
+  const auto asked = read_asked<RoiPoolParams>(stack, r);
+  RoiPoolProblem problem = make_problem(stack, asked, tangent, r);
+  const Tensor out = make_pooled(stack, 0, problem, tangent, problem.dtype);
+  roi_pool_jvp(problem, tangent.needed(stack.op()), r.boxes, pointer(argmax), out);
+  stack.finish(1);
+}
+
+// The rule alone, whose schema begins with the boxes.
+void levels(Stack& stack) {
+  const Tensor boxes = stack.tensor("boxes");
+  Pyramid pyramid;
+  const int64_t maps = stack.read_list(pyramid.scales, kMaxMaps);
+  stack.read(pyramid.canonical_scale);
+  stack.read(pyramid.canonical_level);
+  if (maps < 1 || maps > kMaxMaps)
+    fail(ErrorKind::value, stack.op(), "from 1 to ", kMaxMaps, " scales are understood, got ",
+         maps);
+  if (boxes.device.device_type != abi::kDLCPU)
+    fail(ErrorKind::unsupported, stack.op(), "not implemented on device ", boxes.device);
+  Shape shape = shape_of(boxes);
+  if (shape.ndim > 0) --shape.ndim;
+  const Tensor out = make_result(stack, 0, shape, false, kInt32);
+  assign_levels(stack.op(), pyramid, static_cast<int>(maps), boxes,
+                static_cast<int32_t*>(out.data));
   stack.finish(1);
 }
 
@@ -235,8 +154,9 @@ void pool_jvp(Stack& stack) {
 
 struct Kernel {
   const char* op;
-  const char* tensors;  // as Stack understands it
+  const char* owned;  // as Stack understands it
   void (*body)(Stack&);
+  bool several = false;
 };
 
 constexpr Kernel kKernels[] = {
@@ -249,6 +169,16 @@ constexpr Kernel kKernels[] = {
     {"roi_pool", "tto", pool},
     {"roi_pool_backward", "ttoo", pool_backward},
     {"roi_pool_jvp", "ttoo", pool_jvp},
+    {"multiscale_roi_align", "TtoooN", align, true},
+    {"multiscale_roi_align_backward", "ttoooTnNNN", align_backward, true},
+    {"multiscale_roi_align_backward_boxes", "ttoooTN", align_backward_boxes, true},
+    {"multiscale_roi_align_jvp", "TtoooTN", align_jvp, true},
+    {"multiscale_roi_align_jvp_boxes", "TtoootN", align_jvp_boxes, true},
+    {"multiscale_roi_align_jvp_boxes_backward", "ttoootnNNN", align_jvp_boxes_backward, true},
+    {"multiscale_roi_pool", "TtooonN", pool, true},
+    {"multiscale_roi_pool_backward", "ttoooonNNN", pool_backward, true},
+    {"multiscale_roi_pool_jvp", "TtooooN", pool_jvp, true},
+    {"assign_levels", "tN", levels, true},
 };
 constexpr int kNumKernels = sizeof kKernels / sizeof kKernels[0];
 
@@ -262,13 +192,13 @@ constexpr int kNumKernels = sizeof kKernels / sizeof kKernels[0];
 }
 
 template <int index>
-void call(abi::StableIValue* values, uint64_t, uint64_t) {
+void call(abi::StableIValue* values, uint64_t arguments, uint64_t) {
   constexpr Kernel kernel = kKernels[index];
   try {
     uint32_t threads = 1;
     check_shim(kernel.op, shim.torch_get_num_threads(&threads));
     const cpu::ThreadLimit limit(static_cast<int>(threads));
-    Stack stack(kernel.op, kernel.tensors, values);
+    Stack stack(kernel.op, kernel.owned, kernel.several, values, arguments);
     kernel.body(stack);
   } catch (const Error& error) {
     rethrow(error);
@@ -280,26 +210,40 @@ bool register_kernels(abi::TorchLibraryHandle library, std::integer_sequence<int
   return (... && (shim.aoti_torch_library_impl(library, kKernels[index].op, call<index>) == 0));
 }
 
+// Returns NULL, or what went wrong.
+const char* register_for(const char* dispatch_key) {
+  abi::TorchLibraryHandle library = nullptr;  // lives as long as the process
+  if (shim.aoti_torch_library_init_impl("roidl", dispatch_key, "roidl", 1, &library) != 0)
+    return "aoti_torch_library_init_impl failed";
+  const auto all = std::make_integer_sequence<int, kNumKernels>{};
+  return register_kernels(library, all) ? nullptr : "aoti_torch_library_impl failed";
+}
+
+// Finds the symbols in the library that is loaded from this path; returns NULL, or what is missing.
+template <class Shim>
+const char* find_symbols(const char* path, Shim& symbols, const char* name) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return name;
+  const char* missing = nullptr;
+  abi::visit_symbols(symbols, [&](const char* symbol, auto& function) {
+    function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, symbol));
+    if (function == nullptr) missing = symbol;
+  });
+  return missing;
+}
+
 }  // namespace
 
 }  // namespace roidl::bridge
 
-// Registers the kernels for CPU with the libtorch_cpu.so that is loaded from this path. Returns
-// NULL, or why it could not: the name of a symbol that an older PyTorch lacks.
+// Registers the kernels for CPU with the libtorch_cpu.so that is loaded from this path, and for
+// CUDA if the libtorch_cuda.so of the other path is loaded. Returns NULL, or why there are none:
+// the name of a symbol that an older PyTorch lacks.
 extern "C" __attribute__((visibility("default"))) const char* roidl_torch_register(
-    const char* libtorch_cpu) {
-  using namespace roidl;
-  void* libtorch = dlopen(libtorch_cpu, RTLD_NOW | RTLD_NOLOAD);
-  if (libtorch == nullptr) return "libtorch_cpu.so";
-  const char* missing = nullptr;
-  abi::visit_symbols(bridge::shim, [&](const char* name, auto& symbol) {
-    symbol = reinterpret_cast<std::decay_t<decltype(symbol)>>(dlsym(libtorch, name));
-    if (symbol == nullptr) missing = name;
-  });
-  if (missing != nullptr) return missing;
-  abi::TorchLibraryHandle library = nullptr;  // lives as long as the process
-  if (bridge::shim.aoti_torch_library_init_impl("roidl", "CPU", "roidl", 1, &library) != 0)
-    return "aoti_torch_library_init_impl failed";
-  const auto all = std::make_integer_sequence<int, bridge::kNumKernels>{};
-  return bridge::register_kernels(library, all) ? nullptr : "aoti_torch_library_impl failed";
+    const char* libtorch_cpu, const char* libtorch_cuda) {
+  using namespace roidl::bridge;
+  if (const char* missing = find_symbols(libtorch_cpu, shim, "libtorch_cpu.so")) return missing;
+  if (const char* problem = register_for("CPU")) return problem;
+  const bool has_cuda = find_symbols(libtorch_cuda, cuda_shim, "libtorch_cuda.so") == nullptr;
+  return has_cuda ? register_for("CUDA") : nullptr;
 }

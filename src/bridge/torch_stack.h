@@ -3,16 +3,18 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <type_traits>
 
 #include "abi/torch.h"
-#include "tensor.h"
+#include "problem.h"
 
 namespace roidl::bridge {
 
 extern abi::TorchShim shim;
+extern abi::TorchCudaShim cuda_shim;  // of no symbols where PyTorch is not built for CUDA
 
-// No kernel reads or makes more.
-inline constexpr int kMaxTensors = 4;
+inline constexpr int kMaxArguments = 24;  // of a schema
+inline constexpr int kMaxResults = kMaxMaps;
 
 inline void check_shim(const char* op, abi::TorchError error) {
   if (error != 0) fail(ErrorKind::runtime, op, "PyTorch's own function failed");
@@ -68,90 +70,194 @@ inline int32_t torch_dtype(abi::DLDataType dtype) {
                                                    : TorchDtype::float32);
 }
 
+inline abi::DLDevice device_of(int32_t type, int32_t index) {
+  constexpr int32_t kElsewhere = 12;  // DLPack's number for what it does not know
+  return type == abi::kTorchCpu
+             ? abi::DLDevice{abi::kDLCPU, 0}
+             : abi::DLDevice{type == abi::kTorchCuda ? abi::kDLCUDA : kElsewhere, index};
+}
+
+// The maps of a call, or what is shaped like them: one tensor, as many as were given, or none.
+struct MapList {
+  int64_t count = 0;
+  Tensor tensors[kMaxMaps];  // more are refused when they become Maps
+
+  Maps needed(const char* op) const { return Maps(op, tensors, count); }
+  Maps if_any(const char* op) const { return count == 0 ? Maps() : needed(op); }
+};
+
 class Stack {
  public:
-  // `tensors` has a letter for each of the tensors that every schema begins with: t, or o for an
-  // optional one. All are taken over at once, so that whatever fails they are freed.
-  Stack(const char* op, const char* tensors, abi::StableIValue* values) : op_(op), values_(values) {
-    for (; tensors[numbers_] != '\0'; ++numbers_) {
-      abi::StableIValue value = values[numbers_];
-      if (tensors[numbers_] == 'o' && value != 0) {
-        const auto* inner = reinterpret_cast<abi::StableIValue*>(static_cast<uintptr_t>(value));
-        value = *inner;
-        delete inner;
-      }
-      arguments_[numbers_] = reinterpret_cast<abi::AtenTensorHandle>(static_cast<uintptr_t>(value));
+  // `owned` has a letter for each of the first arguments, up to the last that owns something: t, a
+  // tensor; o, an optional one; T, a list of them; n, a number; N, a list of numbers. All are taken
+  // over at once, so that whatever fails they are freed. `several`: of a call on several maps.
+  Stack(const char* op, const char* owned, bool several, abi::StableIValue* values, uint64_t count)
+      : op_(op), owned_(owned), several_(several), values_(values) {
+    std::memcpy(arguments_, values, count * sizeof *values);
+    for (int i = 0; owned_[i] != '\0'; ++i) {
+      if (owned_[i] != 'o' || arguments_[i] == 0) continue;
+      const auto* inner = reinterpret_cast<abi::StableIValue*>(arguments_[i]);
+      arguments_[i] = *inner;
+      delete inner;
     }
   }
   ~Stack() {
-    for (const auto& handles : {arguments_, results_})
-      for (int i = 0; i < kMaxTensors; ++i)
-        if (handles[i] != nullptr) shim.aoti_torch_delete_tensor_object(handles[i]);
+    for (int i = 0; owned_[i] != '\0'; ++i) free_argument(owned_[i], arguments_[i]);
+    for (const abi::AtenTensorHandle result : results_)
+      if (result != nullptr) shim.aoti_torch_delete_tensor_object(result);
   }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
 
   const char* op() const { return op_; }
+  bool several() const { return several_; }
 
-  Tensor tensor(const char* name) { return describe(arguments_[next_tensor_++], name); }
+  // Every read takes the next argument.
+  Tensor tensor(const char* name) { return describe(tensor_of(arguments_[next_++]), name); }
   std::optional<Tensor> optional_tensor(const char* name) {
-    const abi::AtenTensorHandle handle = arguments_[next_tensor_++];
+    const abi::AtenTensorHandle handle = tensor_of(arguments_[next_++]);
     if (handle == nullptr) return std::nullopt;
     return describe(handle, name);
   }
+  MapList maps(const char* name) {
+    MapList maps;
+    const bool listed = owned_[next_] == 'T';
+    const abi::StableIValue given = arguments_[next_++];
+    if (!listed) {
+      maps.count = given != 0;
+      if (given != 0) maps.tensors[0] = describe(tensor_of(given), name);
+      return maps;
+    }
+    maps.count = read_elements(given, kMaxMaps, [&](int64_t i, abi::StableIValue element) {
+      maps.tensors[i] = describe(tensor_of(element), name);
+    });
+    return maps;
+  }
 
-  // PyTorch's integers are all of 64 bits.
-  void read(int64_t& field) { field = number<int64_t>(); }
-  void read(int32_t& field) { field = static_cast<int32_t>(number<int64_t>()); }
-  void read(double& field) { field = number<double>(); }
-  void read(bool& field) { field = number<uint8_t>() != 0; }
+  template <class T>
+  void read(T& field) {
+    field = number<T>(arguments_[next_++]);
+  }
+  // Of a list, which may have more, the first `most`; returns its size.
+  template <class T>
+  int64_t read_list(T* fields, int64_t most) {
+    return read_elements(arguments_[next_++], most, [&](int64_t i, abi::StableIValue element) {
+      fields[i] = number<T>(element);
+    });
+  }
 
-  // A new tensor on CPU: the kernel's result number `place`.
+  // A new tensor on the device of the first that was read: the kernel's result number `place`.
   Tensor result(int place, const Shape& shape, const int64_t* strides, abi::DLDataType dtype) {
     check_shim(op_,
                shim.aoti_torch_empty_strided(shape.ndim, shape.size, strides, torch_dtype(dtype),
-                                             abi::kTorchCpu, 0, &results_[place]));
+                                             device_type_, device_index_, &results_[place]));
     return describe(results_[place], "the result");
+  }
+
+  // What the kernel has to run on: PyTorch's current stream of that device, if it has streams.
+  void* stream() const {
+    void* stream = nullptr;
+    if (device_type_ == abi::kTorchCuda)
+      check_shim(op_, cuda_shim.aoti_torch_get_current_cuda_stream(device_index_, &stream));
+    return stream;
   }
 
   // Hands the results over to the caller.
   void finish(int count) {
-    for (int place = 0; place < count; ++place) {
-      values_[place] = static_cast<abi::StableIValue>(reinterpret_cast<uintptr_t>(results_[place]));
-      results_[place] = nullptr;
-    }
+    for (int place = 0; place < count; ++place) values_[place] = hand_over(place);
+  }
+  // The same for results shaped like the maps, which are a list where there are several.
+  void finish_maps(int count) {
+    if (!several_) return finish(count);
+    abi::StableListHandle list = nullptr;
+    check_shim(op_, shim.torch_new_list_reserve_size(count, &list));
+    // What was reserved can be pushed.
+    for (int place = 0; place < count; ++place) shim.torch_list_push_back(list, hand_over(place));
+    values_[0] = reinterpret_cast<uintptr_t>(list);
   }
 
  private:
-  // Numbers lie in the first bytes.
-  template <class T>
-  T number() {
-    T value;
-    std::memcpy(&value, &values_[numbers_++], sizeof value);
+  static abi::AtenTensorHandle tensor_of(abi::StableIValue value) {
+    return reinterpret_cast<abi::AtenTensorHandle>(static_cast<uintptr_t>(value));
+  }
+  static abi::StableListHandle list_of(abi::StableIValue value) {
+    return reinterpret_cast<abi::StableListHandle>(static_cast<uintptr_t>(value));
+  }
+
+  abi::StableIValue hand_over(int place) {
+    const auto value = static_cast<abi::StableIValue>(reinterpret_cast<uintptr_t>(results_[place]));
+    results_[place] = nullptr;
     return value;
+  }
+
+  static void free_argument(char kind, abi::StableIValue value) {
+    if (kind == 'n' || value == 0) return;
+    if (kind == 't' || kind == 'o') {
+      shim.aoti_torch_delete_tensor_object(tensor_of(value));
+      return;
+    }
+    size_t size = 0;
+    if (kind == 'T') shim.torch_list_size(list_of(value), &size);
+    for (size_t i = 0; i < size; ++i) {
+      abi::StableIValue element = 0;
+      shim.torch_list_get_item(list_of(value), i, &element);
+      if (element != 0) shim.aoti_torch_delete_tensor_object(tensor_of(element));
+    }
+    shim.torch_delete_list(list_of(value));
+  }
+
+  // Calls visit(index, element) for at most so many; returns the size of the list.
+  template <class Visit>
+  int64_t read_elements(abi::StableIValue list, int64_t most, Visit&& visit) {
+    size_t size = 0;
+    check_shim(op_, shim.torch_list_size(list_of(list), &size));
+    for (size_t i = 0; i < size && static_cast<int64_t>(i) < most; ++i) {
+      abi::StableIValue element = 0;
+      check_shim(op_, shim.torch_list_get_item(list_of(list), i, &element));
+      visit(static_cast<int64_t>(i), element);
+    }
+    return static_cast<int64_t>(size);
+  }
+
+  // Numbers lie in the first bytes; PyTorch's integers are all of 64 bits, its floats double.
+  template <class T>
+  static T number(abi::StableIValue value) {
+    using Stored = std::conditional_t<std::is_same_v<T, bool>, uint8_t,
+                                      std::conditional_t<std::is_integral_v<T>, int64_t, double>>;
+    Stored stored;
+    std::memcpy(&stored, &value, sizeof stored);
+    return static_cast<T>(stored);
   }
 
   Tensor describe(abi::AtenTensorHandle handle, const char* name) {
     abi::DLTensor source{};
     int64_t ndim = 0;
-    int32_t dtype = 0;
+    int32_t dtype = 0, device_type = 0, device_index = 0;
     check_shim(op_, shim.aoti_torch_get_dim(handle, &ndim));
     check_shim(op_, shim.aoti_torch_get_sizes(handle, &source.shape));
     check_shim(op_, shim.aoti_torch_get_strides(handle, &source.strides));
     check_shim(op_, shim.aoti_torch_get_dtype(handle, &dtype));
+    check_shim(op_, shim.aoti_torch_get_device_type(handle, &device_type));
+    check_shim(op_, shim.aoti_torch_get_device_index(handle, &device_index));
     check_shim(op_, shim.aoti_torch_get_data_ptr(handle, &source.data));
-    source.device = {abi::kDLCPU, 0};
+    if (device_type_ < 0) {
+      device_type_ = device_type;
+      device_index_ = device_index;
+    }
+    source.device = device_of(device_type, device_index);
     source.ndim = static_cast<int32_t>(ndim);
     source.dtype = dtype_of(dtype);
     return read_dltensor(source, op_, name);
   }
 
   const char* op_;
+  const char* owned_;
+  bool several_;
   abi::StableIValue* values_;
-  int next_tensor_ = 0;
-  int numbers_ = 0;  // where the next number lies
-  abi::AtenTensorHandle arguments_[kMaxTensors] = {};
-  abi::AtenTensorHandle results_[kMaxTensors] = {};
+  int next_ = 0;
+  int32_t device_type_ = -1, device_index_ = 0;  // of the first tensor that was read
+  abi::StableIValue arguments_[kMaxArguments];
+  abi::AtenTensorHandle results_[kMaxResults] = {};
 };
 
 }  // namespace roidl::bridge

@@ -21,6 +21,7 @@ from ._library import (
     Params,
     Tensor,
     has_channels_last,
+    own_error,
 )
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -30,10 +31,6 @@ _is_grad_enabled = torch.is_grad_enabled
 
 # The kernel -------------------------------------------------------------------------------------
 
-# Whatever a kernel throws arrives as RuntimeError, but for ValueError in some versions (2.13):
-# torch.cpp names every kind but ValueError in front of the sentence.
-_KINDS = {kind.__name__: kind for kind in (TypeError, NotImplementedError, RuntimeError)}
-
 
 def _run_kernel(name: str, call: Arguments) -> Any:
     """The result without a graph; the kernel's errors as Python's own."""
@@ -41,15 +38,7 @@ def _run_kernel(name: str, call: Arguments) -> Any:
         with _below_autograd():
             return OVERLOADS[name](*OPERATORS[name].flat(call))
     except RuntimeError as error:
-        if type(error) is not RuntimeError:  # NotImplementedError is one, too
-            raise
-        sentence = str(error).partition("\n")[0]  # C++ frames may follow
-        if sentence.startswith(f"{name}: "):
-            raise ValueError(sentence) from None
-        kind, _, sentence = sentence.partition(": ")
-        if kind not in _KINDS:
-            raise
-        raise _KINDS[kind](sentence) from None
+        raise own_error(name, error) from None
 
 
 # The graph --------------------------------------------------------------------------------------

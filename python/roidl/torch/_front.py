@@ -107,10 +107,6 @@ def run(call: Call) -> Any:
             return _run_mixed(call)
     if indices is not None and not isinstance(indices, torch.Tensor):
         return _run_mixed(call)
-    if (
-        input.is_cuda
-    ):  # the kernels here are the CPU's; without a gradient the array front end has more
-        return run_like_leader(call)
     if many:
         if indices is not None:
             return run_like_leader(call)  # it says that both are too much

@@ -236,18 +236,18 @@ def result_of_shapes(operator: Operator, call: Arguments) -> Any:
 LIBRARY = torch.library.Library("roidl", "DEF")
 
 
-def _refuse(operator: Operator) -> Callable[..., Any]:
+def refuse(operator: Any, check_devices: Callable[[Any, Any], None]) -> Callable[..., Any]:
     """The kernel of every place that has none."""
 
     def elsewhere(*flat: Any) -> Any:
-        leader = flat[0]
+        op, leader = operator.name, flat[0][0] if isinstance(flat[0], list) else flat[0]
         if leader.layout is not torch.strided:
-            raise TypeError(f"{operator.name}: tensors must be strided, got {leader.layout}")
+            raise TypeError(f"{op}: tensors must be strided, got {leader.layout}")
         if leader.is_quantized or leader.is_nested:
             kind = "a nested tensor" if leader.is_nested else leader.dtype
-            raise TypeError(f"{operator.name}: {operator.leader[0]} must be dense, got {kind}")
+            raise TypeError(f"{op}: {operator.leader[0]} must be dense, got {kind}")
         check_devices(operator, operator.unflat(flat))
-        raise NotImplementedError(f"{operator.name}: not implemented on device {leader.device}")
+        raise NotImplementedError(f"{op}: not implemented on device {leader.device}")
 
     return elsewhere
 
@@ -276,28 +276,56 @@ def _core_kernel(operator: Operator) -> Callable[..., Any]:
     return kernel
 
 
-def _register() -> str | None:
-    """Tell the dispatcher of the operators; returns why the kernels are not native, or None."""
-    for name, operator in OPERATORS.items():
-        LIBRARY.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        for elsewhere in ("CompositeExplicitAutograd", "NestedTensorCPU"):
-            LIBRARY.impl(name, _refuse(operator), elsewhere)
+def define(
+    operator: Any,
+    result_of_shapes: Callable[[Any, Any], Any],
+    check_devices: Callable[[Any, Any], None],
+) -> None:
+    """Tell the dispatcher of an operator on one map or on several; its kernels come by themselves.
 
-        def fake(*flat: Any, operator: Operator = operator) -> Any:
-            return result_of_shapes(operator, operator.unflat(flat))
+    `operator` has a name, a schema, a leader and `unflat`.
+    """
 
-        torch.library.register_fake(f"roidl::{name}", fake, lib=LIBRARY)
+    def fake(*flat: Any) -> Any:
+        return result_of_shapes(operator, operator.unflat(flat))
+
+    LIBRARY.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for elsewhere in ("CompositeExplicitAutograd", "NestedTensorCPU", "NestedTensorCUDA"):
+        LIBRARY.impl(operator.name, refuse(operator, check_devices), elsewhere)
+    torch.library.register_fake(f"roidl::{operator.name}", fake, lib=LIBRARY)
+
+
+def _register_kernels() -> str | None:
+    """The native ones of all operators; returns why there are none, or None."""
     register = ctypes.CDLL(bridge("torch")).roidl_torch_register
     register.restype = ctypes.c_char_p
-    libtorch = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    missing = register(str(libtorch).encode())
-    if missing is None:
-        return None
-    for name, operator in OPERATORS.items():
-        LIBRARY.impl(name, _core_kernel(operator), "CPU")
-    reason: str = missing.decode()
-    return reason
+    folder = Path(torch.__file__).parent / "lib"
+    libraries = (str(folder / f"libtorch_{device}.so").encode() for device in ("cpu", "cuda"))
+    missing = register(*libraries)
+    return None if missing is None else str(missing.decode())
 
 
-MISSING = _register()
+for _operator in OPERATORS.values():
+    define(_operator, result_of_shapes, check_devices)
+MISSING = _register_kernels()
+if MISSING is not None:
+    for _operator in OPERATORS.values():
+        LIBRARY.impl(_operator.name, _core_kernel(_operator), "CPU")
 OVERLOADS = {name: getattr(torch.ops.roidl, name).default for name in OPERATORS}
+
+# Errors -------------------------------------------------------------------------------------------
+
+# Whatever a kernel throws arrives as RuntimeError, but for ValueError in some versions (2.13):
+# torch.cpp names every kind but ValueError in front of the sentence.
+_KINDS = {kind.__name__: kind for kind in (TypeError, NotImplementedError, RuntimeError)}
+
+
+def own_error(op: str, error: RuntimeError) -> Exception:
+    """What Python would have raised in the place of a kernel's error."""
+    if type(error) is not RuntimeError:  # NotImplementedError is one, too
+        return error
+    sentence = str(error).partition("\n")[0]  # C++ frames may follow
+    if sentence.startswith(f"{op}: "):
+        return ValueError(sentence)
+    kind, _, sentence = sentence.partition(": ")
+    return _KINDS[kind](sentence) if kind in _KINDS else error

@@ -18,13 +18,11 @@ from ._pyramid_graph import apply
 
 
 def _run_levels(call: LevelsCall) -> Any:
-    scales, *rule = call.pyramid[:3]
-
     def levels_of(boxes: Any) -> Tensor:
         boxes = _as_tensor(boxes)
         if not isinstance(boxes, torch.Tensor):
             _core.check_array(call.op, "boxes", boxes)  # it says what is wrong
-        return _pyramid.assign_levels(boxes, scales, *rule)
+        return _pyramid.assign_levels(boxes, call.pyramid)
 
     if isinstance(call.boxes, (list, tuple)):
         return [levels_of(boxes) for boxes in call.boxes]

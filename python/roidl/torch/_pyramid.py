@@ -1,7 +1,4 @@
-"""The operators on several maps in PyTorch's dispatcher: each of `_library`'s, with lists of maps.
-
-Their kernels are Python's, over the compiled core; a call costs some tens of microseconds more.
-"""
+"""The operators on several maps in PyTorch's dispatcher: `_library`'s, with lists of maps."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import torch
 from .. import _core
 from .._params import LAYOUTS, Pyramid
 from . import _library
-from ._library import LIBRARY, Params, Tensor, check_device, has_channels_last, metadata
+from ._library import LIBRARY, MISSING, Params, Tensor, check_device, has_channels_last, metadata
 
 PREFIX = "multiscale_"
 
@@ -71,8 +68,12 @@ class Operator(NamedTuple):
         return PREFIX + self.base.name
 
     @property
+    def leader(self) -> tuple[str, str]:
+        return self.base.leader
+
+    @property
     def reads_maps(self) -> bool:
-        return self.base.leader[1] == "map"
+        return self.leader[1] == "map"
 
     @property
     def other_maps(self) -> bool:
@@ -227,20 +228,6 @@ def result_of_shapes(operator: Operator, call: Arguments) -> Any:
 # Registration -------------------------------------------------------------------------------------
 
 
-def _refuse(operator: Operator) -> Callable[..., Any]:
-    """The kernel of every place that has none."""
-
-    def elsewhere(*flat: Any) -> Any:
-        call = operator.unflat(flat)
-        first = call.leader[0] if operator.reads_maps else call.leader
-        if first.layout is not torch.strided:
-            raise TypeError(f"{operator.name}: tensors must be strided, got {first.layout}")
-        _check_devices(operator, call)
-        raise NotImplementedError(f"{operator.name}: not implemented on device {first.device}")
-
-    return elsewhere
-
-
 def _plain(value: Any) -> Any:
     """Tensors that DLPack reads whatever graph they are in; a list for a tuple."""
     if isinstance(value, (tuple, list)):
@@ -248,7 +235,9 @@ def _plain(value: Any) -> Any:
     return value if value is None else value.detach()
 
 
-def _kernel(operator: Operator) -> Callable[..., Any]:
+def _core_kernel(operator: Operator) -> Callable[..., Any]:
+    """A kernel in Python, over the same core: for a PyTorch without the stable C interface."""
+
     def kernel(*flat: Any) -> Any:
         call = operator.unflat(flat)
         result = result_of_shapes(operator, call)
@@ -272,41 +261,53 @@ def _kernel(operator: Operator) -> Callable[..., Any]:
     return kernel
 
 
-def _register() -> None:
-    for operator in OPERATORS.values():
-        name = operator.name
-        LIBRARY.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(name, _refuse(operator), "CompositeExplicitAutograd")
-        LIBRARY.impl(name, _kernel(operator), "CPU")
-
-        def fake(*flat: Any, operator: Operator = operator) -> Any:
-            return result_of_shapes(operator, operator.unflat(flat))
-
-        torch.library.register_fake(f"roidl::{name}", fake, lib=LIBRARY)
-
-
-_register()
+for _operator in OPERATORS.values():
+    _library.define(_operator, result_of_shapes, _check_devices)
+    if MISSING is not None:
+        LIBRARY.impl(_operator.name, _core_kernel(_operator), "CPU")
 OVERLOADS = {name: getattr(torch.ops.roidl, PREFIX + name).default for name in OPERATORS}
 
 
 # The rule alone -----------------------------------------------------------------------------------
 
-LIBRARY.define(
-    "assign_levels(Tensor boxes, float[] scales, float canonical_scale, float canonical_level)"
-    " -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+
+class _Levels(NamedTuple):
+    """The operator that says which map each box belongs to, for `_library.define`."""
+
+    name: str = "assign_levels"
+    leader: tuple[str, str] = ("boxes", "boxes")
+    schema: str = (
+        "assign_levels(Tensor boxes, float[] scales, float canonical_scale, float canonical_level)"
+        " -> Tensor"
+    )
+
+    def unflat(self, flat: tuple[Any, ...]) -> tuple[Tensor, Pyramid]:
+        boxes, scales, size, level = flat
+        return boxes, Pyramid(tuple(scales), size, level, None, None)
 
 
-def _assign_levels(boxes: Tensor, scales: list[float], size: float, level: float) -> Tensor:
-    pyramid = Pyramid(tuple(scales), size, level, None, None)
-    return torch.from_numpy(_core.assign_levels(b"assign_levels", boxes.detach(), pyramid))
-
-
-def _no_levels(boxes: Tensor, scales: list[float], size: float, level: float) -> Tensor:
+def _no_levels(operator: _Levels, call: tuple[Tensor, Pyramid]) -> Tensor:
+    boxes, _ = call
     return boxes.new_empty(tuple(boxes.shape[:-1]), dtype=torch.int32)
 
 
-LIBRARY.impl("assign_levels", _assign_levels, "CPU")
-torch.library.register_fake("roidl::assign_levels", _no_levels, lib=LIBRARY)
-assign_levels = torch.ops.roidl.assign_levels.default
+def _assign_levels(*flat: Any) -> Tensor:
+    boxes, pyramid = _LEVELS.unflat(flat)
+    return torch.from_numpy(_core.assign_levels(b"assign_levels", boxes.detach(), pyramid))
+
+
+_LEVELS = _Levels()
+_library.define(_LEVELS, _no_levels, lambda operator, call: None)
+if MISSING is not None:
+    LIBRARY.impl(_LEVELS.name, _assign_levels, "CPU")
+_levels_of = torch.ops.roidl.assign_levels.default
+
+
+def assign_levels(boxes: Tensor, pyramid: Pyramid) -> Tensor:
+    """The index of the map of every box."""
+    if torch.compiler.is_compiling():
+        return _levels_of(boxes, *pyramid[:3])
+    try:
+        return _levels_of(boxes, *pyramid[:3])
+    except RuntimeError as error:
+        raise _library.own_error("assign_levels", error) from None

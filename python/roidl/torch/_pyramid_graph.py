@@ -17,7 +17,7 @@ from torch.autograd.function import _SingleLevelFunction
 from .._params import POOL_MODES
 from ._calls import _NotOffered
 from ._derivatives import AVG, RULES
-from ._library import LIBRARY, Tensor
+from ._library import LIBRARY, Tensor, own_error
 from ._pyramid import OPERATORS, OVERLOADS, PREFIX, Arguments, PyramidParams, Rows, map_shapes
 
 _functorch_is_active = torch._C._are_functorch_transforms_active
@@ -82,8 +82,12 @@ def _sum(parts: Sequence[Any]) -> Any:
 
 
 def _run_kernel(name: str, call: Arguments) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
-        result = OVERLOADS[name](*OPERATORS[name].flat(call))
+    """The result without a graph; the kernel's errors as Python's own."""
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            result = OVERLOADS[name](*OPERATORS[name].flat(call))
+    except RuntimeError as error:
+        raise own_error(OPERATORS[name].name, error) from None
     return tuple(result) if isinstance(result, list) else result
 
 
