@@ -234,6 +234,18 @@ def _tensorflow_run(call: Call) -> Any:
     return run(call)
 
 
+def _tensorflow_run_pyramid(call: Call) -> Any:
+    from .tensorflow import run_pyramid
+
+    return run_pyramid(call)
+
+
+def _tensorflow_run_levels(call: Any) -> Any:
+    from .tensorflow import run_levels
+
+    return run_levels(call)
+
+
 NUMPY = Library(_as_it_is, _unchanged)
 STANDARD = Library(_as_it_is, _standard_adopt, device=_standard_device)
 JAX = Library(
@@ -262,7 +274,12 @@ LIBRARIES = {
     "jax": JAX,
     "jaxlib": JAX,
     "tensorflow": Library(
-        _tensorflow_prepare, _tensorflow_adopt, writable=_never, run=_tensorflow_run
+        _tensorflow_prepare,
+        _tensorflow_adopt,
+        writable=_never,
+        run=_tensorflow_run,
+        run_pyramid=_tensorflow_run_pyramid,
+        run_levels=_tensorflow_run_levels,
     ),
 }
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from . import _core
-from ._params import RoiAlignParams, RoiPoolParams
+from ._libraries import numpy_dtype
+from ._params import Pyramid, RoiAlignParams, RoiPoolParams
 
 Params = RoiAlignParams | RoiPoolParams
 Sizes = Sequence[int | None]  # None where a size is not known yet
@@ -20,18 +23,32 @@ def check_params(op: str, params: Params) -> None:
 
 
 def check_known(
-    op: str, params: Params, input: Metadata, boxes: Metadata, indices: Metadata | None
+    op: str,
+    params: Params,
+    maps: Sequence[Metadata],
+    boxes: Metadata,
+    indices: Metadata | None,
+    pyramid: Pyramid | None = None,
 ) -> None:
-    """Raise the core's error of a call if what is known of its shapes is wrong, or a type is."""
-    given = [each for each in (input, boxes, indices) if each is not None]
-    fitting = _that_fit(input[0], boxes[0], indices and indices[0])
-    filled: Any = [(sizes, name) for sizes, (_, name) in zip(fitting, given, strict=False)]
+    """Raise the core's error of a call if what is known of its shapes is wrong, or a type is.
+
+    The arrays of a pyramid are metadata, too; without one there is one map.
+    """
+    levels, counts = (None, None) if pyramid is None else (pyramid.levels, pyramid.counts)
+    given = [*maps, boxes, indices, levels, counts]
+    fitting = _that_fit(params, [each and each[0] for each in given])
+    filled: Any = [each and (sizes, each[1]) for sizes, each in zip(fitting, given, strict=True)]
+    *inputs, rows, images, levels, counts = filled
+    if pyramid is not None:
+        pyramid = pyramid._replace(levels=levels, counts=counts)
+    leader = inputs[0] if pyramid is None else inputs
     try:
-        _core.result_shape(op, params._asdict(), *filled, *[None] * (3 - len(filled)))
+        _core.result_shape(op, params._asdict(), leader, rows, images, pyramid)
     except ValueError as error:
-        if not any(None in sizes for sizes, _ in given):
+        shapes = [each[0] for each in given if each is not None]
+        if not any(None in sizes for sizes in shapes):
             raise
-        known = ", ".join(str(list(sizes)) for sizes, _ in given)
+        known = ", ".join(str(list(sizes)) for sizes in shapes)
         raise ValueError(f"{error} (what is known of the shapes: {known})") from None
 
 
@@ -39,6 +56,13 @@ def check_known_list(op: str, boxes: Sequence[Metadata], images: int | None) -> 
     """As `check_known`, of a list of boxes; `images` is how many there are, if that is known."""
     filled: Any = [(_filled(sizes, [0, 4]), name) for sizes, name in boxes]
     _core.check_box_list(op, filled, len(filled) if images is None else images)
+
+
+def check_known_levels(op: str, pyramid: Pyramid, boxes: Metadata) -> None:
+    """As `check_known`, of a call of `assign_levels`."""
+    sizes, name = boxes
+    rows = np.zeros(_filled(sizes, [0, 0, 4] if len(sizes) == 3 else [0, 5]), numpy_dtype(name))
+    _core.assign_levels(op.encode(), rows, pyramid)
 
 
 def known_result(params: Params, input: Sizes, boxes: Sizes) -> tuple[int | None, ...]:
@@ -49,22 +73,45 @@ def known_result(params: Params, input: Sizes, boxes: Sizes) -> tuple[int | None
     return (*boxes[:-1], *tail)
 
 
-def _that_fit(input: Sizes, boxes: Sizes, indices: Sizes | None) -> list[Sizes]:
+def _that_fit(params: Params, shapes: Sequence[Sizes | None]) -> list[Sizes | None]:
     """The same sizes, with some that fit where they are not known.
 
-    As many images as there are groups of boxes, or one; no boxes.
+    Of the maps, the boxes, the batch indices, levels and counts: as many images as there are groups
+    of boxes, or one; no boxes; as many channels as the first map has of which it is known, or one.
     """
+    *maps, boxes, indices, levels, counts = shapes
+    assert boxes is not None
     grouped = len(boxes) == 3
-    images = input[0] if input and input[0] is not None else boxes[0] if grouped else 1
-    input = _filled(input, [1 if images is None else images, 1, 1, 1])
+    channel_axis = 3 if params.layout else 1
+    owners: list[tuple[Sizes | None, int]] = [*((each, 0) for each in maps)]
+    owners += [(boxes if grouped else None, 0), (counts, 0)]
+    images = _first_known(owners)
+    channels = _first_known([(each, channel_axis) for each in maps])
+    like = [images, channels, 1, 1] if channel_axis == 1 else [images, 1, 1, channels]
+    inputs = [each and _filled(each, like) for each in maps]
     if grouped:
-        boxes = _filled(boxes, [input[0] if input else 0, 0, 4])
+        first = inputs[0]
+        rows = _first_known([(levels, 1)], 0)
+        boxes = _filled(boxes, [first[0] if first else 0, rows, 4])
     else:
-        count = indices[0] if indices else 0
-        boxes = _filled(boxes, [count or 0, 5 if indices is None else 4])
-    if indices is None:
-        return [input, boxes]
-    return [input, boxes, _filled(indices, [boxes[0] if boxes else 0])]
+        count = _first_known([(indices, 0), (levels, 0)], 0)
+        boxes = _filled(boxes, [count, 5 if indices is None else 4])
+    return [
+        *inputs,
+        boxes,
+        indices and _filled(indices, boxes[:1]),
+        levels and _filled(levels, boxes[:-1]),
+        counts and _filled(counts, [images]),
+    ]
+
+
+def _first_known(owners: Sequence[tuple[Sizes | None, int]], otherwise: int = 1) -> int:
+    """The first size that is known along the axis of an array that has it."""
+    for sizes, axis in owners:
+        size = sizes[axis] if sizes is not None and axis < len(sizes) else None
+        if size is not None:
+            return size
+    return otherwise
 
 
 def _filled(sizes: Sizes, instead: Sizes) -> Sizes:

@@ -90,7 +90,7 @@ class _Pooling(keras.layers.Layer):  # type: ignore[misc]
         else:
             rows = _metadata(boxes)
             indices = None if batch_indices is None else _metadata(batch_indices)
-        check_known(self.op, self.params, features, rows, indices)
+        check_known(self.op, self.params, [features], rows, indices)
         shape = known_result(self.params, features[0], rows[0])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 

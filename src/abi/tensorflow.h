@@ -87,6 +87,9 @@ struct Functions {
                                         void (*destroy)(void*));
   // Takes the builder over.
   void (*TF_RegisterKernelBuilder)(const char* name, KernelBuilder*, Status*);
+  void (*TF_KernelBuilder_HostMemory)(KernelBuilder*, const char* input_or_output);
+  void (*TF_OpKernelConstruction_GetAttrInt64)(KernelConstruction*, const char* name, int64_t*,
+                                               Status*);
   void (*TF_OpKernelConstruction_GetAttrInt64List)(KernelConstruction*, const char* name, int64_t*,
                                                    int max_values, Status*);
   void (*TF_OpKernelConstruction_GetAttrSize)(KernelConstruction*, const char* name,
@@ -95,8 +98,6 @@ struct Functions {
                                                 size_t max_length, Status*);
   void (*TF_OpKernelConstruction_Failure)(KernelConstruction*, Status*);
   void (*TF_OpKernelContext_Failure)(KernelContext*, Status*);
-  int (*TF_NumInputs)(KernelContext*);
-  int (*TF_NumOutputs)(KernelContext*);
   void (*TF_GetInput)(KernelContext*, int, Tensor**, Status*);
   Tensor* (*TF_AllocateOutput)(KernelContext*, int, DataType, const int64_t* dims, int num_dims,
                                size_t bytes, Status*);
@@ -139,13 +140,13 @@ void visit_functions(Functions& functions, Visit&& visit) {
   visit("TF_DimensionHandleValue", f.TF_DimensionHandleValue);
   visit("TF_NewKernelBuilder", f.TF_NewKernelBuilder);
   visit("TF_RegisterKernelBuilder", f.TF_RegisterKernelBuilder);
+  visit("TF_KernelBuilder_HostMemory", f.TF_KernelBuilder_HostMemory);
+  visit("TF_OpKernelConstruction_GetAttrInt64", f.TF_OpKernelConstruction_GetAttrInt64);
   visit("TF_OpKernelConstruction_GetAttrInt64List", f.TF_OpKernelConstruction_GetAttrInt64List);
   visit("TF_OpKernelConstruction_GetAttrSize", f.TF_OpKernelConstruction_GetAttrSize);
   visit("TF_OpKernelConstruction_GetAttrString", f.TF_OpKernelConstruction_GetAttrString);
   visit("TF_OpKernelConstruction_Failure", f.TF_OpKernelConstruction_Failure);
   visit("TF_OpKernelContext_Failure", f.TF_OpKernelContext_Failure);
-  visit("TF_NumInputs", f.TF_NumInputs);
-  visit("TF_NumOutputs", f.TF_NumOutputs);
   visit("TF_GetInput", f.TF_GetInput);
   visit("TF_AllocateOutput", f.TF_AllocateOutput);
 }

@@ -1,76 +1,12 @@
-// One call of a kernel as TensorFlow makes it: its tensors as the core's, its attributes as a
-// struct of parameters, and the core's errors as a status.
+// One call of a kernel as TensorFlow makes it: its tensors as the core's, in the order in which
+// every node has them.
 #pragma once
-#include <cstring>
-#include <exception>
-#include <new>
-#include <optional>
-#include <type_traits>
-
-#include "abi/tensorflow.h"
-#include "error.h"
+#include "bridge/tensorflow_attributes.h"
+#include "bridge/tensorflow_status.h"
 #include "problem.h"
 #include "tensor.h"
 
 namespace roidl::bridge {
-
-namespace tf = abi::tf;
-
-extern tf::Functions api;  // filled in when the library is loaded
-
-class Status {
- public:
-  Status() : status_(api.TF_NewStatus()) {}
-  ~Status() { api.TF_DeleteStatus(status_); }
-  Status(const Status&) = delete;
-  Status& operator=(const Status&) = delete;
-
-  operator tf::Status*() { return status_; }
-  bool ok() const { return api.TF_GetCode(status_) == tf::kOk; }
-  const char* message() const { return api.TF_Message(status_); }
-  // What TensorFlow reports of its own calls.
-  void check(const char* op) const {
-    if (!ok()) fail(ErrorKind::runtime, op, message());
-  }
-
- private:
-  tf::Status* status_;
-};
-
-// Runs `body`; an error of any kind becomes the status and is passed to `report`. Nothing may cross
-// a C interface.
-template <class Body, class Report>
-void guarded(Body&& body, Report&& report) {
-  tf::Code code = tf::kInternal;
-  const auto tell = [&](const char* message) {
-    Status status;
-    api.TF_SetStatus(status, code, message);
-    report(status);
-  };
-  try {
-    body();
-  } catch (const Error& error) {
-    switch (error.kind()) {
-      case ErrorKind::value:
-      case ErrorKind::type:
-        code = tf::kInvalidArgument;
-        break;
-      case ErrorKind::unsupported:
-        code = tf::kUnimplemented;
-        break;
-      case ErrorKind::runtime:
-        break;
-    }
-    tell(error.what());
-  } catch (const std::bad_alloc&) {
-    code = tf::kResourceExhausted;
-    tell("roidl: out of memory");
-  } catch (const std::exception& error) {
-    tell(error.what());
-  } catch (...) {
-    tell("roidl: unknown error");
-  }
-}
 
 struct TypePair {
   tf::DataType theirs;
@@ -102,8 +38,12 @@ class Call {
   Call& operator=(const Call&) = delete;
 
   const char* op() const { return op_; }
-  int inputs() const { return api.TF_NumInputs(context_); }
-  int outputs() const { return api.TF_NumOutputs(context_); }
+
+  // Runs the core's operator, all outputs being there.
+  template <class Run>
+  void run(const Problem&, Run&& run) {
+    run();
+  }
 
   Tensor input(int i) {
     tf::Tensor* tensor = nullptr;
@@ -145,60 +85,11 @@ class Call {
   const char* op_;
   tf::KernelContext* context_;
   Status status_;
-  static constexpr int kMost = 8;  // inputs and outputs that an operator has
+  // Inputs and outputs that a node has: twice the maps in, one for each out, and less than 8 more.
+  static constexpr int kMost = 3 * kMaxMaps + 8;
   tf::Tensor* held_[kMost];
   int count_ = 0;
 };
-
-// A tensor that may be left out: an input list of no or one element.
-class Optional {
- public:
-  Optional() = default;
-  explicit Optional(const Tensor& tensor) : tensor_(tensor) {}
-  const Tensor* get() const { return tensor_ ? &*tensor_ : nullptr; }
-
- private:
-  std::optional<Tensor> tensor_;
-};
-
-// A node's parameters are one attribute, the list `params`: the fields of the struct in their order
-// (every attribute of its own costs an eager call 0.4 us). Those that the shape of a result depends
-// on are not among them: a shape function cannot read attributes. They are the shape of the input
-// `grid`, [PH, PW, 0], or [0, PH, PW] when channels come first.
-inline bool is_of_grid(const char* name) {
-  for (const char* other : {"output_height", "output_width", "layout"})
-    if (std::strcmp(name, other) == 0) return true;
-  return false;
-}
-
-inline constexpr int kMostFields = 16;
-
-template <class Params>
-Params read_params(tf::KernelConstruction* construction) {
-  Params params{};
-  int64_t values[kMostFields] = {};
-  int32_t count = 0, bytes = 0, next = 0;
-  Status status;
-  api.TF_OpKernelConstruction_GetAttrSize(construction, "params", &count, &bytes, status);
-  status.check("roidl");
-  visit_fields(params, [&](const char* name, auto&) { next += !is_of_grid(name); });
-  if (count != next)
-    fail(ErrorKind::value, "roidl", "a node has ", count, " parameters instead of ", next,
-         ": it was made by another version of roidl");
-  api.TF_OpKernelConstruction_GetAttrInt64List(construction, "params", values, count, status);
-  status.check("roidl");
-  next = 0;
-  visit_fields(params, [&](const char* name, auto& field) {
-    using Field = std::decay_t<decltype(field)>;
-    if (is_of_grid(name)) return;
-    const int64_t value = values[next++];
-    if constexpr (std::is_same_v<Field, double>)
-      field = bit_cast<double>(value);  // TensorFlow's own float attributes are float32
-    else
-      field = static_cast<Field>(value);
-  });
-  return params;
-}
 
 template <class Params>
 Params with_grid(Params params, const Call& call, const Tensor& grid) {
@@ -209,5 +100,69 @@ Params with_grid(Params params, const Call& call, const Tensor& grid) {
   params.output_width = grid.shape[channels_first ? 2 : 1];
   return params;
 }
+
+// One array for every map: the features, a tangent or a gradient of them.
+class MapList {
+ public:
+  explicit MapList(const char* op) : op_(op) {}
+  void append(const Tensor& tensor) { tensors_[count_++] = tensor; }
+  operator Maps() const { return Maps(op_, tensors_, count_); }
+  abi::DLDataType dtype() const { return tensors_[0].dtype; }
+
+ private:
+  const char* op_;
+  Tensor tensors_[kMaxMaps];
+  int64_t count_ = 0;
+};
+
+// The inputs of a node: boxes, grid, what is the operator's own, the maps, and lists of no or one
+// tensor: batch_indices, levels and counts.
+template <class AttributesType>
+class Inputs {
+ public:
+  Inputs(Call& call, const AttributesType& attributes)
+      : boxes(call.input(0)),
+        params(with_grid(attributes.params, call, call.input(1))),
+        call_(call),
+        attributes_(attributes),
+        pyramid_(attributes.pyramid) {}
+  Inputs(const Inputs&) = delete;
+  Inputs& operator=(const Inputs&) = delete;
+
+  Tensor own() { return call_.input(next_++); }
+  MapList maps() {
+    MapList list(call_.op());
+    for (int i = 0; i < attributes_.maps; ++i) list.append(own());
+    return list;
+  }
+
+  // The last to be read: make_roi_align or make_roi_pool.
+  template <class Problem>
+  Problem problem(const Maps& input,
+                  Problem (*make)(const char*, const typename AttributesType::Params&, const Maps&,
+                                  const Tensor&, const Tensor*, const Pyramid*)) {
+    const Tensor* indices = optional(attributes_.num_indices, indices_);
+    pyramid_.levels = optional(attributes_.num_levels, levels_);
+    pyramid_.counts = optional(attributes_.num_counts, counts_);
+    return make(call_.op(), params, input, boxes, indices,
+                attributes_.has_pyramid ? &pyramid_ : nullptr);
+  }
+
+  const Tensor boxes;
+  const typename AttributesType::Params params;
+
+ private:
+  const Tensor* optional(int64_t count, Tensor& tensor) {
+    if (count == 0) return nullptr;
+    tensor = own();
+    return &tensor;
+  }
+
+  Call& call_;
+  const AttributesType& attributes_;
+  int next_ = 2;
+  Tensor indices_, levels_, counts_;
+  Pyramid pyramid_;
+};
 
 }  // namespace roidl::bridge

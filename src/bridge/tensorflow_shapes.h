@@ -66,17 +66,30 @@ void infer_like(tf::ShapeContext* context, tf::Status* status) {
   infer.output(0, shape);
 }
 
-// [K, PH, PW, C] and so on, from the places of the map, the boxes and the grid among the inputs.
-// `outputs`: how many there may be; the last may be left out.
-template <int map, int boxes, int grid, int outputs = 1>
+// The shapes of the maps, the first of which is the input at `first`, as many as there are outputs.
+template <int first>
+void infer_maps(tf::ShapeContext* context, tf::Status* status) {
+  Inference infer(context, status);
+  for (int i = 0; i < kMaxMaps && infer.ok(); ++i) {
+    ShapeHandle shape;
+    infer.input(first + i, shape);
+    infer.output(i, shape);
+  }
+  api.TF_SetStatus(status, tf::kOk, "");  // there was no further output
+}
+
+// [K, PH, PW, C] and so on, of the boxes and the grid, the first of all inputs, and the map at
+// `map`. A second output is of an unknown shape.
+template <int map>
 void infer_pooled(tf::ShapeContext* context, tf::Status* status) {
   Inference infer(context, status);
   ShapeHandle features, rows, bins, channels, pooled;
+  infer.unknown_outputs();
   infer.input(map, features);
   infer.with_rank(features, 4);
-  infer.input(boxes, rows);
-  infer.input(grid, bins);
-  if (!infer.rank_is_known(rows) || !infer.rank_is_known(bins)) return infer.unknown_outputs();
+  infer.input(0, rows);
+  infer.input(1, bins);
+  if (!infer.rank_is_known(rows) || !infer.rank_is_known(bins)) return;
   infer.with_rank(bins, 3);
   infer.part(rows, 0, -1, pooled);
   if (infer.is_zero(bins, 0)) {
@@ -91,10 +104,16 @@ void infer_pooled(tf::ShapeContext* context, tf::Status* status) {
     infer.append(pooled, channels);
   }
   infer.output(0, pooled);
-  if (outputs == 2 && infer.ok()) {
-    api.TF_ShapeInferenceContextSetOutput(context, 1, pooled, status);
-    api.TF_SetStatus(status, tf::kOk, "");
-  }
+}
+
+// The index of the map of every box: the boxes' shape without the coordinates.
+inline void infer_levels(tf::ShapeContext* context, tf::Status* status) {
+  Inference infer(context, status);
+  ShapeHandle rows, levels;
+  infer.input(0, rows);
+  if (!infer.rank_is_known(rows)) return infer.unknown_outputs();
+  infer.part(rows, 0, -1, levels);
+  infer.output(0, levels);
 }
 
 }  // namespace roidl::bridge

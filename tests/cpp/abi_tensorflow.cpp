@@ -70,13 +70,13 @@ SAME_FUNCTION(TF_DimensionHandleValueKnown);
 SAME_FUNCTION(TF_DimensionHandleValue);
 SAME_FUNCTION(TF_NewKernelBuilder);
 SAME_FUNCTION(TF_RegisterKernelBuilder);
+SAME_FUNCTION(TF_KernelBuilder_HostMemory);
+SAME_FUNCTION(TF_OpKernelConstruction_GetAttrInt64);
 SAME_FUNCTION(TF_OpKernelConstruction_GetAttrInt64List);
 SAME_FUNCTION(TF_OpKernelConstruction_GetAttrSize);
 SAME_FUNCTION(TF_OpKernelConstruction_GetAttrString);
 SAME_FUNCTION(TF_OpKernelConstruction_Failure);
 SAME_FUNCTION(TF_OpKernelContext_Failure);
-SAME_FUNCTION(TF_NumInputs);
-SAME_FUNCTION(TF_NumOutputs);
 SAME_FUNCTION(TF_GetInput);
 SAME_FUNCTION(TF_AllocateOutput);
 

@@ -15,13 +15,20 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from .. import _ops
+from .. import _multiscale, _ops
+from .._multiscale import LevelsCall
 from .._params import POOL_MODES, Call
 from . import _gradients as _gradients  # registers them
-from ._boxes import as_tensor, boxes_of, check
-from ._operators import eager_context, node_of
+from ._arguments import as_tensor, boxes_of, check, check_levels, integers, rows_of_ragged
+from ._operators import Node, eager_context, no_tape, node_of, ops, rule_of
 
-__all__ = ["roi_align", "roi_pool"]
+__all__ = [
+    "assign_levels",
+    "multiscale_roi_align",
+    "multiscale_roi_pool",
+    "roi_align",
+    "roi_pool",
+]
 
 Tensor = Any
 _Tensor = tf.Tensor
@@ -44,24 +51,83 @@ def run(call: Call) -> Any:
         indices = []
     else:
         boxes, indices = boxes_of(call, input)
-    node = node_of(op, params)
-    return_argmax = op == "roi_pool" and arguments[1]
-    if return_argmax and params.mode != POOL_MODES["max"]:
-        raise ValueError("roi_pool: only mode 'max' has an argmax to return")
-    if (context := eager_context()) is not None:
-        try:
-            result = node.eagerly(context, input, boxes, indices)
-        except (TypeError, ValueError, tf.errors.OpError):
-            check(call, input, boxes, indices)  # the core's words, if shapes or types are wrong
-            raise
-    else:
-        check(call, input, boxes, indices)
-        _refuse_xla(op)
-        result = node.in_graph(input, boxes, indices)
     if op == "roi_align":
-        return result
-    pooled, argmax = result
-    return (pooled, argmax[0]) if return_argmax else pooled
+        return _call(call, node_of(op, params), [input], boxes, input, indices)
+    argmax = _argmax(call)
+    pooled = _call(call, node_of(op, params, None, argmax), [input], boxes, input, indices)
+    return _results(call, pooled)
+
+
+def run_pyramid(call: Call) -> Any:
+    """The same on several maps."""
+    op, params, _, _, _, _, arguments, pyramid = call
+    assert pyramid is not None
+    maps = [as_tensor(op, f"input[{i}]", each) for i, each in enumerate(arguments[0])]
+    boxes, indices = boxes_of(call, maps[0])
+    levels, counts = integers(op, "levels", pyramid.levels), integers(op, "counts", pyramid.counts)
+    rule = pyramid._replace(levels=None, counts=None)
+    if op == "multiscale_roi_align":
+        node = node_of(op, params, rule)
+        return _call(call, node, maps, boxes, maps, indices, levels, counts)
+    node = node_of(op, params, rule, _argmax(call))
+    return _results(call, _call(call, node, maps, boxes, maps, indices, levels, counts))
+
+
+def _call(call: Call, node: Node, maps: list[Tensor], boxes: Tensor, *inputs: Any) -> Any:
+    """Make a node, eager or in a graph; `inputs` are what follows the boxes and the grid."""
+    context = eager_context()
+    if context is not None:
+        try:
+            return node.eagerly(context, boxes, *inputs)
+        except (TypeError, ValueError, tf.errors.OpError):
+            check(call, maps, boxes, *inputs[1:])  # the core's words, if shapes or types are wrong
+            raise
+    check(call, maps, boxes, *inputs[1:])
+    _refuse_xla(call.op)
+    return node.in_graph(boxes, *inputs)
+
+
+# RoIPool has an argmax in mode "max": to return, or for the gradient. In a graph nobody knows
+# whether there will be one.
+
+
+def _argmax(call: Call) -> bool:
+    if call.params.mode != POOL_MODES["max"]:
+        if call.arguments[1]:
+            raise ValueError(f"{call.op}: only mode 'max' has an argmax to return")
+        return False
+    return call.arguments[1] or eager_context() is None or not no_tape()
+
+
+def _results(call: Call, results: Any) -> Any:
+    pooled, argmax = results
+    if not call.arguments[1]:
+        return pooled
+    argmax.set_shape(pooled.shape)
+    return pooled, argmax
+
+
+def run_levels(call: LevelsCall) -> Any:
+    """Run one call of `assign_levels`: a node of TensorFlow's."""
+    op, boxes, _ = call
+    if isinstance(boxes, (list, tuple)):
+        return [_levels(call, f"boxes[{i}]", each) for i, each in enumerate(boxes)]
+    if isinstance(boxes, tf.RaggedTensor):
+        return boxes.with_values(_levels(call, "boxes", rows_of_ragged(op, boxes)))
+    return _levels(call, "boxes", boxes)
+
+
+def _levels(call: LevelsCall, name: str, boxes: Any) -> Tensor:
+    boxes, params = as_tensor(call.op, name, boxes), rule_of(call.pyramid)
+    if eager_context() is None:
+        check_levels(call, boxes)
+        _refuse_xla(call.op)
+        return ops.roidl_assign_levels(boxes, params=params)
+    try:
+        return ops.roidl_assign_levels(boxes, params=params)
+    except (TypeError, ValueError, tf.errors.OpError):
+        check_levels(call, boxes)
+        raise
 
 
 # Public functions ---------------------------------------------------------------------------------
@@ -71,14 +137,16 @@ _DIFFERENT = {
     r"(\[\w+, C, \w+, \w+\]) \(or (\[\w+, \w+, \w+, C\])": r"\2 (or \1",
     r"    out : array, optional\n.*?\n(?=\n)": "",
     r"any strides; never copied nor written to": "a tensor or a variable",
-    r"array \[N, L, 4\], or a list of N arrays \[L_i, 4\]": (
-        r"array [N, L, 4],\n        a list of N arrays [L_i, 4], or a tf.RaggedTensor [N, (L_i), 4]"
+    r"; any strides\.": ".",
+    r"array \[N, L, 4\], or a list of (N )?arrays \[L_i, 4\]": (
+        r"array [N, L, 4],\n        a list of \1arrays [L_i, 4], or a tf.RaggedTensor [N, (L_i), 4]"
     ),
     r"For wrong shapes and values: a batch index (.*?)\n        infinite.": (
         r"For wrong shapes, in a graph while it is traced as far as they are known.\n"
         r"    tf.errors.InvalidArgumentError\n"
         r"        For wrong values: a batch index \1\n        infinite."
     ),
+    r"; a list of arrays for a list\)": "; a list or a ragged tensor for one)",
 }
 _EXAMPLES = {
     "roi_align": """\
@@ -96,22 +164,53 @@ _EXAMPLES = {
     >>> roidl.tensorflow.roi_pool(features, boxes, 2)[0, :, :, 0].numpy().tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """,
+    "multiscale_roi_align": """\
+    >>> import tensorflow as tf, roidl.tensorflow
+    >>> maps = [tf.fill([1, size, size, 1], float(size)) for size in (64, 32)]
+    >>> boxes = tf.constant([[0, 0, 0, 100, 100], [0, 0, 0, 250, 250]], tf.float32)
+    >>> pooled = roidl.tensorflow.multiscale_roi_align(maps, boxes, 1, [1 / 4, 1 / 8])
+    >>> tf.reshape(pooled, [-1]).numpy().round(3).tolist()
+    [64.0, 32.0]
+    """,
+    "multiscale_roi_pool": """\
+    >>> import tensorflow as tf, roidl.tensorflow
+    >>> maps = [tf.fill([1, size, size, 1], float(size)) for size in (64, 32)]
+    >>> boxes = tf.constant([[[0, 0, 100, 100], [0, 0, 250, 250], [0, 0, 0, 0]]], tf.float32)
+    >>> count = tf.constant([2])  # the third row is padding
+    >>> pooled = roidl.tensorflow.multiscale_roi_pool(maps, boxes, 1, [1 / 4, 1 / 8], counts=count)
+    >>> tf.reshape(pooled, [-1]).numpy().tolist()
+    [64.0, 32.0, 0.0]
+    """,
+    "assign_levels": """\
+    >>> import tensorflow as tf, roidl.tensorflow
+    >>> boxes = tf.constant([[0.0, 0, 50, 50], [0, 0, 112, 112], [0, 0, 448, 448]])
+    >>> roidl.tensorflow.assign_levels(boxes, [1 / 4, 1 / 8, 1 / 16, 1 / 32]).numpy().tolist()
+    [0, 1, 3]
+    """,
 }
 
 
-def _adapt(describe: Callable[..., Call]) -> Callable[..., Any]:
-    """The same operator as TensorFlow's users expect it: channels last, and no `out`."""
+# AutoGraph, which rewrites what a tf.function calls, is to leave these as they are. That is what its
+# do_not_convert marks them with, without the time that it adds to an eager call.
+for _function in (run, run_pyramid, run_levels):
+    vars(_function)["autograph_info__"] = None
+
+
+def _adapt(
+    describe: Callable[..., Any], run: Callable[..., Any] = run, **defaults: Any
+) -> Callable[..., Any]:
+    """The same operator as TensorFlow's users expect it, without `out`."""
     name = describe.__name__
 
     @functools.wraps(describe)
-    def function(*args: Any, layout: str = "NHWC", **kwargs: Any) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Any:
         if "out" in kwargs:
             raise TypeError(f"{name}: TensorFlow allocates results itself, there is no out")
-        return run(describe(*args, layout=layout, **kwargs))
+        return run(describe(*args, **defaults | kwargs))
 
     signature = inspect.signature(describe)
     parameters = [
-        each.replace(default="NHWC") if each.name == "layout" else each
+        each.replace(default=defaults.get(each.name, each.default))
         for each in signature.parameters.values()
         if each.name != "out"
     ]
@@ -123,8 +222,12 @@ def _adapt(describe: Callable[..., Call]) -> Callable[..., Any]:
         text = re.sub(pattern, replacement, text, flags=re.DOTALL)
     function.__doc__ = text + _EXAMPLES[name]
     function.__module__ = __name__
+    vars(function)["autograph_info__"] = None
     return function
 
 
-roi_align = _adapt(_ops.roi_align)
-roi_pool = _adapt(_ops.roi_pool)
+roi_align = _adapt(_ops.roi_align, layout="NHWC")
+roi_pool = _adapt(_ops.roi_pool, layout="NHWC")
+multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align, run_pyramid, layout="NHWC")
+multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool, run_pyramid, layout="NHWC")
+assign_levels = _adapt(_multiscale.assign_levels, run_levels)

@@ -12,16 +12,24 @@ import tensorflow as tf
 from tensorflow.python.eager.context import context as _get_context
 
 from .._bridge import bridge
-from .._params import POOL_MODES, RoiAlignParams, RoiPoolParams
+from .._params import Pyramid, RoiAlignParams, RoiPoolParams
 from .._shapes import check_params
 
 Tensor = Any
 
-# A node's parameters are the list `params`, in the order of the fields, without those that the
-# shape of a result depends on: these are the shape of its input `grid`, as TensorFlow's C API lets
-# a shape function read shapes, not attributes.
+# A node's parameters are the list `params`, as src/bridge/tensorflow_attributes.h reads it: in the
+# order of the fields, without those that the shape of a result depends on: these are the shape of
+# its input `grid`, as TensorFlow's C API lets a shape function read shapes, not attributes.
 _OF_GRID = ("output_height", "output_width", "layout")
 ALIGN_FIELDS = tuple(name for name in RoiAlignParams._fields if name not in _OF_GRID)
+POOL_FIELDS = tuple(name for name in RoiPoolParams._fields if name not in _OF_GRID)
+_OF_RULE = 2  # canonical_scale and canonical_level, before the scales of several maps
+
+
+def number_of_maps(fields: tuple[str, ...], params: list[int]) -> int:
+    """Of a node on several maps, by its attribute `params`."""
+    pools = fields is POOL_FIELDS  # whether the argmax is wanted follows the fields
+    return len(params) - len(fields) - int(pools) - _OF_RULE
 
 
 def _load() -> Any:
@@ -52,6 +60,14 @@ ops = _load()
 _fast_path = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_FastPathExecute", None)
 
 
+def _unknown() -> bool:
+    return False
+
+
+# Whether nobody records what eager calls do.
+no_tape = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_TapeSetIsEmpty", _unknown)
+
+
 def eager_context() -> Any:
     """What an eager call is made in; None while a graph is traced."""
     context = _get_context()
@@ -62,42 +78,54 @@ class Node(NamedTuple):
     """What the nodes of an operator with the same parameters have in common."""
 
     name: str
+    function: Any  # TensorFlow's generated one
     grid: Any  # NumPy's, of the shape that says the output size and the layout
     grid_tensor: Tensor  # the same as an eager tensor
-    attributes: dict[str, Any]
-    flat: tuple[Any, ...]  # the same, names and values in turn
+    params: list[int]
 
-    def in_graph(self, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> Any:
-        return self._generated(input, boxes, tf.constant(self.grid), indices)
+    def in_graph(self, boxes: Tensor, *inputs: Any) -> Any:
+        return self.function(boxes, tf.constant(self.grid), *inputs, params=self.params)
 
-    def eagerly(self, context: Any, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> Any:
+    def eagerly(self, context: Any, boxes: Tensor, *inputs: Any) -> Any:
+        name, function, _, grid, params = self
         if _fast_path is not None:
-            name, _, grid, _, flat = self
             try:
-                return _fast_path(context, name, None, input, boxes, grid, indices, *flat)
+                return _fast_path(context, name, None, boxes, grid, *inputs, "params", params)
             except Exception:  # several of TensorFlow's own; what it was is told below
                 pass
-        return self._generated(input, boxes, self.grid_tensor, indices)
+        return function(boxes, grid, *inputs, params=params)
 
-    def _generated(self, *inputs: Any) -> Any:
-        function = ops.roidl_roi_align if self.name == "RoidlRoiAlign" else ops.roidl_roi_pool
-        return function(*inputs, **self.attributes)
+
+def _bits(number: float) -> int:
+    """All 64: a float attribute of TensorFlow's is float32."""
+    (bits,) = struct.unpack("q", struct.pack("d", number))
+    return int(bits)
+
+
+def rule_of(pyramid: Pyramid) -> list[int]:
+    """How boxes find their map, as the last of a node's parameters."""
+    numbers = pyramid.canonical_scale, pyramid.canonical_level, *pyramid.scales
+    return [_bits(number) for number in numbers]
 
 
 @functools.lru_cache(maxsize=1024)
-def node_of(op: str, params: RoiAlignParams | RoiPoolParams) -> Node:
+def node_of(
+    op: str,
+    params: RoiAlignParams | RoiPoolParams,
+    pyramid: Pyramid | None = None,
+    wants_argmax: bool = False,
+) -> Node:
     """Check parameters in the words of the core, and bring them into the form of a node."""
     check_params(op, params)
-    fields = params._asdict()
+    fields = params._asdict() | {"spatial_scale": _bits(params.spatial_scale)}
+    values = [int(value) for name, value in fields.items() if name not in _OF_GRID]
+    if isinstance(params, RoiPoolParams):
+        values.append(int(wants_argmax))
+    if pyramid is not None:
+        values += rule_of(pyramid)
     bins = params.output_height, params.output_width
     grid = np.zeros((*bins, 0) if params.layout else (0, *bins), np.uint8)
-    # All 64 bits: a float attribute of TensorFlow's is float32.
-    (fields["spatial_scale"],) = struct.unpack("q", struct.pack("d", params.spatial_scale))
-    values = [int(value) for name, value in fields.items() if name not in _OF_GRID]
-    attributes: dict[str, Any] = {"params": values}
-    if op == "roi_pool":
-        attributes["num_argmax"] = int(params.mode == POOL_MODES["max"])
-    name = {"roi_align": "RoidlRoiAlign", "roi_pool": "RoidlRoiPool"}[op]
-    flat = tuple(part for pair in attributes.items() for part in pair)
+    function = getattr(ops, f"roidl_{op}")
+    name = "Roidl" + "".join(map(str.capitalize, op.split("_")))
     with tf.init_scope(), tf.device("CPU"):
-        return Node(name, grid, tf.constant(grid), attributes, flat)
+        return Node(name, function, grid, tf.constant(grid), values)

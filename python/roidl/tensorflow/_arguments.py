@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _core
+from .._multiscale import LevelsCall
 from .._params import Call
-from .._shapes import Metadata, check_known, check_known_list
+from .._shapes import Metadata, check_known, check_known_levels, check_known_list
 
 Tensor = Any
 Boxes = tuple[Tensor, list[Tensor]]  # rows, and their batch indices: one tensor or none
@@ -35,10 +36,15 @@ def boxes_of(call: Call, input: Tensor) -> Boxes:
             return _from_ragged(call.op, boxes, input)
         return _from_list(call.op, boxes, input)
     rows = as_tensor(call.op, "boxes", boxes)
-    if indices is None:
-        return rows, []
-    indices = as_tensor(call.op, "batch_indices", indices)
-    return rows, [tf.cast(indices, tf.int64) if indices.dtype.is_integer else indices]
+    return rows, integers(call.op, "batch_indices", indices)
+
+
+def integers(op: str, name: str, value: Any) -> list[Tensor]:
+    """A node's list of no or one tensor; what is none of integers the core refuses."""
+    if value is None:
+        return []
+    value = as_tensor(op, name, value)
+    return [tf.cast(value, tf.int64) if value.dtype.is_integer else value]
 
 
 def _number_of_images(input: Tensor) -> int | None:
@@ -68,7 +74,18 @@ def _from_list(op: str, boxes: Sequence[Any], input: Tensor) -> Boxes:
 
 def _from_ragged(op: str, boxes: Any, input: Tensor) -> Boxes:
     """[N, (L_i), 4]: the values of a ragged tensor are the rows."""
-    rows, indices = boxes.values, tf.cast(boxes.value_rowids(), tf.int64)
+    rows, indices = rows_of_ragged(op, boxes), tf.cast(boxes.value_rowids(), tf.int64)
+    count, images = boxes.shape[0], _number_of_images(input)
+    if count is None or images is None:
+        indices = _checked_later(op, indices, boxes.nrows(), input)
+    else:
+        check_known_list(op, [_metadata(op, rows)] * count, images)
+    return rows, [indices]
+
+
+def rows_of_ragged(op: str, boxes: Any) -> Tensor:
+    """[K, 4], the images' boxes one after the other."""
+    rows = boxes.values
     if boxes.ragged_rank > 2:
         raise ValueError(
             f"{op}: boxes must be ragged in one axis, [N, (L_i), 4], got {boxes.shape}"
@@ -79,12 +96,7 @@ def _from_ragged(op: str, boxes: Any, input: Tensor) -> Boxes:
         )
         with tf.control_dependencies([wrong] if wrong is not None else []):
             rows = tf.reshape(tf.identity(rows.flat_values), [-1, 4])
-    count, images = boxes.shape[0], _number_of_images(input)
-    if count is None or images is None:
-        indices = _checked_later(op, indices, boxes.nrows(), input)
-    else:
-        check_known_list(op, [_metadata(op, rows)] * count, images)
-    return rows, [indices]
+    return rows
 
 
 def _checked_later(op: str, indices: Tensor, count: Any, input: Tensor) -> Tensor:
@@ -106,10 +118,25 @@ def _metadata(op: str, tensor: Tensor) -> Metadata:
     return tensor.shape.as_list(), kind.name
 
 
-def check(call: Call, input: Tensor, boxes: Tensor, indices: list[Tensor]) -> None:
-    """Raise the core's error if the shapes and types are wrong, as far as they are known."""
-    tensors = [input, boxes, *indices]
+def check(
+    call: Call, maps: Sequence[Tensor], boxes: Tensor, indices: list[Tensor], *more: list[Tensor]
+) -> None:
+    """Raise the core's error if the shapes and types are wrong, as far as they are known.
+
+    `more` are the levels and the counts, where there are several maps.
+    """
+    op, pyramid = call.op, call.pyramid
+    tensors = [*maps, boxes, *indices, *(tensor for each in more for tensor in each)]
     if any(tensor.shape.rank is None for tensor in tensors):
         return
-    input, boxes, *rest = (_metadata(call.op, tensor) for tensor in tensors)
-    check_known(call.op, call.params, input, boxes, rest[0] if rest else None)
+    rest = [_metadata(op, each[0]) if each else None for each in (indices, *more)]
+    if pyramid is not None:
+        pyramid = pyramid._replace(levels=rest[1], counts=rest[2])
+    inputs = [_metadata(op, tensor) for tensor in maps]
+    check_known(op, call.params, inputs, _metadata(op, boxes), rest[0], pyramid)
+
+
+def check_levels(call: LevelsCall, boxes: Tensor) -> None:
+    """The same for `assign_levels`."""
+    if boxes.shape.rank is not None:
+        check_known_levels(call.op, call.pyramid, _metadata(call.op, boxes))

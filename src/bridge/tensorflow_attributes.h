@@ -1,0 +1,138 @@
+// What a node was made with, apart from its inputs: attributes as the core's structs.
+#pragma once
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "bridge/tensorflow_status.h"
+#include "roi_align.h"
+#include "roi_pool.h"
+
+namespace roidl::bridge {
+
+// A node's parameters are one attribute, the list `params`: the fields of the struct in their order
+// (every attribute of its own costs an eager call 0.4 us). Those that the shape of a result depends
+// on are not among them: a shape function cannot read attributes. They are the shape of the input
+// `grid`, [PH, PW, 0], or [0, PH, PW] when channels come first. What else there is follows the
+// fields: of roi_pool, whether its argmax is wanted; of several maps, canonical_scale,
+// canonical_level, and their scales.
+inline bool is_of_grid(const char* name) {
+  for (const char* other : {"output_height", "output_width", "layout"})
+    if (std::strcmp(name, other) == 0) return true;
+  return false;
+}
+
+template <class ParamsType>
+struct Attributes {
+  using Params = ParamsType;
+  static constexpr bool pools = std::is_same_v<Params, RoiPoolParams>;
+
+  Params params{};
+  bool wants_argmax = false;
+  int maps = 1;
+  bool has_pyramid = false;
+  Pyramid pyramid;  // without levels and counts, which are inputs
+  int64_t num_indices = 0, num_levels = 0, num_counts = 0;
+};
+
+inline int64_t read_number(tf::KernelConstruction* construction, const char* name) {
+  int64_t value = 0;
+  Status status;
+  api.TF_OpKernelConstruction_GetAttrInt64(construction, name, &value, status);
+  status.check("roidl");
+  return value;
+}
+
+// The attribute `params`, one number after the other.
+class Values {
+ public:
+  explicit Values(tf::KernelConstruction* construction) {
+    int32_t bytes = 0;
+    Status status;
+    api.TF_OpKernelConstruction_GetAttrSize(construction, "params", &count_, &bytes, status);
+    status.check("roidl");
+    if (count_ > kMost) refuse();
+    api.TF_OpKernelConstruction_GetAttrInt64List(construction, "params", values_, count_, status);
+    status.check("roidl");
+  }
+
+  int32_t left() const { return count_ - next_; }
+  int64_t whole() {
+    if (left() == 0) refuse();
+    return values_[next_++];
+  }
+  // TensorFlow's own float attributes are float32.
+  double real() { return bit_cast<double>(whole()); }
+  // To the end: how boxes find their map. Returns how many maps there are.
+  int pyramid(Pyramid& pyramid) {
+    pyramid.canonical_scale = real();
+    pyramid.canonical_level = real();
+    const int maps = left();
+    if (maps < 1 || maps > kMaxMaps) refuse();
+    for (int i = 0; i < maps; ++i) pyramid.scales[i] = real();
+    return maps;
+  }
+  void end() const {
+    if (left() > 0) refuse();
+  }
+
+ private:
+  [[noreturn]] void refuse() const {
+    fail(ErrorKind::value, "roidl", "a node has ", count_,
+         " parameters: it was made by another version of roidl");
+  }
+
+  static constexpr int32_t kMost = 32;
+  int64_t values_[kMost] = {};
+  int32_t count_ = 0, next_ = 0;
+};
+
+template <class Params>
+void read_attributes(tf::KernelConstruction* construction, bool several,
+                     Attributes<Params>& attributes) {
+  Values values(construction);
+  visit_fields(attributes.params, [&](const char* name, auto& field) {
+    using Field = std::decay_t<decltype(field)>;
+    if (is_of_grid(name)) return;
+    if constexpr (std::is_same_v<Field, double>)
+      field = values.real();
+    else
+      field = static_cast<Field>(values.whole());
+  });
+  if (Attributes<Params>::pools) attributes.wants_argmax = values.whole() != 0;
+  attributes.num_indices = read_number(construction, "num_indices");
+  if (several) {
+    attributes.has_pyramid = true;
+    attributes.maps = values.pyramid(attributes.pyramid);
+    attributes.num_levels = read_number(construction, "num_levels");
+    attributes.num_counts = read_number(construction, "num_counts");
+  }
+  values.end();
+}
+
+// Of assign_levels.
+struct Rule {
+  int maps = 0;
+  Pyramid pyramid;
+};
+
+inline void read_attributes(tf::KernelConstruction* construction, bool, Rule& rule) {
+  rule.maps = Values(construction).pyramid(rule.pyramid);
+}
+
+struct Refusal {
+  std::string sentence;
+};
+
+inline void read_attributes(tf::KernelConstruction* construction, bool, Refusal& refusal) {
+  int32_t list_size = 0, length = 0;
+  Status status;
+  api.TF_OpKernelConstruction_GetAttrSize(construction, "sentence", &list_size, &length, status);
+  status.check("roidl");
+  refusal.sentence.resize(length);
+  api.TF_OpKernelConstruction_GetAttrString(construction, "sentence", refusal.sentence.data(),
+                                            length, status);
+  status.check("roidl");
+}
+
+}  // namespace roidl::bridge
