@@ -20,8 +20,8 @@ const Backend backend = {"cuda",
                          cuda::roi_pool_jvp,
                          false};
 
-const DeviceLibrary library = {kDeviceLibraryLayout, &backend, ROIDL_CUDA_ARCHITECTURES,
-                               cuda::why_unusable, cuda::read};
+const DeviceLibrary library = {kDeviceLibraryLayout, &backend,   ROIDL_CUDA_ARCHITECTURES,
+                               cuda::why_unusable,   cuda::read, cuda::device_of_stream};
 
 }  // namespace
 

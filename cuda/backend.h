@@ -1,6 +1,7 @@
 // The entries of CUDA's backend table, and what else the library tells about its devices.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 #include "../src/roi_align.h"
 #include "../src/roi_pool.h"
@@ -24,6 +25,7 @@ void roi_align_max_jvp(const RoiAlignProblem& problem);
 
 // Null if there is a device to run on, else CUDA's reason why there is none.
 const char* why_unusable();
+int32_t device_of_stream(const Problem& problem);
 // Copies memory of the problem's device to the host, and waits for it.
 void read(const Problem& problem, void* to, const void* from, size_t bytes);
 

@@ -9,6 +9,12 @@ const char* why_unusable() {
   return reason;
 }
 
+int32_t device_of_stream(const Problem& problem) {
+  int device = 0;
+  check(problem, cudaStreamGetDevice(stream_of(problem), &device));
+  return device;
+}
+
 void read(const Problem& problem, void* to, const void* from, size_t bytes) {
   const DeviceGuard guard(problem);
   copy_to_host(problem, to, from, bytes);

@@ -159,6 +159,7 @@ inline void check(const Problem& problem, cudaError_t status) {
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Problem& problem) {
+    if (only_measures(problem)) return;
     check(problem, cudaGetDevice(&previous_));
     if (previous_ == problem.device.device_id) return;
     check(problem, cudaSetDevice(problem.device.device_id));
@@ -190,7 +191,7 @@ __global__ void __launch_bounds__(kThreads, Kernel::kResident)
 // work by team.blocks.
 template <class Kernel>
 void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
-  if (blocks <= 0) return;
+  if (blocks <= 0 || only_measures(problem)) return;
   check_shared(problem, shared_bytes);
   const unsigned grid = static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
   cudaLaunchConfig_t config{};
@@ -201,19 +202,25 @@ void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_
   check(problem, cudaLaunchKernelEx(&config, run_kernel<Kernel>, kernel));
 }
 
-// Memory that is the stream's: taken and given back in its order, so nothing waits.
+// Memory that the caller lends, or the stream's: taken and given back in its order, so nothing
+// waits.
 template <class T>
 class Scratch {
  public:
   Scratch(const Problem& problem, int64_t count) : problem_(problem) {
     if (count == 0) return;
     void* memory = nullptr;
-    check(problem,
-          cudaMallocAsync(&memory, static_cast<size_t>(count) * sizeof(T), stream_of(problem)));
+    if (Workspace* const workspace = problem.workspace)
+      memory = workspace->take(Shared::bytes_of<T>(count));
+    if (memory == nullptr && !only_measures(problem)) {
+      check(problem,
+            cudaMallocAsync(&memory, static_cast<size_t>(count) * sizeof(T), stream_of(problem)));
+      is_own_ = true;
+    }
     data_ = static_cast<T*>(memory);
   }
   ~Scratch() {
-    if (data_ != nullptr) cudaFreeAsync(data_, stream_of(problem_));
+    if (is_own_) cudaFreeAsync(data_, stream_of(problem_));
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -222,10 +229,12 @@ class Scratch {
  private:
   const Problem& problem_;
   T* data_ = nullptr;
+  bool is_own_ = false;
 };
 
 // Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.
 inline int64_t enough_blocks(const Problem& problem) {
+  if (only_measures(problem)) return 1;
   int multiprocessors = 0;
   check(problem, cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
                                         problem.device.device_id));

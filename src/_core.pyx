@@ -272,68 +272,7 @@ def assign_levels(bytes op, boxes, pyramid, allocate=None, device=None):
 
 
 include "any_operator.pxi"
-
-
-# ---- shapes alone ------------------------------------------------------------------------------
-# For tracing, where a framework knows shapes and dtypes only: the checks and the words of run time.
-
-cdef dict TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
-
-
-cdef View view_of_metadata(metadata):
-    """From (shape, name of the dtype), in CPU memory."""
-    cdef View view = View.__new__(View)
-    cdef int64_t sizes[64]
-    cdef DLTensor source
-    shape, dtype = metadata
-    kind = dtype.rstrip("0123456789")
-    source.data = NULL
-    source.device.device_type = 1
-    source.device.device_id = 0
-    source.dtype.code = TYPE_CODES.get(kind, 255)
-    source.dtype.bits = int(dtype[len(kind):] or 8)
-    source.dtype.lanes = 1
-    source.ndim = len(shape)
-    for axis, size in enumerate(shape[:64]):
-        sizes[axis] = size
-    source.shape = sizes
-    source.strides = NULL
-    source.byte_offset = 0
-    view.tensor = read_dltensor(source, b"roidl", b"an array")
-    return view
-
-
-def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None):
-    """The shape of a forward call's result, or the error of the call. Each array is a pair
-    (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
-    pairs too, input is a list."""
-    cdef bytes name = op.encode()
-    cdef MapList x = maps_from([view_of_metadata(each) for each in
-                                ([input] if pyramid is None else input)])
-    cdef Maps maps = x.maps(name)
-    cdef View b = view_of_metadata(boxes)
-    cdef View i = None if batch_indices is None else view_of_metadata(batch_indices)
-    cdef PyramidView p = pyramid_view(pyramid, name, None, view_of_metadata)
-    if "sampling_height" in params:
-        return shape_tuple(pooled_shape(make_roi_align(name, params, maps, b.tensor,
-                                                       tensor_or_null(i), pyramid_or_null(p))))
-    return shape_tuple(pooled_shape(make_roi_pool(name, params, maps, b.tensor,
-                                                  tensor_or_null(i), pyramid_or_null(p))))
-
-
-def check_array(str op, str name, value):
-    """Raise the error of a call that is given `value` in the place of an array, if it is none."""
-    view_of(value, op.encode(), name.encode())
-
-
-def check_box_list(str op, list boxes, int64_t images):
-    """Check a list of boxes, each a pair (shape, name of the dtype): one array [L, 4] per image."""
-    cdef bytes name = op.encode()
-    cdef View view
-    for index, metadata in enumerate(boxes):
-        view = view_of_metadata(metadata)
-        check_listed_boxes(name, view.tensor, index)
-    check_list_length(name, len(boxes), images)
+include "shapes_alone.pxi"
 
 
 # ---- the process -------------------------------------------------------------------------------

@@ -7,32 +7,40 @@ namespace roidl {
 
 namespace {
 
-const Backend* cuda_backend(const Problem& problem) {
+[[noreturn]] void fail_without_backend(const Problem& problem) {
+  fail(ErrorKind::unsupported, problem.op, "not implemented on device ", problem.device);
+}
+
+const DeviceLibrary& usable_cuda_library(const Problem& problem) {
   const DeviceLibrary* library = cuda_library();
-  if (library == nullptr) return nullptr;
-  if (const char* reason = library->why_unusable())
-    fail(ErrorKind::runtime, problem.op, "CUDA cannot be used here: ", reason);
-  return library->backend;
+  if (library == nullptr) fail_without_backend(problem);
+  const char* const reason = only_measures(problem) ? nullptr : library->why_unusable();
+  if (reason != nullptr) fail(ErrorKind::runtime, problem.op, "CUDA cannot be used here: ", reason);
+  return *library;
 }
 
 }  // namespace
 
 const Backend& backend_of(const Problem& problem) {
-  const Backend* backend = nullptr;
   switch (problem.device.device_type) {
     case abi::kDLCPU:
     case abi::kDLCUDAHost:
       return cpu_backend;
     case abi::kDLCUDA:
     case abi::kDLCUDAManaged:
-      backend = cuda_backend(problem);
-      break;
+      return *usable_cuda_library(problem).backend;
     default:
-      break;
+      fail_without_backend(problem);
   }
-  if (backend == nullptr)
-    fail(ErrorKind::unsupported, problem.op, "not implemented on device ", problem.device);
-  return *backend;
+}
+
+abi::DLDevice device_of_stream(const char* op, void* stream) {
+  Problem problem;
+  problem.op = op;
+  problem.stream = stream;
+  problem.device = {abi::kDLCUDA, 0};
+  problem.device.device_id = usable_cuda_library(problem).device_of_stream(problem);
+  return problem.device;
 }
 
 }  // namespace roidl

@@ -153,6 +153,14 @@ cdef extern from "roi_pool.h" namespace "roidl" nogil:
         RoiPoolProblem&, const Maps&, const Tensor&, const Tensor*, const Tensor&,
     ) except +raise_python_error
 
+cdef extern from "workspace.h" namespace "roidl" nogil:
+    int64_t c_cuda_workspace "roidl::cuda_workspace"(
+        const char*, RoiAlignProblem&,
+    ) except +raise_python_error
+    int64_t c_cuda_workspace "roidl::cuda_workspace"(
+        const char*, RoiPoolProblem&,
+    ) except +raise_python_error
+
 cdef extern from "device_library.h" namespace "roidl" nogil:
     cppclass DeviceLibrary:
         const char* architectures

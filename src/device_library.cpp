@@ -120,8 +120,8 @@ void set_check_boxes(bool check) { checks_boxes() = check; }
 
 bool checks_on_device(const Problem& problem) {
   const int32_t type = problem.device.device_type;
-  return (type == abi::kDLCUDA || type == abi::kDLCUDAManaged) && get_check_boxes() &&
-         cuda_library() != nullptr;
+  return (type == abi::kDLCUDA || type == abi::kDLCUDAManaged) && problem.may_wait &&
+         get_check_boxes() && cuda_library() != nullptr;
 }
 
 void check_device_values(const Problem& problem, const DeviceLibrary& library) {

@@ -19,12 +19,16 @@ struct DeviceLibrary {
   const char* (*why_unusable)();  // NULL if a device can be used
   // Copies to the host on the problem's stream and waits for it.
   void (*read)(const Problem&, void* to, const void* from, size_t bytes);
+  int32_t (*device_of_stream)(const Problem&);
 };
 
 // The library that computes on CUDA devices, libroidl_cuda.so beside this one or what the
 // environment variable ROIDL_CUDA_LIBRARY names; NULL if it was not built. It is loaded once, at
 // the first call.
 const DeviceLibrary* cuda_library();
+
+// The CUDA device that a stream belongs to, or an Error that says why there is none.
+abi::DLDevice device_of_stream(const char* op, void* stream);
 
 // Whether CUDA calls read the boxes back and check their values, which makes them wait for the
 // device. At first what the environment variable ROIDL_CHECK_BOXES says.

@@ -72,6 +72,20 @@ struct Levels {
   double lowest = 0, highest = 0;
 };
 
+// Memory of a device that the caller lends to the kernels of one call, which otherwise allocate
+// what they need.
+struct Workspace {
+  bool only_measures = false;  // nothing is run: `taken` becomes what a call needs
+  char* data = nullptr;
+  int64_t bytes = 0, taken = 0;
+
+  // NULL where there is no more.
+  char* take(int64_t wanted) {
+    taken += wanted;
+    return data != nullptr && taken <= bytes ? data + (taken - wanted) : nullptr;
+  }
+};
+
 struct Problem {
   const char* op = "";
   Layout layout = Layout::nchw;
@@ -79,6 +93,8 @@ struct Problem {
   int64_t output_height = 0, output_width = 0;
   abi::DLDevice device{};
   void* stream = nullptr;  // on CUDA: the cudaStream_t to run on; NULL is the legacy default stream
+  bool may_wait = true;    // on CUDA: for the values, where the user wants them checked
+  Workspace* workspace = nullptr;  // on CUDA: may be NULL
   abi::DLDataType dtype{};
   bool double_coordinates = false;
   int num_maps = 0;
@@ -87,6 +103,10 @@ struct Problem {
   Boxes boxes;
   PooledView pooled;
 };
+
+inline bool only_measures(const Problem& problem) {
+  return problem.workspace != nullptr && problem.workspace->only_measures;
+}
 
 // The map of box k, and the box; of a padding row no box is read.
 template <class T>

@@ -138,6 +138,13 @@ struct ErrorDestroyArgs {
   Failure* error;
 };
 
+struct StreamGetArgs {
+  size_t struct_size;
+  Extension* extension_start;
+  Context* ctx;
+  void* stream;
+};
+
 struct NumThreadsArgs {
   size_t struct_size;
   Extension* extension_start;
@@ -156,7 +163,7 @@ struct Api {
   void (*Error_GetMessage)(void*);
   void (*Error_Destroy)(ErrorDestroyArgs*);
   void* (*Handler_Register)(void*);
-  void* (*Stream_Get)(void*);
+  Failure* (*Stream_Get)(StreamGetArgs*);
   void* (*Type_Register)(void*);
   void* (*ExecutionContext_Get)(void*);
   void* (*State_Set)(void*);

@@ -20,14 +20,11 @@ namespace {
 
 namespace xla = abi::xla;
 
-// Where the buffers of a call are.
-constexpr abi::DLDevice kHost{abi::kDLCPU, 0};
-
 // ---- the operators -----------------------------------------------------------------------------
 
 RoiAlignProblem align_problem(const Call& call, const Maps& input, const BoxOperands& b) {
-  return make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes, b.indices(),
-                        b.pyramid());
+  return call.placed(make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes,
+                                    b.indices(), b.pyramid()));
 }
 
 void align_forward(const Call& call) {
@@ -83,8 +80,8 @@ void align_jvp_boxes_backward(const Call& call) {
 }
 
 RoiPoolProblem pool_problem(const Call& call, const Maps& input, const BoxOperands& b) {
-  return make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes, b.indices(),
-                       b.pyramid());
+  return call.placed(make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes,
+                                   b.indices(), b.pyramid()));
 }
 
 // The mode max has an argmax: it may be asked for, and the derivatives need it, as the operand that
@@ -123,6 +120,7 @@ void pool_jvp(const Call& call) {
 
 // vmap puts more dimensions in front: they are so many more rows.
 void levels(const Call& call) {
+  if (call.is_on_cuda()) fail(ErrorKind::unsupported, call.op(), "not implemented on cuda");
   Tensor boxes = call.operand(0, "boxes");
   while (boxes.ndim > 2) {
     boxes.shape[1] *= boxes.shape[0];
@@ -183,12 +181,10 @@ bool answer_metadata(const xla::CallFrame& frame) {
 }
 
 // `op` is what the operator on several maps is called.
-xla::Failure* handle(const char* op, void (*run)(const Call&), const xla::CallFrame* frame,
-                     abi::DLDevice device) noexcept {
-  if (answer_metadata(*frame) || frame->stage != xla::kExecute) return nullptr;
+xla::Failure* execute(const char* op, void (*run)(const Call&), const xla::CallFrame* frame,
+                      Place place) noexcept {
   try {
-    const cpu::ThreadLimit limit(threads_of(*frame));
-    run(Call(op, *frame, device));
+    run(Call(op, *frame, place));
     return nullptr;
   } catch (const Error& error) {
     return failure(*frame, code_of(error.kind()), error.what());
@@ -201,48 +197,48 @@ xla::Failure* handle(const char* op, void (*run)(const Call&), const xla::CallFr
   }
 }
 
+xla::Failure* on_cpu(const char* op, void (*run)(const Call&),
+                     const xla::CallFrame* frame) noexcept {
+  if (answer_metadata(*frame) || frame->stage != xla::kExecute) return nullptr;
+  const cpu::ThreadLimit limit(threads_of(*frame));
+  return execute(op, run, frame, Place());
+}
+
+xla::Failure* on_cuda(const char* op, void (*run)(const Call&),
+                      const xla::CallFrame* frame) noexcept {
+  if (answer_metadata(*frame) || frame->stage != xla::kExecute) return nullptr;
+  xla::StreamGetArgs args{sizeof args, nullptr, frame->ctx, nullptr};
+  if (xla::Failure* const failure = frame->api->Stream_Get(&args)) return failure;
+  return execute(op, run, frame, Place{true, args.stream});
+}
+
 }  // namespace
 
 }  // namespace roidl
 
 // Declared in a C linkage block, so that Python finds them by name: roidl_<platform>_<operator>.
-#define ROIDL_EXPORT __attribute__((visibility("default"))) roidl::abi::xla::Failure*
+#define ROIDL_HANDLER(platform, name, op, run)                                                \
+  __attribute__((visibility("default"))) roidl::abi::xla::Failure* roidl_##platform##_##name( \
+      const roidl::abi::xla::CallFrame* frame) {                                                 \
+    return roidl::on_##platform(op, roidl::run, frame);                                           \
+  }
+#define ROIDL_HANDLERS(name, op, run) \
+  ROIDL_HANDLER(cpu, name, op, run)   \
+  ROIDL_HANDLER(cuda, name, op, run)
+
 extern "C" {
 
-using Frame = const roidl::abi::xla::CallFrame;
-
-ROIDL_EXPORT roidl_cpu_roi_align(Frame* frame) {
-  return roidl::handle("multiscale_roi_align", roidl::align_forward, frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_align_backward(Frame* frame) {
-  return roidl::handle("multiscale_roi_align_backward", roidl::align_backward, frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_align_backward_boxes(Frame* frame) {
-  return roidl::handle("multiscale_roi_align_backward_boxes", roidl::align_backward_boxes, frame,
-                       roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_align_jvp(Frame* frame) {
-  return roidl::handle("multiscale_roi_align_jvp", roidl::align_jvp, frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_align_jvp_boxes(Frame* frame) {
-  return roidl::handle("multiscale_roi_align_jvp_boxes", roidl::align_jvp_boxes, frame,
-                       roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_align_jvp_boxes_backward(Frame* frame) {
-  return roidl::handle("multiscale_roi_align_jvp_boxes_backward", roidl::align_jvp_boxes_backward,
-                       frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_pool(Frame* frame) {
-  return roidl::handle("multiscale_roi_pool", roidl::pool_forward, frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_pool_backward(Frame* frame) {
-  return roidl::handle("multiscale_roi_pool_backward", roidl::pool_backward, frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_roi_pool_jvp(Frame* frame) {
-  return roidl::handle("multiscale_roi_pool_jvp", roidl::pool_jvp, frame, roidl::kHost);
-}
-ROIDL_EXPORT roidl_cpu_assign_levels(Frame* frame) {
-  return roidl::handle("assign_levels", roidl::levels, frame, roidl::kHost);
-}
+ROIDL_HANDLERS(roi_align, "multiscale_roi_align", align_forward)
+ROIDL_HANDLERS(roi_align_backward, "multiscale_roi_align_backward", align_backward)
+ROIDL_HANDLERS(roi_align_backward_boxes, "multiscale_roi_align_backward_boxes",
+               align_backward_boxes)
+ROIDL_HANDLERS(roi_align_jvp, "multiscale_roi_align_jvp", align_jvp)
+ROIDL_HANDLERS(roi_align_jvp_boxes, "multiscale_roi_align_jvp_boxes", align_jvp_boxes)
+ROIDL_HANDLERS(roi_align_jvp_boxes_backward, "multiscale_roi_align_jvp_boxes_backward",
+               align_jvp_boxes_backward)
+ROIDL_HANDLERS(roi_pool, "multiscale_roi_pool", pool_forward)
+ROIDL_HANDLERS(roi_pool_backward, "multiscale_roi_pool_backward", pool_backward)
+ROIDL_HANDLERS(roi_pool_jvp, "multiscale_roi_pool_jvp", pool_jvp)
+ROIDL_HANDLERS(assign_levels, "assign_levels", levels)
 
 }  // extern "C"

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "abi/xla_ffi.h"
+#include "device_library.h"
 #include "problem.h"
 
 namespace roidl {
@@ -60,6 +61,13 @@ Tensor read_buffer(const char* op, const char* name, void* address, abi::DLDevic
   return read_dltensor(source, op, name);
 }
 
+// Where the buffers of a call are.
+struct Place {
+  bool is_cuda = false;
+  void* stream = nullptr;
+  abi::DLDevice device{abi::kDLCPU, 0};
+};
+
 // What input, its tangent or its gradient are: one buffer, or one for every level of a pyramid.
 struct MapList {
   Tensor tensors[kMaxMaps];
@@ -77,27 +85,44 @@ struct MapList {
 // canonical_level, and levels and counts, which are true where there are such operands.
 class Call {
  public:
-  Call(const char* op, const xla::CallFrame& frame, abi::DLDevice device)
-      : op_(op), frame_(frame), device_(device) {
+  Call(const char* op, const xla::CallFrame& frame, Place place)
+      : op_(op), frame_(frame), place_(place), num_results_(frame.rets.size) {
     has_pyramid_ = find("maps", maps_);
     if (!has_pyramid_) op_ += std::string_view("multiscale_").size();
     if (maps_ < 1 || maps_ > kMaxMaps) missing("attribute", "maps");
+    if (place.is_cuda) {
+      place_.device = device_of_stream(op_, place.stream);
+      find_workspace();
+    }
   }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   const char* op() const { return op_; }
   int maps() const { return static_cast<int>(maps_); }
   bool has_pyramid() const { return has_pyramid_; }
+  bool is_on_cuda() const { return place_.is_cuda; }
 
   Tensor operand(int64_t index, const char* name) const {
     if (index >= frame_.args.size) missing("operand", name);
-    return read_buffer(op_, name, frame_.args.args[index], device_);
+    return read_buffer(op_, name, frame_.args.args[index], place_.device);
   }
   Tensor result(int64_t index, const char* name) const {
-    if (index >= frame_.rets.size) missing("result", name);
-    return read_buffer(op_, name, frame_.rets.rets[index], device_);
+    if (index >= num_results_) missing("result", name);
+    return read_buffer(op_, name, frame_.rets.rets[index], place_.device);
   }
   int64_t num_operands() const { return frame_.args.size; }
-  bool has_result(int64_t index) const { return index < frame_.rets.size; }
+  bool has_result(int64_t index) const { return index < num_results_; }
+
+  // What a problem has to know of where it runs. A program of XLA waits for nothing, as a graph of
+  // CUDA may have to repeat it; memory that a graph allocates could not be part of another graph.
+  template <class ProblemType>
+  ProblemType placed(ProblemType problem) const {
+    problem.stream = place_.stream;
+    problem.may_wait = false;
+    problem.workspace = place_.is_cuda ? &workspace_ : nullptr;
+    return problem;
+  }
 
   MapList map_operands(int64_t first, const char* name) const {
     MapList list;
@@ -134,6 +159,16 @@ class Call {
   }
 
  private:
+  // On CUDA, a result of bytes that comes last.
+  void find_workspace() {
+    if (num_results_ == 0) return;
+    const auto& last = *static_cast<const xla::Buffer*>(frame_.rets.rets[num_results_ - 1]);
+    if (last.dtype != xla::kU8 || last.rank != 1) return;
+    --num_results_;
+    workspace_.data = static_cast<char*>(last.data);
+    workspace_.bytes = last.dims[0];
+  }
+
   [[noreturn]] void missing(const char* what, const char* name) const {
     fail(ErrorKind::runtime, op_, "the XLA custom call has no ", what, " ", name);
   }
@@ -175,7 +210,9 @@ class Call {
 
   const char* op_;
   const xla::CallFrame& frame_;
-  abi::DLDevice device_;
+  Place place_;
+  int64_t num_results_;  // without the workspace
+  mutable Workspace workspace_;
   int64_t maps_ = 1;
   bool has_pyramid_ = false;
 };

@@ -100,6 +100,10 @@ static_assert(sizeof(ours::ErrorCreateArgs) == sizeof(XLA_FFI_Error_Create_Args)
 SAME_FIELD(ErrorDestroyArgs, XLA_FFI_Error_Destroy_Args, error);
 static_assert(sizeof(ours::ErrorDestroyArgs) == sizeof(XLA_FFI_Error_Destroy_Args), "size");
 
+SAME_FIELD(StreamGetArgs, XLA_FFI_Stream_Get_Args, ctx);
+SAME_FIELD(StreamGetArgs, XLA_FFI_Stream_Get_Args, stream);
+static_assert(sizeof(ours::StreamGetArgs) == sizeof(XLA_FFI_Stream_Get_Args), "size");
+
 SAME_FIELD(NumThreadsArgs, XLA_FFI_ThreadPool_NumThreads_Args, ctx);
 SAME_FIELD(NumThreadsArgs, XLA_FFI_ThreadPool_NumThreads_Args, num_threads);
 static_assert(sizeof(ours::NumThreadsArgs) == sizeof(XLA_FFI_ThreadPool_NumThreads_Args), "size");

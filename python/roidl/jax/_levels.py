@@ -11,7 +11,7 @@ import numpy as np
 from .. import _core
 from .._multiscale import LevelsCall
 from .._params import Pyramid
-from . import _primitives  # noqa: F401, it registers the custom call
+from . import _custom_call  # noqa: F401, it registers the custom call
 from ._arrays import Metadata, as_array, metadata_of, named
 from ._site import pyramid_attributes
 from ._versions import CALLS_MUST_RETURN_PAIRS

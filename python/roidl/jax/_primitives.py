@@ -1,8 +1,7 @@
-"""The operators as JAX primitives: what they return, and the custom calls that they become."""
+"""The operators as JAX primitives: what they return, and how they are lowered."""
 
 from __future__ import annotations
 
-import ctypes
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 import jax.extend.core
 from jax.interpreters import mlir
 
-from .._bridge import bridge
 from .._params import ALIGN_MODES
 from ._sharding import divisible_call, in_parts
 from ._site import ROLES, Site
@@ -53,9 +51,9 @@ def _check_kernel(site: Site) -> None:
         )
 
 
-def _lower(ctx: Any, *operands: Any, site: Site) -> Any:
+def _lower(platform: str, ctx: Any, *operands: Any, site: Site) -> Any:
     _check_kernel(site)
-    function = partial(divisible_call, site)
+    function = partial(divisible_call, site._replace(platform=platform))
     return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
 
 
@@ -75,20 +73,11 @@ def _make_primitive(op: str) -> Any:
     primitive.def_impl(_impl)
     primitive.def_abstract_eval(_abstract_eval)
     # On other platforms JAX says that there is no rule.
-    mlir.register_lowering(primitive, _lower, platform="cpu")
+    for platform in ("cpu", "cuda"):
+        mlir.register_lowering(primitive, partial(_lower, platform), platform=platform)
     register(primitive)
     return primitive
 
 
-# A function object of our own: jax.ffi.pycapsule changes the types of ctypes.pythonapi's, for all.
-_new_capsule = ctypes.PyDLL(None).PyCapsule_New
-_new_capsule.restype = ctypes.py_object
-_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-
-_library = ctypes.CDLL(bridge("xla"))
-for _op in (*ROLES, "assign_levels"):
-    _handler = ctypes.cast(getattr(_library, f"roidl_cpu_{_op}"), ctypes.c_void_p)
-    _capsule = _new_capsule(_handler, None, None)
-    jax.ffi.register_ffi_target(f"roidl_{_op}", _capsule, platform="cpu")
 for _op in ROLES:
     PRIMITIVES[_op] = _make_primitive(_op)

@@ -17,9 +17,9 @@ import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .._params import POOL_MODES
+from ._custom_call import call
 from ._site import BOXES, COUNTS, INDICES, LEVELS, MAP, Site
-from ._versions import CALLS_MUST_RETURN_PAIRS, type_of, whole_like
+from ._versions import type_of, whole_like
 
 Array = Any
 Axes = tuple[str, ...]  # of the mesh
@@ -46,20 +46,6 @@ def factors_of(site: Site, role: str) -> Factors:
     if role == MAP:
         first, plane = ("n" if site.grouped else "i",), ("h", "w")
     return (*first, *plane, "c") if site.channels_last else (*first, "c", *plane)
-
-
-def call(site: Site, *operands: Array) -> tuple[Array, ...]:
-    """The custom call itself."""
-    types = [
-        jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype))
-        for shape, dtype in site.result_types(operands)
-    ]
-    if CALLS_MUST_RETURN_PAIRS and len(types) == 1:
-        has_argmax = site.op == "roi_pool" and site.params.mode == POOL_MODES["max"]
-        more = jax.ShapeDtypeStruct(types[0].shape if has_argmax else (0,), jax.numpy.int32)
-        types.append(more)
-    results = jax.ffi.ffi_call(f"roidl_{site.op}", types)(*operands, **site.attributes())
-    return tuple(results[: len(site.result_roles())])
 
 
 def _axes(entry: Any) -> Axes:

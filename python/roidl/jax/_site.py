@@ -45,6 +45,7 @@ class Site(NamedTuple):
     results: int  # slots
     # Of several maps; its levels and counts say whether there are such operands, the last of all.
     pyramid: Pyramid | None = None
+    platform: str = "cpu"  # that it is lowered for: known by then
 
     @property
     def channels_last(self) -> bool:

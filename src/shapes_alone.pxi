@@ -1,0 +1,95 @@
+# For tracing, where a framework knows shapes and dtypes only: the checks and the words of run time;
+# part of _core.pyx.
+
+cdef dict TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
+
+
+cdef View view_of_metadata(metadata):
+    """From (shape, name of the dtype), in CPU memory."""
+    cdef View view = View.__new__(View)
+    cdef int64_t sizes[64]
+    cdef DLTensor source
+    shape, dtype = metadata
+    kind = dtype.rstrip("0123456789")
+    source.data = NULL
+    source.device.device_type = 1
+    source.device.device_id = 0
+    source.dtype.code = TYPE_CODES.get(kind, 255)
+    source.dtype.bits = int(dtype[len(kind):] or 8)
+    source.dtype.lanes = 1
+    source.ndim = len(shape)
+    for axis, size in enumerate(shape[:64]):
+        sizes[axis] = size
+    source.shape = sizes
+    source.strides = NULL
+    source.byte_offset = 0
+    view.tensor = read_dltensor(source, b"roidl", b"an array")
+    return view
+
+
+def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None):
+    """The shape of a forward call's result, or the error of the call. Each array is a pair
+    (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
+    pairs too, input is a list."""
+    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
+    if "sampling_height" in params:
+        return shape_tuple(pooled_shape(call.align(params)))
+    return shape_tuple(pooled_shape(call.pool(params)))
+
+
+def cuda_workspace(str op, str entry, dict params, input, boxes, batch_indices, pyramid=None):
+    """How many bytes the operator `entry` takes on a CUDA device besides its arrays, or the error
+    that there is no library for CUDA. The arguments are those of result_shape."""
+    cdef bytes name = entry.encode()
+    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
+    cdef RoiAlignProblem align
+    cdef RoiPoolProblem pool
+    if "sampling_height" in params:
+        align = call.align(params)
+        return c_cuda_workspace(name, align)
+    pool = call.pool(params)
+    return c_cuda_workspace(name, pool)
+
+
+cdef class Described:
+    """A call whose arrays are known by shape and dtype alone."""
+    cdef bytes op
+    cdef MapList input
+    cdef View boxes, indices
+    cdef PyramidView pyramid
+
+    cdef RoiAlignProblem align(self, dict params) except *:
+        cdef RoiAlignParams fields = params
+        return make_roi_align(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
+                              tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
+
+    cdef RoiPoolProblem pool(self, dict params) except *:
+        cdef RoiPoolParams fields = params
+        return make_roi_pool(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
+                             tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
+
+
+cdef Described described(str op, input, boxes, batch_indices, pyramid):
+    cdef Described call = Described.__new__(Described)
+    call.op = op.encode()
+    call.input = maps_from([view_of_metadata(each) for each in
+                            ([input] if pyramid is None else input)])
+    call.boxes = view_of_metadata(boxes)
+    call.indices = None if batch_indices is None else view_of_metadata(batch_indices)
+    call.pyramid = pyramid_view(pyramid, call.op, None, view_of_metadata)
+    return call
+
+
+def check_array(str op, str name, value):
+    """Raise the error of a call that is given `value` in the place of an array, if it is none."""
+    view_of(value, op.encode(), name.encode())
+
+
+def check_box_list(str op, list boxes, int64_t images):
+    """Check a list of boxes, each a pair (shape, name of the dtype): one array [L, 4] per image."""
+    cdef bytes name = op.encode()
+    cdef View view
+    for index, metadata in enumerate(boxes):
+        view = view_of_metadata(metadata)
+        check_listed_boxes(name, view.tensor, index)
+    check_list_length(name, len(boxes), images)
