@@ -7,6 +7,9 @@ namespace roidl {
 
 namespace {
 
+static_assert(sizeof(Backend) == sizeof(const char*) + kBackendEntries * sizeof(void (*)()),
+              "a library of another number of entries must not be loaded");
+
 const Backend* cuda_backend(const Problem& problem) {
   const DeviceLibrary* library = cuda_library();
   if (library == nullptr) return nullptr;
