@@ -9,8 +9,8 @@
 namespace roidl::cuda {
 
 template <class A, int kWeights>
-struct Tap {
-  int32_t cell;  // -1: none
+struct alignas(kWeights == 1 ? 2 * sizeof(A) : 16) Tap {  // read at once
+  int32_t cell;                                           // -1: none
   A weight[kWeights];
 };
 
@@ -26,53 +26,86 @@ struct AxisPlan {
   int32_t bins;
   int64_t most;
 
-  ROIDL_DEVICE const Span* spans_of(int64_t k) const { return spans + k * (bins + 1); }
-  ROIDL_DEVICE const Tap<A, kWeights>* taps_of(int64_t k) const { return taps + k * most; }
+  ROIDL_DEVICE Span* spans_of(int64_t k) const { return spans + k * (bins + 1); }
+  ROIDL_DEVICE Tap<A, kWeights>* taps_of(int64_t k) const { return taps + k * most; }
+  ROIDL_DEVICE AxisPlan from(int64_t k) const { return {spans_of(k), taps_of(k), bins, most}; }
 };
 
+// What is known of one RoI.
+template <class A, int kWeights>
+struct RoiPlan {
+  Window window;
+  const Span *y, *x;
+  const Tap<A, kWeights>*y_taps, *x_taps;
+};
+
+// Of all of them, in global memory.
 template <class A, int kWeights>
 struct Plan {
   Window* windows;  // [RoI]
   AxisPlan<A, kWeights> y, x;
+
+  // As a kernel has it from PlanHere.
+  static constexpr int kMostResident = 4;
+  struct Space {};
+  int64_t bytes() const { return 0; }
+  ROIDL_DEVICE Space place(Shared&) const { return {}; }
+  ROIDL_DEVICE RoiPlan<A, kWeights> of(const Team&, const Space&, int64_t k) const {
+    return {windows[k], y.spans_of(k), x.spans_of(k), y.taps_of(k), x.taps_of(k)};
+  }
 };
 
-// What the weights of a tap are: the average's (1); and its derivative along a direction of the
-// boxes (2); or and its derivatives to the lower and the upper edge (3).
+// Finds the plans of a few RoIs; all threads of a block together. What the weights of a tap are:
+// the average's (1); and its derivative along a direction of the boxes (2); or and its derivatives
+// to the lower and the upper edge (3).
 template <class A, class Rois, int kWeights>
-struct MakePlan {
-  static constexpr int kResident = 2;
-  Rois rois;
-  Plan<A, kWeights> plan;
-  Boxes direction;  // of 2
-  int64_t count;
+struct PlanRoi {
+  using RoiType = Roi<typename Rois::Axis>;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
-    using Roi = Roi<typename Rois::Axis>;
-    Roi* const roi = shared.take<Roi>(1);
-    Box<double>* const along = shared.take<Box<double>>(1);
+  struct Space {  // in shared memory
+    RoiType* rois;
+    Box<double>* along;
+  };
+  static int64_t bytes(int64_t some) {
+    return Shared::bytes_of<RoiType>(some) + Shared::bytes_of<Box<double>>(some);
+  }
+  ROIDL_DEVICE static Space place(Shared& shared, int64_t some) {
+    Space space;
+    space.rois = shared.take<RoiType>(some);
+    space.along = shared.take<Box<double>>(some);
+    return space;
+  }
+
+  // Of `some` RoIs from k on; their plans are the first of `plan`.
+  ROIDL_DEVICE static void run(const Team& team, const Space& space, const Rois& rois,
+                               const Boxes& direction, int64_t k, int32_t some,
+                               const Plan<A, kWeights>& plan) {
     const int32_t rows = plan.y.bins, all = rows + plan.x.bins;
-    for (int64_t k = team.block; k < count; k += team.blocks) {
-      Span* const y = plan.y.spans + k * (plan.y.bins + 1);
-      Span* const x = plan.x.spans + k * (plan.x.bins + 1);
-      team.each(1, [&](int64_t) {
-        *roi = rois.load(k);
-        if constexpr (kWeights == 2) *along = load_box<double>(direction, k);
-        plan.windows[k] = window_of(*roi);
-      });
-      team.each(all, [&](int64_t i) {
-        if (i < rows)
-          count_places(roi->image, roi->y, i, y);
-        else
-          count_places(roi->image, roi->x, i - rows, x);
-      });
-      team.each(2, [&](int64_t i) { i == 0 ? add_up(plan.y, y) : add_up(plan.x, x); });
-      team.each(all, [&](int64_t i) {
-        if (i < rows)
-          fill(roi->y, i, y, plan.y.taps + k * plan.y.most, along->y1, along->y2);
-        else
-          fill(roi->x, i - rows, x, plan.x.taps + k * plan.x.most, along->x1, along->x2);
-      });
-    }
+    team.each(some, [&](int64_t i) {
+      space.rois[i] = rois.load(k + i);
+      if constexpr (kWeights == 2) space.along[i] = load_box<double>(direction, k + i);
+      plan.windows[i] = window_of(space.rois[i]);
+    });
+    team.each(some * all, [&](int64_t index) {
+      const int32_t i = static_cast<int32_t>(index) / all, bin = static_cast<int32_t>(index) % all;
+      const RoiType& roi = space.rois[i];
+      if (bin < rows)
+        count_places(roi.image, roi.y, bin, plan.y.spans_of(i));
+      else
+        count_places(roi.image, roi.x, bin - rows, plan.x.spans_of(i));
+    });
+    team.each(2 * some, [&](int64_t i) {
+      i < some ? add_up(plan.y, plan.y.spans_of(i)) : add_up(plan.x, plan.x.spans_of(i - some));
+    });
+    team.each(some * all, [&](int64_t index) {
+      const int32_t i = static_cast<int32_t>(index) / all, bin = static_cast<int32_t>(index) % all;
+      const RoiType& roi = space.rois[i];
+      const Box<double>& along = space.along[i];
+      if (bin < rows)
+        fill(roi.y, bin, plan.y.spans_of(i), plan.y.taps_of(i), along.y1, along.y2);
+      else
+        fill(roi.x, bin - rows, plan.x.spans_of(i), plan.x.taps_of(i), along.x1, along.x2);
+    });
   }
 
  private:
@@ -125,6 +158,90 @@ struct MakePlan {
   }
 };
 
+// The kernel that finds the plan of all RoIs, a few in a block.
+template <class A, class Rois, int kWeights>
+struct MakePlan {
+  using Each = PlanRoi<A, Rois, kWeights>;
+  static constexpr int kResident = 2;
+  Rois rois;
+  Plan<A, kWeights> plan;
+  Boxes direction;  // of 2
+  int64_t count;
+  int32_t some;  // RoIs of a block
+
+  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+    const typename Each::Space space = Each::place(shared, some);
+    for (int64_t k = team.block * some; k < count; k += team.blocks * some) {
+      const int32_t left = count - k < some ? static_cast<int32_t>(count - k) : some;
+      Each::run(team, space, rois, direction, k, left,
+                {plan.windows + k, plan.y.from(k), plan.x.from(k)});
+    }
+  }
+};
+
+// How many taps an axis has at most.
+inline int64_t taps_at_most(int64_t bins, int64_t size, int64_t samples) {
+  const int64_t by_cells = size + 2 + 3 * bins;
+  const bool few = samples > 0 && samples < by_cells && 2 * samples * bins < by_cells;
+  return few ? 2 * samples * bins : by_cells;
+}
+
+struct MostTaps {  // of any RoI of the problem
+  int64_t y, x;
+
+  MostTaps(const Problem& problem, int64_t samples_y, int64_t samples_x)
+      : y(most_of_maps(problem,
+                       [&](const Map& map) {
+                         return taps_at_most(problem.output_height, map.height, samples_y);
+                       })),
+        x(most_of_maps(problem, [&](const Map& map) {
+          return taps_at_most(problem.output_width, map.width, samples_x);
+        })) {}
+  explicit MostTaps(const RoiAlignProblem& problem)
+      : MostTaps(problem, problem.params.sampling_height, problem.params.sampling_width) {}
+  explicit MostTaps(const RoiPoolProblem& problem) : MostTaps(problem, 0, 0) {}
+};
+
+// In place of a plan in global memory: a block finds that of its RoI for itself, by the same steps.
+template <class A, class Rois>
+struct PlanHere {
+  using Each = PlanRoi<A, Rois, 1>;
+  static constexpr int kMostResident = 2;  // of problems that fill no device
+  Rois rois;
+  AxisPlan<A, 1> y, x;  // without memory
+
+  template <class ProblemType>
+  PlanHere(const ProblemType& problem, const MostTaps& most)
+      : rois(problem),
+        y{nullptr, nullptr, static_cast<int32_t>(problem.output_height), most.y},
+        x{nullptr, nullptr, static_cast<int32_t>(problem.output_width), most.x} {}
+
+  struct Space {
+    typename Each::Space each;
+    Plan<A, 1> plan;
+  };
+  int64_t bytes() const {
+    return Each::bytes(1) + Shared::bytes_of<Window>(1) + axis_bytes(y) + axis_bytes(x);
+  }
+  ROIDL_DEVICE Space place(Shared& shared) const {
+    Space space{Each::place(shared, 1), {shared.take<Window>(1), y, x}};
+    space.plan.y.spans = shared.take<Span>(y.bins + 1);
+    space.plan.y.taps = shared.take<Tap<A, 1>>(y.most);
+    space.plan.x.spans = shared.take<Span>(x.bins + 1);
+    space.plan.x.taps = shared.take<Tap<A, 1>>(x.most);
+    return space;
+  }
+  ROIDL_DEVICE RoiPlan<A, 1> of(const Team& team, const Space& space, int64_t k) const {
+    Each::run(team, space.each, rois, Boxes(), k, 1, space.plan);
+    return space.plan.of(team, {}, 0);
+  }
+
+ private:
+  static int64_t axis_bytes(const AxisPlan<A, 1>& axis) {
+    return Shared::bytes_of<Span>(axis.bins + 1) + Shared::bytes_of<Tap<A, 1>>(axis.most);
+  }
+};
+
 // The plan of a call and the memory that it is in.
 template <class A, int kWeights>
 class Planned {
@@ -153,47 +270,49 @@ class Planned {
   Scratch<char> memory_;
 };
 
-// How many taps an axis has at most.
-inline int64_t taps_at_most(int64_t bins, int64_t size, int64_t samples) {
-  const int64_t by_cells = size + 2 + 3 * bins;
-  const bool few = samples > 0 && samples < by_cells && 2 * samples * bins < by_cells;
-  return few ? 2 * samples * bins : by_cells;
+// The RoIs of a problem, with coordinates of type C.
+template <class C>
+AlignRois<C> rois_of(const RoiAlignProblem& problem) {
+  return AlignRois<C>(problem);
 }
-
-template <class A, int kWeights, class Rois>
-void make_plan(const Problem& problem, const Rois& rois, const Boxes& direction,
-               const Plan<A, kWeights>& plan) {
-  const MakePlan<A, Rois, kWeights> kernel{rois, plan, direction, problem.rois};
-  launch(problem, kernel, problem.rois,
-         Shared::bytes_of<Roi<typename Rois::Axis>>(1) + Shared::bytes_of<Box<double>>(1));
+template <class C>
+PoolRois<C> rois_of(const RoiPoolProblem& problem) {
+  return PoolRois<C>(problem);
 }
+inline Boxes direction_of(const RoiAlignProblem& problem) { return problem.boxes_tangent; }
+inline Boxes direction_of(const RoiPoolProblem&) { return {}; }
 
 // Calls use(plan) with the plan of a call, which lives as long as that takes.
-template <class A, int kWeights, class Use>
-void with_plan(const RoiAlignProblem& problem, Use&& use) {
-  const Map& map = problem.maps[0];
-  const RoiAlignParams& params = problem.params;
-  const Planned<A, kWeights> planned(
-      problem, taps_at_most(problem.output_height, map.height, params.sampling_height),
-      taps_at_most(problem.output_width, map.width, params.sampling_width));
+template <class A, int kWeights, class ProblemType, class Use>
+void with_plan(const ProblemType& problem, Use&& use) {
+  const MostTaps most(problem);
+  const Planned<A, kWeights> planned(problem, most.y, most.x);
+  const auto make = [&](auto rois) {
+    using Rois = decltype(rois);
+    // As many as a block has threads for, and as leave no multiprocessor without any.
+    constexpr int64_t kMost = 16;
+    const int64_t bins = problem.output_height + problem.output_width;
+    int64_t some = problem.rois / (enough_blocks(problem) / 4);
+    for (const int64_t limit : {kMost, kThreads / bins}) some = some < limit ? some : limit;
+    if (some < 1) some = 1;
+    const MakePlan<A, Rois, kWeights> kernel{rois, planned.plan, direction_of(problem),
+                                             problem.rois, static_cast<int32_t>(some)};
+    launch(problem, kernel, divide_up(problem.rois, some),
+           MakePlan<A, Rois, kWeights>::Each::bytes(some));
+  };
   if (sizeof(A) == 8 || problem.double_coordinates)
-    make_plan(problem, AlignRois<double>(problem), problem.boxes_tangent, planned.plan);
+    make(rois_of<double>(problem));
   else if constexpr (sizeof(A) == 4)
-    make_plan(problem, AlignRois<float>(problem), problem.boxes_tangent, planned.plan);
+    make(rois_of<float>(problem));
   use(planned.plan);
 }
 
-template <class A, int kWeights, class Use>
-void with_plan(const RoiPoolProblem& problem, Use&& use) {
-  static_assert(kWeights == 1, "RoIPool does not follow the boxes");
-  const Map& map = problem.maps[0];
-  const Planned<A, kWeights> planned(problem, taps_at_most(problem.output_height, map.height, 0),
-                                     taps_at_most(problem.output_width, map.width, 0));
-  if (sizeof(A) == 8 || problem.double_coordinates)
-    make_plan(problem, PoolRois<double>(problem), Boxes(), planned.plan);
-  else if constexpr (sizeof(A) == 4)
-    make_plan(problem, PoolRois<float>(problem), Boxes(), planned.plan);
-  use(planned.plan);
+// Whether finding a plan, or a box's weights, once in every block that needs it costs less than one
+// more launch: all blocks run at once, so each pays for it once.
+template <class A>
+bool is_small(const Problem& problem, int64_t blocks) {
+  return blocks <= enough_blocks(problem) / 4 && problem.rois <= kThreads &&
+         (sizeof(A) == 8 || !problem.double_coordinates);
 }
 
 // Calls f(Type<T>{}) with the type of the elements.
