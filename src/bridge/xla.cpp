@@ -219,8 +219,8 @@ xla::Failure* on_cuda(const char* op, void (*run)(const Call&),
 // Declared in a C linkage block, so that Python finds them by name: roidl_<platform>_<operator>.
 #define ROIDL_HANDLER(platform, name, op, run)                                                \
   __attribute__((visibility("default"))) roidl::abi::xla::Failure* roidl_##platform##_##name( \
-      const roidl::abi::xla::CallFrame* frame) {                                                 \
-    return roidl::on_##platform(op, roidl::run, frame);                                           \
+      const roidl::abi::xla::CallFrame* frame) {                                              \
+    return roidl::on_##platform(op, roidl::run, frame);                                       \
   }
 #define ROIDL_HANDLERS(name, op, run) \
   ROIDL_HANDLER(cpu, name, op, run)   \

@@ -88,7 +88,9 @@ class Call {
   Call(const char* op, const xla::CallFrame& frame, Place place)
       : op_(op), frame_(frame), place_(place), num_results_(frame.rets.size) {
     has_pyramid_ = find("maps", maps_);
-    if (!has_pyramid_) op_ += std::string_view("multiscale_").size();
+    constexpr std::string_view kSeveral = "multiscale_";
+    if (!has_pyramid_ && std::string_view(op_).substr(0, kSeveral.size()) == kSeveral)
+      op_ += kSeveral.size();
     if (maps_ < 1 || maps_ > kMaxMaps) missing("attribute", "maps");
     if (place.is_cuda) {
       place_.device = device_of_stream(op_, place.stream);
