@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ import roidl
 from cases import random_boxes
 from conftest import NumpyArray
 from trials import from_nchw
-from xla_runtime import CAPTURABLE, INTERNAL, OURS, THEIRS, UNIMPLEMENTED, Runtime
+from xla_runtime import CAPTURABLE, INTERNAL, OURS, STREAM, THEIRS, UNIMPLEMENTED, Runtime
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -186,6 +189,67 @@ def test_a_handler_without_operands_says_what_is_missing() -> None:
     assert runtime.errors == [
         (INTERNAL, "roi_pool: the XLA custom call has no operand input"),
     ]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, int], list[Any], bool]:
+    """Addresses; what operators were given, by tests/cpp/device_library.cpp; the last line."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    here = Path(__file__).parent
+    library = str(tmp_path_factory.mktemp("cuda") / "library.so")
+    source = str(here / "cpp" / "device_library.cpp")
+    flags = ["-shared", "-fPIC", "-std=c++17", "-Wall", "-Wextra", "-Werror"]
+    command = [compiler, *flags, f"-I{here.parent / 'src'}", source, "-o", library]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    environment = {
+        **os.environ,
+        "ROIDL_CUDA_LIBRARY": library,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(here),
+    }
+    script = [sys.executable, str(here / "jax_scripts" / "handlers.py")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, *calls, last = map(json.loads, done.stdout.splitlines())
+    return first, calls, last
+
+
+GIVEN = {
+    "roi_align": {"input": "features"},
+    "roi_align_backward": {"gradient": "features"},
+    "roi_pool": {"input": "features"},
+    "roi_pool with argmax": {"input": "features", "argmax": "argmax"},
+    "roi_pool_backward": {"gradient": "features", "argmax": "argmax"},
+}
+
+
+@pytest.mark.parametrize("lent", ["enough", "little"])
+@pytest.mark.parametrize("name", GIVEN)
+def test_operators_get_the_buffers_the_stream_its_device_and_the_workspace(
+    name: str, lent: str, told: tuple[dict[str, int], list[Any], bool]
+) -> None:
+    addresses, calls, _ = told
+    call = calls[2 * list(GIVEN).index(name) + (lent == "little")]
+    expected = {"boxes": "boxes", "pooled": "pooled"} | GIVEN[name]
+    if lent == "enough":  # or the kernels have to see for themselves
+        expected["workspace"] = lent
+    arrays = {role: call[role] for role in ("input", "gradient", "argmax", *expected)}
+    arrays["workspace"] = call["workspace"]
+    assert {role: address for role, address in arrays.items() if address} == {
+        role: addresses[array] for role, array in expected.items()
+    }
+    assert call["op"] == name.partition(" ")[0]
+    assert (call["stream"], call["device"]) == (STREAM, STREAM >> 8)  # the library's own answer
+    assert not call["may_wait"]
+
+
+def test_as_much_is_lent_as_operators_take(
+    told: tuple[dict[str, int], list[Any], bool],
+) -> None:
+    assert told[-1]
 
 
 # On a GPU -----------------------------------------------------------------------------------------

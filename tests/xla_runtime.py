@@ -7,9 +7,15 @@ the official header.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from roidl._bridge import bridge
+
+NumpyArray = npt.NDArray[Any]
 
 
 class Version(ctypes.Structure):
@@ -72,6 +78,25 @@ class Api(ctypes.Structure):
     ]
 
 
+class Buffer(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("extension", ctypes.c_void_p),
+        ("dtype", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("rank", ctypes.c_int64),
+        ("dims", ctypes.POINTER(ctypes.c_int64)),
+    ]
+
+
+class Scalar(ctypes.Structure):
+    _fields_ = [("dtype", ctypes.c_int), ("value", ctypes.c_void_p)]
+
+
+class ByteSpan(ctypes.Structure):
+    _fields_ = [("characters", ctypes.c_char_p), ("length", ctypes.c_size_t)]
+
+
 class Arrays(ctypes.Structure):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
@@ -107,9 +132,47 @@ class Frame(ctypes.Structure):
 
 
 METADATA, EXECUTE = 1, 3
+SCALAR = 3
+DTYPES = {"bool": 1, "int32": 4, "int64": 5, "uint8": 6, "float32": 11, "float64": 12}
 UNIMPLEMENTED, INTERNAL = 12, 13
 CAPTURABLE = 1
 OURS, THEIRS, STREAM = 0x1234, 0x5678, 0x9ABC  # addresses that only have to come back
+
+
+def _pointers(structs: Sequence[Any], kept: list[Any]) -> int | None:
+    """The address of an array of pointers to the structs; `kept` owns all of it."""
+    if not structs:
+        return None
+    array = (ctypes.c_void_p * len(structs))(*map(ctypes.addressof, structs))
+    kept += [structs, array]
+    return ctypes.addressof(array)
+
+
+def _arrays(arrays: Sequence[NumpyArray], kept: list[Any]) -> Arrays:
+    buffers = []
+    for array in arrays:
+        dims = (ctypes.c_int64 * array.ndim)(*array.shape)
+        kept.append(dims)
+        dtype = DTYPES[array.dtype.name]
+        buffers.append(
+            Buffer(ctypes.sizeof(Buffer), None, dtype, array.ctypes.data, array.ndim, dims)
+        )
+    return Arrays(ctypes.sizeof(Arrays), None, len(buffers), None, _pointers(buffers, kept))
+
+
+def _attributes(attributes: Mapping[str, Any], kept: list[Any]) -> Attributes:
+    names, scalars = [], []
+    for name, value in attributes.items():
+        number = np.asarray(value)
+        kept.append(number)
+        names.append(ByteSpan(name.encode(), len(name)))
+        scalars.append(Scalar(DTYPES[number.dtype.name], number.ctypes.data))
+    types = (ctypes.c_int * len(names))(*[SCALAR] * len(names))
+    kept.append(types)
+    return Attributes(
+        ctypes.sizeof(Attributes), None, len(names), ctypes.addressof(types),
+        _pointers(names, kept), _pointers(scalars, kept),
+    )  # fmt: skip
 
 
 class Runtime:
@@ -135,12 +198,22 @@ class Runtime:
             (ctypes.c_void_p * 3)(), GET_STREAM(get_stream),
         )  # fmt: skip
 
-    def call(self, name: str, stage: int = EXECUTE, extension: Any = None) -> int | None:
+    def call(
+        self,
+        name: str,
+        stage: int = EXECUTE,
+        extension: Any = None,
+        operands: Sequence[NumpyArray] = (),
+        results: Sequence[NumpyArray] = (),
+        attributes: Mapping[str, Any] | None = None,
+    ) -> int | None:
+        """The error that a handler answers, or None; attributes are NumPy's numbers, or bool."""
         handler = getattr(ctypes.CDLL(bridge("xla")), name)
         handler.restype = ctypes.c_void_p
+        kept: list[Any] = []
         frame = Frame(
             ctypes.sizeof(Frame), extension, ctypes.pointer(self._api), None, stage,
-            Arrays(), Arrays(), Attributes(),
+            _arrays(operands, kept), _arrays(results, kept), _attributes(attributes or {}, kept),
         )  # fmt: skip
         answer: int | None = handler(ctypes.byref(frame))
         return answer
