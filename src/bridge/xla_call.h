@@ -116,14 +116,13 @@ class Call {
   int64_t num_operands() const { return frame_.args.size; }
   bool has_result(int64_t index) const { return index < num_results_; }
 
-  // What a problem has to know of where it runs. A program of XLA waits for nothing, as a graph of
-  // CUDA may have to repeat it; memory that a graph allocates could not be part of another graph.
-  template <class ProblemType>
-  ProblemType placed(ProblemType problem) const {
+  // Says where a problem runs. A program of XLA waits for nothing, as a graph of CUDA may have to
+  // repeat it; nor does it allocate: a graph that does could not be part of another one.
+  void place(Problem& problem) const {
+    if (!place_.is_cuda) return;
     problem.stream = place_.stream;
     problem.may_wait = false;
-    problem.workspace = place_.is_cuda ? &workspace_ : nullptr;
-    return problem;
+    problem.workspace = &workspace_;
   }
 
   MapList map_operands(int64_t first, const char* name) const {
