@@ -96,6 +96,17 @@ def test_roi_pool_returns_its_argmax_under_jit(mode: str) -> None:
     np.testing.assert_array_equal(argmax, cells)
 
 
+def test_where_jit_is_disabled() -> None:
+    features, rows = problem()
+    function = pool("roi_align", "avg")
+    with jax.disable_jit():
+        result = function(features, rows)
+        gradient = jax.grad(lambda x: function(x, rows).sum())(features)
+    assert_close(np.asarray(result), expected_of("roi_align", "avg", features, rows))
+    ones = np.ones((6, 5, *SIZE))
+    assert_close(np.asarray(gradient), oracle.roi_align_backward(ones, features, rows, SCALE, 2))
+
+
 def test_arrays_of_other_libraries_become_jax_arrays(lib: Lib) -> None:
     features, rows = problem()
     boxes = rows.astype(np.float32)

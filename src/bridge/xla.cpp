@@ -23,8 +23,10 @@ namespace xla = abi::xla;
 // ---- the operators -----------------------------------------------------------------------------
 
 RoiAlignProblem align_problem(const Call& call, const Maps& input, const BoxOperands& b) {
-  return call.placed(make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes,
-                                    b.indices(), b.pyramid()));
+  RoiAlignProblem problem = make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes,
+                                           b.indices(), b.pyramid());
+  call.place(problem);
+  return problem;
 }
 
 void align_forward(const Call& call) {
@@ -80,8 +82,10 @@ void align_jvp_boxes_backward(const Call& call) {
 }
 
 RoiPoolProblem pool_problem(const Call& call, const Maps& input, const BoxOperands& b) {
-  return call.placed(make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes,
-                                   b.indices(), b.pyramid()));
+  RoiPoolProblem problem = make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes,
+                                         b.indices(), b.pyramid());
+  call.place(problem);
+  return problem;
 }
 
 // The mode max has an argmax: it may be asked for, and the derivatives need it, as the operand that
@@ -219,8 +223,8 @@ xla::Failure* on_cuda(const char* op, void (*run)(const Call&),
 // Declared in a C linkage block, so that Python finds them by name: roidl_<platform>_<operator>.
 #define ROIDL_HANDLER(platform, name, op, run)                                                \
   __attribute__((visibility("default"))) roidl::abi::xla::Failure* roidl_##platform##_##name( \
-      const roidl::abi::xla::CallFrame* frame) {                                                 \
-    return roidl::on_##platform(op, roidl::run, frame);                                           \
+      const roidl::abi::xla::CallFrame* frame) {                                              \
+    return roidl::on_##platform(op, roidl::run, frame);                                       \
   }
 #define ROIDL_HANDLERS(name, op, run) \
   ROIDL_HANDLER(cpu, name, op, run)   \

@@ -88,7 +88,9 @@ class Call {
   Call(const char* op, const xla::CallFrame& frame, Place place)
       : op_(op), frame_(frame), place_(place), num_results_(frame.rets.size) {
     has_pyramid_ = find("maps", maps_);
-    if (!has_pyramid_) op_ += std::string_view("multiscale_").size();
+    constexpr std::string_view kSeveral = "multiscale_";
+    if (!has_pyramid_ && std::string_view(op_).substr(0, kSeveral.size()) == kSeveral)
+      op_ += kSeveral.size();
     if (maps_ < 1 || maps_ > kMaxMaps) missing("attribute", "maps");
     if (place.is_cuda) {
       place_.device = device_of_stream(op_, place.stream);
@@ -114,14 +116,13 @@ class Call {
   int64_t num_operands() const { return frame_.args.size; }
   bool has_result(int64_t index) const { return index < num_results_; }
 
-  // What a problem has to know of where it runs. A program of XLA waits for nothing, as a graph of
-  // CUDA may have to repeat it; memory that a graph allocates could not be part of another graph.
-  template <class ProblemType>
-  ProblemType placed(ProblemType problem) const {
+  // Says where a problem runs. A program of XLA waits for nothing, as a graph of CUDA may have to
+  // repeat it; nor does it allocate: a graph that does could not be part of another one.
+  void place(Problem& problem) const {
+    if (!place_.is_cuda) return;
     problem.stream = place_.stream;
     problem.may_wait = false;
-    problem.workspace = place_.is_cuda ? &workspace_ : nullptr;
-    return problem;
+    problem.workspace = &workspace_;
   }
 
   MapList map_operands(int64_t first, const char* name) const {

@@ -17,14 +17,17 @@ Examples
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
+
 from .. import _multiscale, _ops
-from .._params import Call, front_end
+from .._params import POOL_MODES, Call, RoiAlignParams, RoiPoolParams, front_end
 from . import _batching, _derivatives  # noqa: F401, they register their rules
-from ._arrays import read
+from ._arrays import Described, check, read
 from ._levels import run_levels
-from ._primitives import bind
+from ._primitives import bind, is_traced, run_compiled
 from ._site import Site
 
 __all__ = [
@@ -36,25 +39,38 @@ __all__ = [
 ]
 
 
-def run(call: Call) -> Any:
-    """Run or trace one forward call."""
-    given, pyramid = read(call), call.pyramid
-    op = call.op.removeprefix("multiscale_")
-    return_argmax = op == "roi_pool" and call.arguments[1]
+@functools.lru_cache(maxsize=1024)
+def _prepare(
+    op: str, params: RoiAlignParams | RoiPoolParams, return_argmax: bool, described: Described
+) -> tuple[Site, Any]:
+    """A call that is right, and the same as a compiled function: found out once, it takes longer
+    than the smallest call."""
+    check(op, params, described)
+    if return_argmax and params.mode != POOL_MODES["max"]:
+        raise ValueError(f"{op}: only mode 'max' has an argmax to return")
+    maps, (boxes, _), indices, pyramid = described
     if pyramid is not None:
-        levels, counts = given.levels is not None, given.counts is not None
+        levels, counts = pyramid.levels is not None, pyramid.counts is not None
         pyramid = pyramid._replace(levels=levels, counts=counts)
     site = Site(
-        op,
-        call.params,
-        input_shapes=tuple(tuple(each.shape) for each in given.maps),
+        op.removeprefix("multiscale_"),
+        params,
+        input_shapes=tuple(shape for shape, _ in maps),
         leading=1,
-        indexed=given.indices is not None,
-        grouped=given.boxes.ndim == 3 and given.indices is None,
+        indexed=indices is not None,
+        grouped=len(boxes) == 3 and indices is None,
         results=2 if return_argmax else 1,
         pyramid=pyramid,
     )
-    results = bind(site, *given.maps, *(operand for operand in given[1:] if operand is not None))
+    return site, jax.jit(functools.partial(bind, site))
+
+
+def run(call: Call) -> Any:
+    """Run or trace one forward call."""
+    operands, described = read(call)
+    return_argmax = call.op.endswith("roi_pool") and call.arguments[1]
+    site, compiled = _prepare(call.op, call.params, return_argmax, described)
+    results = bind(site, *operands) if is_traced(operands) else run_compiled(compiled, operands)
     return tuple(results) if return_argmax else results[0]
 
 

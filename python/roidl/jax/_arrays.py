@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _core
-from .._params import POOL_MODES, Call, Pyramid, RoiAlignParams, RoiPoolParams
+from .._params import Call, Pyramid, RoiAlignParams, RoiPoolParams
 
 Array = Any
 
@@ -54,20 +53,25 @@ def named(op: str, metadata: Metadata) -> tuple[tuple[int, ...], str]:
     return shape, dtype.name
 
 
-@functools.lru_cache(maxsize=1024)
-def _check(
-    op: str,
-    params: RoiAlignParams | RoiPoolParams,
-    maps: tuple[Metadata, ...],
-    boxes: Metadata,
-    indices: Metadata | None,
-    pyramid: Pyramid | None,
-) -> None:
-    """Have the core check a call, once: naming dtypes takes longer than the smallest call."""
+class Described(NamedTuple):
+    """Shapes and dtypes of a call's arrays, the key of what was found out about it."""
+
+    maps: tuple[Metadata, ...]
+    boxes: Metadata
+    indices: Metadata | None
+    pyramid: Pyramid | None  # in it, those of levels and counts
+
+
+def check(op: str, params: RoiAlignParams | RoiPoolParams, described: Described) -> None:
+    """Have the core check a call.
+
+    Here and not when the primitive is traced: between the two JAX would add to the sentence.
+    """
 
     def named_or_none(metadata: Metadata | None) -> tuple[tuple[int, ...], str] | None:
         return None if metadata is None else named(op, metadata)
 
+    maps, boxes, indices, pyramid = described
     input: Any = [named(op, each) for each in maps]
     if pyramid is None:
         (input,) = input
@@ -100,21 +104,8 @@ def _boxes_and_indices(call: Call, input: Array) -> tuple[Array, Array | None]:
     return as_array(op, "boxes", boxes), _as_integers(op, "batch_indices", indices)
 
 
-class Given(NamedTuple):
-    """What a call was given: the boxes in one array, the rest None if there is none."""
-
-    maps: list[Array]
-    boxes: Array
-    indices: Array | None
-    levels: Array | None
-    counts: Array | None
-
-
-def read(call: Call) -> Given:
-    """The arrays of a call, all checked.
-
-    Here and not when the primitive is traced: between the two JAX would add to the sentence.
-    """
+def read(call: Call) -> tuple[list[Array], Described]:
+    """The arrays of a call, in the order of the operators' operands, and what they look like."""
     op, pyramid = call.op, call.pyramid
     if call.out is not None:
         raise TypeError(
@@ -133,9 +124,12 @@ def read(call: Call) -> Given:
             counts=None if counts is None else metadata_of(counts),
         )
     boxes, indices = _boxes_and_indices(call, maps[0])
-    last = None if indices is None else metadata_of(indices)
-    shapes = tuple(metadata_of(each) for each in maps)
-    _check(op, call.params, shapes, metadata_of(boxes), last, pyramid)
-    if op.endswith("roi_pool") and call.arguments[1] and call.params.mode != POOL_MODES["max"]:
-        raise ValueError(f"{op}: only mode 'max' has an argmax to return")
-    return Given(maps, boxes, indices, levels, counts)
+    described = Described(
+        tuple([metadata_of(each) for each in maps]),
+        metadata_of(boxes),
+        None if indices is None else metadata_of(indices),
+        pyramid,
+    )
+    arrays = [*maps, boxes]
+    arrays += [each for each in (indices, levels, counts) if each is not None]
+    return arrays, described

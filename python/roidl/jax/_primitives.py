@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,13 +17,32 @@ from ._versions import explicit_mesh, register, result_type, varying_alike
 
 Array = Any
 
+_config: Any = jax.config
+
 PRIMITIVES: dict[str, Any] = {}
+
+
+def is_traced(operands: Sequence[Array]) -> bool:
+    """Whether a call with these is to be staged rather than run."""
+    for operand in operands:  # noqa: SIM110, a generator takes three times as long
+        if isinstance(operand, jax.core.Tracer):
+            return True
+    return False
+
+
+def run_compiled(function: Any, operands: Sequence[Array]) -> list[Array]:
+    """Run a function made by jit by its shortest way, even if users have disabled jit: in the
+    operators there are no steps to look at."""
+    if _config.jax_disable_jit:
+        with jax.disable_jit(False):
+            return function(*operands)  # type: ignore[no-any-return]
+    return function(*operands)  # type: ignore[no-any-return]
 
 
 def bind(site: Site, *operands: Array) -> list[Array]:
     """Run, or stage, one use of an operator."""
-    if not any(isinstance(operand, jax.core.Tracer) for operand in operands):
-        return _run(site, *operands)  # type: ignore[no-any-return]  # by jit's shortest way
+    if not is_traced(operands):
+        return run_compiled(partial(_run, site), operands)
     mesh = explicit_mesh(operands)
     if mesh is not None:
         return _in_parts(site, mesh, *operands)  # type: ignore[no-any-return]
@@ -63,8 +83,7 @@ def _run(site: Site, *operands: Array) -> list[Array]:
 
 
 def _impl(*operands: Array, site: Site) -> list[Array]:
-    results: list[Array] = _run(site, *operands)
-    return results
+    return run_compiled(partial(_run, site), operands)
 
 
 def _make_primitive(op: str) -> Any:

@@ -1,0 +1,63 @@
+"""Calls the handlers for CUDA; ROIDL_CUDA_LIBRARY names one whose operators say what they get."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import roidl
+from roidl._params import RoiAlignParams, RoiPoolParams
+from roidl.jax import roi_align
+from roidl.jax._site import Site
+from xla_runtime import Runtime
+
+features = np.zeros((1, 2, 5, 5), np.float32)
+boxes = np.array([[0, 1, 1, 4, 4], [9, 1, 1, 4, np.nan]], np.float32)  # nobody looks at them
+pooled = np.zeros((2, 2, 3, 3), np.float32)
+argmax = np.zeros(pooled.shape, np.int32)
+enough, little = np.zeros(2000, np.uint8), np.zeros(1999, np.uint8)
+
+ALIGN = RoiAlignParams(3, 3, 1.0, 2, 2, False, 0, 0)
+POOL = RoiPoolParams(3, 3, 1.0, 0, 0)
+CALLS: dict[str, tuple[RoiAlignParams | RoiPoolParams, list[Any], list[Any]]] = {
+    "roi_align": (ALIGN, [features, boxes], [pooled]),
+    "roi_align_backward": (ALIGN, [pooled, boxes], [features]),
+    "roi_pool": (POOL, [features, boxes], [pooled]),
+    "roi_pool with argmax": (POOL, [features, boxes], [pooled, argmax]),
+    "roi_pool_backward": (POOL, [pooled, argmax, boxes], [features]),
+}
+NAMES = {
+    id(features): "features",
+    id(boxes): "boxes",
+    id(pooled): "pooled",
+    id(argmax): "argmax",
+    id(enough): "enough",
+    id(little): "little",
+}
+
+arrays = (features, boxes, pooled, argmax, enough, little)
+print(json.dumps({NAMES[id(array)]: array.ctypes.data for array in arrays}), flush=True)
+roidl.set_check_boxes(True)  # of no effect on programs of XLA
+for name, (params, operands, results) in CALLS.items():
+    for workspace in (enough, little):
+        op = name.partition(" ")[0]
+        shapes = (features.shape,)
+        site = Site(op, params, shapes, 1, indexed=False, grouped=False, results=1)
+        runtime = Runtime()
+        given = [*results, workspace]
+        answer = runtime.call(
+            f"roidl_cuda_{op}", operands=operands, results=given, attributes=site.attributes()
+        )
+        assert answer is None, runtime.errors
+
+text = (
+    jax.jit(lambda x, boxes: roi_align(x, boxes, 3, sampling_ratio=2))
+    .trace(jnp.asarray(features), jnp.asarray(boxes))
+    .lower(lowering_platforms=("cuda",))
+    .as_text("hlo")
+)
+print(json.dumps("u8[2000]" in text))
