@@ -140,13 +140,11 @@ void levels(Stack& stack) {
   if (maps < 1 || maps > kMaxMaps)
     fail(ErrorKind::value, stack.op(), "from 1 to ", kMaxMaps, " scales are understood, got ",
          maps);
-  if (boxes.device.device_type != abi::kDLCPU)
-    fail(ErrorKind::unsupported, stack.op(), "not implemented on device ", boxes.device);
   Shape shape = shape_of(boxes);
   if (shape.ndim > 0) --shape.ndim;
   const Tensor out = make_result(stack, 0, shape, false, kInt32);
-  assign_levels(stack.op(), pyramid, static_cast<int>(maps), boxes,
-                static_cast<int32_t*>(out.data));
+  assign_levels(stack.op(), pyramid, static_cast<int>(maps), boxes, static_cast<int32_t*>(out.data),
+                stack.stream());
   stack.finish(1);
 }
 
