@@ -145,7 +145,7 @@ void define_one(const Definition& what) {
   for (const Argument& argument : what.outputs) op.output(argument.spec(several));
   op.attribute(std::string("T: ") + kFloats);
   op.attribute(kNumbers);
-  op.attribute("params: list(int)");
+  op.attribute("params: string");
   op.finish<Operator, several>(what.infer);
 }
 
@@ -201,7 +201,7 @@ void define_the_rest() {
   levels.input("boxes: B");
   levels.output("levels: int32");
   levels.attribute(kNumbers);
-  levels.attribute("params: list(int)");
+  levels.attribute("params: string");
   levels.finish<Operator<Rule, compute_assign_levels, kAssignLevels>, true>(infer_levels);
 
   Builder refusal("RoidlRefusal");
