@@ -163,6 +163,7 @@ constexpr char kRoiAlignJvp[] = "multiscale_roi_align_jvp";
 constexpr char kRoiAlignJvpBoxes[] = "multiscale_roi_align_jvp_boxes";
 constexpr char kRoiAlignJvpBoxesBackward[] = "multiscale_roi_align_jvp_boxes_backward";
 constexpr char kRoiPool[] = "multiscale_roi_pool";
+constexpr char kRoiPoolArgmax[] = "multiscale_roi_pool";
 constexpr char kRoiPoolBackward[] = "multiscale_roi_pool_backward";
 constexpr char kRoiPoolJvp[] = "multiscale_roi_pool_jvp";
 constexpr char kAssignLevels[] = "assign_levels";
@@ -189,7 +190,9 @@ void define_operators() {
        {grad_input},
        infer_maps<4>});
   define<Operator<Pool, compute_roi_pool, kRoiPool>>(
-      {"RoiPool", {input}, {pooled, argmax}, infer_pooled<2>});
+      {"RoiPool", {input}, {pooled}, infer_pooled<2>});
+  define<Operator<Pool, compute_roi_pool_argmax, kRoiPoolArgmax>>(
+      {"RoiPoolArgmax", {input}, {pooled, argmax}, infer_pooled<2, 2>});
   define<Operator<Pool, compute_roi_pool_backward, kRoiPoolBackward>>(
       {"RoiPoolBackward", {grad_output, argmax, input}, {grad_input}, infer_maps<4>});
   define<Operator<Pool, compute_roi_pool_jvp, kRoiPoolJvp>>(

@@ -14,8 +14,8 @@ namespace roidl::bridge {
 // struct in their order (every attribute of its own costs an eager call 0.4 us, and a list of
 // integers 0.5 more than bytes). Those that the shape of a result depends on are not among them: a
 // shape function cannot read attributes. They are the shape of the input `grid`, [PH, PW, 0], or
-// [0, PH, PW] when channels come first. What else there is follows the fields: of roi_pool, whether
-// its argmax is wanted; of several maps, canonical_scale, canonical_level, and their scales.
+// [0, PH, PW] when channels come first. Of several maps, canonical_scale, canonical_level and
+// their scales follow.
 inline bool is_of_grid(const char* name) {
   for (const char* other : {"output_height", "output_width", "layout"})
     if (std::strcmp(name, other) == 0) return true;
@@ -25,10 +25,8 @@ inline bool is_of_grid(const char* name) {
 template <class ParamsType>
 struct Attributes {
   using Params = ParamsType;
-  static constexpr bool pools = std::is_same_v<Params, RoiPoolParams>;
 
   Params params{};
-  bool wants_argmax = false;
   int maps = 1;
   bool has_pyramid = false;
   Pyramid pyramid;  // without levels and counts, which are inputs
@@ -107,7 +105,6 @@ void read_attributes(tf::KernelConstruction* construction, bool several,
     else
       field = static_cast<Field>(values.whole());
   });
-  if (Attributes<Params>::pools) attributes.wants_argmax = values.whole() != 0;
   attributes.num_indices = read_number(construction, "num_indices");
   if (several) {
     attributes.has_pyramid = true;

@@ -18,7 +18,7 @@ from tensorflow.python.ops import control_flow_util
 
 from .. import _multiscale, _ops
 from .._multiscale import LevelsCall
-from .._params import POOL_MODES, Call, Pyramid
+from .._params import POOL_MODES, Call, Pyramid, RoiPoolParams
 from . import _gradients as _gradients  # registers them
 from ._arguments import as_tensor, boxes_of, check, check_levels, integers, rows_of_ragged
 from ._operators import Node, fast_path, no_tape, node_of, ops, rule_of
@@ -44,82 +44,53 @@ def _refuse_xla(op: str) -> None:
         )
 
 
-# An eager call is made in `run` and `run_pyramid` themselves: TensorFlow looks at all frames of the
-# stack, which takes a twentieth of a small call for each.
-
-
 def run(call: Call) -> Any:
-    """Run one call on tensors: a node of TensorFlow's."""
-    op, params, boxes, indices, _, input, arguments, _ = call
-    if not isinstance(input, _Tensor):
-        input = as_tensor(op, "input", input)
-    if indices is None and isinstance(boxes, _Tensor):
-        indices = []
-    else:
+    """Run one call on tensors: a node of TensorFlow's.
+
+    An eager one is made here: TensorFlow looks at every frame of the stack, which takes a twentieth
+    of a small call for each.
+    """
+    op, params, boxes, indices, _, input, arguments, pyramid = call
+    if pyramid is None:
+        if not isinstance(input, _Tensor):
+            input = as_tensor(op, "input", input)
         boxes, indices = boxes_of(call, input)
-    context = _context()
-    eager = context.executing_eagerly()
-    pools = op == "roi_pool"
-    node = node_of(op, params, None, pools and _wants_argmax(call, eager))
-    if eager and fast_path is not None:
-        name, _, _, grid, values = node
-        try:
-            result = fast_path(context, name, None, boxes, grid, input, indices, "params", values)
-        except Exception:  # several of TensorFlow's own; what it was is told there
-            result = _slowly(call, node, [input], boxes, input, indices)
+        inputs: tuple[Any, ...] = input, indices
     else:
-        result = _slowly(call, node, [input], boxes, input, indices)
-    if not pools:
-        return result
-    return _both(*result) if arguments[1] else result[0]
-
-
-def run_pyramid(call: Call) -> Any:
-    """The same on several maps."""
-    op, params, boxes, indices, _, _, arguments, pyramid = call
-    assert pyramid is not None
-    maps = arguments[0]
-    for each in maps:
-        if not isinstance(each, _Tensor):
-            maps = [as_tensor(op, f"input[{i}]", each) for i, each in enumerate(maps)]
-            break
-    if indices is None and isinstance(boxes, _Tensor):
-        indices = []
-    else:
+        maps = [as_tensor(op, f"input[{i}]", each) for i, each in enumerate(arguments[0])]
         boxes, indices = boxes_of(call, maps[0])
-    scales, scale, level, levels, counts = pyramid
-    levels, counts = integers(op, "levels", levels), integers(op, "counts", counts)
-    pools = op == "multiscale_roi_pool"
-    rule = Pyramid(scales, scale, level, None, None)
-    inputs = maps, indices, levels, counts
+        levels = integers(op, "levels", pyramid.levels)
+        counts = integers(op, "counts", pyramid.counts)
+        inputs = maps, indices, levels, counts
+        pyramid = Pyramid(*pyramid[:3], levels=None, counts=None)
     context = _context()
     eager = context.executing_eagerly()
-    node = node_of(op, params, rule, pools and _wants_argmax(call, eager))
+    argmax = type(params) is RoiPoolParams and _wants_argmax(call, eager)
+    node = node_of(op, params, pyramid, argmax)
     if eager and fast_path is not None:
         name, _, _, grid, values = node
         try:
             result = fast_path(context, name, None, boxes, grid, *inputs, "params", values)
-        except Exception:
-            result = _slowly(call, node, maps, boxes, *inputs)
+        except Exception:  # several of TensorFlow's own; what it was is told there
+            result = _slowly(call, node, boxes, *inputs)
     else:
-        result = _slowly(call, node, maps, boxes, *inputs)
-    if not pools:
+        result = _slowly(call, node, boxes, *inputs)
+    if not argmax:
         return result
-    return _both(*result) if arguments[1] else result[0]
+    return (result[0], result[1]) if arguments[1] else result[0]
 
 
-def _slowly(call: Call, node: Node, maps: list[Tensor], boxes: Tensor, *inputs: Any) -> Any:
-    """Make a node in a graph, or an eager one of which an error is expected.
-
-    `inputs` are what follows the boxes and the grid: what the node has for maps, and lists.
-    """
+def _slowly(call: Call, node: Node, boxes: Tensor, *inputs: Any) -> Any:
+    """Make a node in a graph, or an eager one of which an error is expected."""
+    maps, *lists = inputs
+    maps = maps if isinstance(maps, list) else [maps]
     if _context().executing_eagerly():
         try:
             return node.function(boxes, node.grid_tensor, *inputs, params=node.params)
         except (TypeError, ValueError, tf.errors.OpError):
-            check(call, maps, boxes, *inputs[1:])  # the core's words, if shapes or types are wrong
+            check(call, maps, boxes, *lists)  # the core's words, if shapes or types are wrong
             raise
-    check(call, maps, boxes, *inputs[1:])
+    check(call, maps, boxes, *lists)
     _refuse_xla(call.op)
     return node.function(boxes, tf.constant(node.grid), *inputs, params=node.params)
 
@@ -135,11 +106,6 @@ def _wants_argmax(call: Call, eager: bool) -> bool:
     if asked:
         raise ValueError(f"{call.op}: only mode 'max' has an argmax to return")
     return False
-
-
-def _both(pooled: Tensor, argmax: Tensor) -> tuple[Tensor, Tensor]:
-    argmax.set_shape(pooled.shape)
-    return pooled, argmax
 
 
 def run_levels(call: LevelsCall) -> Any:
@@ -227,7 +193,7 @@ _EXAMPLES = {
 
 # AutoGraph rewrites what a tf.function calls. It is to leave these as they are: this is what its
 # do_not_convert marks them with, without the time that it adds to an eager call.
-for _function in (run, run_pyramid, run_levels):
+for _function in (run, run_levels):
     vars(_function)["autograph_info__"] = None
 
 
@@ -265,6 +231,6 @@ def _adapt(
 
 roi_align = _adapt(_ops.roi_align, layout="NHWC")
 roi_pool = _adapt(_ops.roi_pool, layout="NHWC")
-multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align, run_pyramid, layout="NHWC")
-multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool, run_pyramid, layout="NHWC")
+multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align, layout="NHWC")
+multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool, layout="NHWC")
 assign_levels = _adapt(_multiscale.assign_levels, run_levels)

@@ -23,6 +23,7 @@ Tensor = Any
 _OF_GRID = ("output_height", "output_width", "layout")
 ALIGN_FIELDS = tuple(name for name in RoiAlignParams._fields if name not in _OF_GRID)
 POOL_FIELDS = tuple(name for name in RoiPoolParams._fields if name not in _OF_GRID)
+NO_ARGMAX = np.zeros(0, np.int32)  # of the average, where a node takes one
 _OF_RULE = 2  # canonical_scale and canonical_level, before the scales of several maps
 
 
@@ -34,8 +35,7 @@ def _pack(numbers: Iterable[float]) -> bytes:
 def read_params(fields: tuple[str, ...], params: bytes) -> tuple[int, int]:
     """The mode of a node and, if it is on several maps, how many they are."""
     numbers = struct.unpack(f"{len(params) // 8}q", params)
-    pools = fields is POOL_FIELDS  # whether the argmax is wanted follows the fields
-    return numbers[fields.index("mode")], len(numbers) - len(fields) - int(pools) - _OF_RULE
+    return numbers[fields.index("mode")], len(numbers) - len(fields) - _OF_RULE
 
 
 def _load() -> Any:
@@ -100,13 +100,12 @@ def node_of(
     check_params(op, params)
     fields = params._asdict().items()
     values = _pack(value for name, value in fields if name not in _OF_GRID)
-    if isinstance(params, RoiPoolParams):
-        values += _pack([wants_argmax])
     if pyramid is not None:
         values += rule_of(pyramid)
     bins = params.output_height, params.output_width
     grid = np.zeros((*bins, 0) if params.layout else (0, *bins), np.uint8)
-    function = getattr(ops, f"roidl_{op}")
-    name = "Roidl" + "".join(map(str.capitalize, op.split("_")))
+    called = f"{op}_argmax" if wants_argmax else op
+    function = getattr(ops, f"roidl_{called}")
+    name = "Roidl" + "".join(map(str.capitalize, called.split("_")))
     with tf.init_scope(), tf.device("CPU"):
         return Node(name, function, grid, tf.constant(grid), values)
