@@ -234,12 +234,6 @@ def _tensorflow_run(call: Call) -> Any:
     return run(call)
 
 
-def _tensorflow_run_pyramid(call: Call) -> Any:
-    from .tensorflow import run_pyramid
-
-    return run_pyramid(call)
-
-
 def _tensorflow_run_levels(call: Any) -> Any:
     from .tensorflow import run_levels
 
@@ -278,7 +272,7 @@ LIBRARIES = {
         _tensorflow_adopt,
         writable=_never,
         run=_tensorflow_run,
-        run_pyramid=_tensorflow_run_pyramid,
+        run_pyramid=_tensorflow_run,
         run_levels=_tensorflow_run_levels,
     ),
 }

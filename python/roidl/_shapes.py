@@ -61,7 +61,8 @@ def check_known_list(op: str, boxes: Sequence[Metadata], images: int | None) -> 
 def check_known_levels(op: str, pyramid: Pyramid, boxes: Metadata) -> None:
     """As `check_known`, of a call of `assign_levels`."""
     sizes, name = boxes
-    rows = np.zeros(_filled(sizes, [0, 0, 4] if len(sizes) == 3 else [0, 5]), numpy_dtype(name))
+    shape: Any = _filled(sizes, [0, 0, 4] if len(sizes) == 3 else [0, 5])
+    rows = np.zeros(shape, numpy_dtype(name))
     _core.assign_levels(op.encode(), rows, pyramid)
 
 

@@ -90,8 +90,6 @@ struct Functions {
   void (*TF_KernelBuilder_HostMemory)(KernelBuilder*, const char* input_or_output);
   void (*TF_OpKernelConstruction_GetAttrInt64)(KernelConstruction*, const char* name, int64_t*,
                                                Status*);
-  void (*TF_OpKernelConstruction_GetAttrInt64List)(KernelConstruction*, const char* name, int64_t*,
-                                                   int max_values, Status*);
   void (*TF_OpKernelConstruction_GetAttrSize)(KernelConstruction*, const char* name,
                                               int32_t* list_size, int32_t* total_size, Status*);
   void (*TF_OpKernelConstruction_GetAttrString)(KernelConstruction*, const char* name, char*,
@@ -142,7 +140,6 @@ void visit_functions(Functions& functions, Visit&& visit) {
   visit("TF_RegisterKernelBuilder", f.TF_RegisterKernelBuilder);
   visit("TF_KernelBuilder_HostMemory", f.TF_KernelBuilder_HostMemory);
   visit("TF_OpKernelConstruction_GetAttrInt64", f.TF_OpKernelConstruction_GetAttrInt64);
-  visit("TF_OpKernelConstruction_GetAttrInt64List", f.TF_OpKernelConstruction_GetAttrInt64List);
   visit("TF_OpKernelConstruction_GetAttrSize", f.TF_OpKernelConstruction_GetAttrSize);
   visit("TF_OpKernelConstruction_GetAttrString", f.TF_OpKernelConstruction_GetAttrString);
   visit("TF_OpKernelConstruction_Failure", f.TF_OpKernelConstruction_Failure);

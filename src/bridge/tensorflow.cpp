@@ -145,7 +145,7 @@ void define_one(const Definition& what) {
   for (const Argument& argument : what.outputs) op.output(argument.spec(several));
   op.attribute(std::string("T: ") + kFloats);
   op.attribute(kNumbers);
-  op.attribute("params: list(int)");
+  op.attribute("params: string");
   op.finish<Operator, several>(what.infer);
 }
 
@@ -163,6 +163,7 @@ constexpr char kRoiAlignJvp[] = "multiscale_roi_align_jvp";
 constexpr char kRoiAlignJvpBoxes[] = "multiscale_roi_align_jvp_boxes";
 constexpr char kRoiAlignJvpBoxesBackward[] = "multiscale_roi_align_jvp_boxes_backward";
 constexpr char kRoiPool[] = "multiscale_roi_pool";
+constexpr char kRoiPoolArgmax[] = "multiscale_roi_pool";
 constexpr char kRoiPoolBackward[] = "multiscale_roi_pool_backward";
 constexpr char kRoiPoolJvp[] = "multiscale_roi_pool_jvp";
 constexpr char kAssignLevels[] = "assign_levels";
@@ -189,7 +190,9 @@ void define_operators() {
        {grad_input},
        infer_maps<4>});
   define<Operator<Pool, compute_roi_pool, kRoiPool>>(
-      {"RoiPool", {input}, {pooled, argmax}, infer_pooled<2>});
+      {"RoiPool", {input}, {pooled}, infer_pooled<2>});
+  define<Operator<Pool, compute_roi_pool_argmax, kRoiPoolArgmax>>(
+      {"RoiPoolArgmax", {input}, {pooled, argmax}, infer_pooled<2, 2>});
   define<Operator<Pool, compute_roi_pool_backward, kRoiPoolBackward>>(
       {"RoiPoolBackward", {grad_output, argmax, input}, {grad_input}, infer_maps<4>});
   define<Operator<Pool, compute_roi_pool_jvp, kRoiPoolJvp>>(
@@ -201,7 +204,7 @@ void define_the_rest() {
   levels.input("boxes: B");
   levels.output("levels: int32");
   levels.attribute(kNumbers);
-  levels.attribute("params: list(int)");
+  levels.attribute("params: string");
   levels.finish<Operator<Rule, compute_assign_levels, kAssignLevels>, true>(infer_levels);
 
   Builder refusal("RoidlRefusal");

@@ -78,21 +78,26 @@ inline void compute_roi_align_jvp_boxes_backward(Call& call, const Align& node) 
   });
 }
 
-// An argmax that is not wanted, or that there is none of, is empty.
-inline const Tensor* argmax_or_null(const Pool& node, const Tensor& argmax) {
-  return node.params.mode == static_cast<int32_t>(PoolMode::max) ? &argmax : nullptr;
-}
-
 inline void compute_roi_pool(Call& call, const Pool& node) {
   Inputs<Pool> inputs(call, node);
   const MapList input = inputs.maps();
   RoiPoolProblem problem = inputs.problem(input, make_roi_pool);
   const Tensor pooled = pooled_output(call, problem);
-  const Shape none{1, {0}};
-  const Tensor argmax = call.output(1, kInt32, node.wants_argmax ? pooled_shape(problem) : none);
-  call.run(problem, [&] {
-    roi_pool_forward(problem, input, inputs.boxes, pooled, node.wants_argmax ? &argmax : nullptr);
-  });
+  call.run(problem, [&] { roi_pool_forward(problem, input, inputs.boxes, pooled, nullptr); });
+}
+
+inline void compute_roi_pool_argmax(Call& call, const Pool& node) {
+  Inputs<Pool> inputs(call, node);
+  const MapList input = inputs.maps();
+  RoiPoolProblem problem = inputs.problem(input, make_roi_pool);
+  const Tensor pooled = pooled_output(call, problem);
+  const Tensor argmax = call.output(1, kInt32, pooled_shape(problem));
+  call.run(problem, [&] { roi_pool_forward(problem, input, inputs.boxes, pooled, &argmax); });
+}
+
+// The average has none: then it is empty.
+inline const Tensor* argmax_or_null(const Pool& node, const Tensor& argmax) {
+  return node.params.mode == static_cast<int32_t>(PoolMode::max) ? &argmax : nullptr;
 }
 
 inline void compute_roi_pool_backward(Call& call, const Pool& node) {
@@ -124,7 +129,8 @@ inline void compute_assign_levels(Call& call, const Rule& rule) {
   Shape rows = shape_of(boxes);
   --rows.ndim;
   const Tensor levels = call.output(0, kInt32, rows);
-  assign_levels(call.op(), rule.pyramid, rule.maps, boxes, static_cast<int32_t*>(levels.data));
+  assign_levels(call.op(), rule.pyramid, rule.maps, boxes, static_cast<int32_t*>(levels.data),
+                nullptr);
 }
 
 // A derivative that is not offered: an error when it is computed, if `refused` says so, and 0

@@ -79,17 +79,16 @@ void infer_maps(tf::ShapeContext* context, tf::Status* status) {
 }
 
 // [K, PH, PW, C] and so on, of the boxes and the grid, the first of all inputs, and the map at
-// `map`. A second output is of an unknown shape.
-template <int map>
+// `map`.
+template <int map, int outputs = 1>
 void infer_pooled(tf::ShapeContext* context, tf::Status* status) {
   Inference infer(context, status);
   ShapeHandle features, rows, bins, channels, pooled;
-  infer.unknown_outputs();
   infer.input(map, features);
   infer.with_rank(features, 4);
   infer.input(0, rows);
   infer.input(1, bins);
-  if (!infer.rank_is_known(rows) || !infer.rank_is_known(bins)) return;
+  if (!infer.rank_is_known(rows) || !infer.rank_is_known(bins)) return infer.unknown_outputs();
   infer.with_rank(bins, 3);
   infer.part(rows, 0, -1, pooled);
   if (infer.is_zero(bins, 0)) {
@@ -103,7 +102,7 @@ void infer_pooled(tf::ShapeContext* context, tf::Status* status) {
     infer.append(pooled, bins);
     infer.append(pooled, channels);
   }
-  infer.output(0, pooled);
+  for (int i = 0; i < outputs; ++i) infer.output(i, pooled);
 }
 
 // The index of the map of every box: the boxes' shape without the coordinates.

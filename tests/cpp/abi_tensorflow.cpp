@@ -72,7 +72,6 @@ SAME_FUNCTION(TF_NewKernelBuilder);
 SAME_FUNCTION(TF_RegisterKernelBuilder);
 SAME_FUNCTION(TF_KernelBuilder_HostMemory);
 SAME_FUNCTION(TF_OpKernelConstruction_GetAttrInt64);
-SAME_FUNCTION(TF_OpKernelConstruction_GetAttrInt64List);
 SAME_FUNCTION(TF_OpKernelConstruction_GetAttrSize);
 SAME_FUNCTION(TF_OpKernelConstruction_GetAttrString);
 SAME_FUNCTION(TF_OpKernelConstruction_Failure);

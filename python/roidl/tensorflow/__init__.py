@@ -13,14 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager.context import context as _context
 from tensorflow.python.ops import control_flow_util
 
 from .. import _multiscale, _ops
 from .._multiscale import LevelsCall
-from .._params import POOL_MODES, Call
+from .._params import POOL_MODES, Call, Pyramid, RoiPoolParams
 from . import _gradients as _gradients  # registers them
 from ._arguments import as_tensor, boxes_of, check, check_levels, integers, rows_of_ragged
-from ._operators import Node, eager_context, no_tape, node_of, ops, rule_of
+from ._operators import Node, fast_path, no_tape, node_of, ops, rule_of
 
 __all__ = [
     "assign_levels",
@@ -32,6 +33,7 @@ __all__ = [
 
 Tensor = Any
 _Tensor = tf.Tensor
+_MAX = POOL_MODES["max"]
 
 
 def _refuse_xla(op: str) -> None:
@@ -43,68 +45,67 @@ def _refuse_xla(op: str) -> None:
 
 
 def run(call: Call) -> Any:
-    """Run one call on tensors: a node of TensorFlow's."""
-    op, params, boxes, indices, _, input, arguments, _ = call
-    if not isinstance(input, _Tensor):
-        input = as_tensor(op, "input", input)
-    if indices is None and isinstance(boxes, _Tensor):  # saves a small call 4%
-        indices = []
-    else:
+    """Run one call on tensors: a node of TensorFlow's.
+
+    An eager one is made here: TensorFlow looks at every frame of the stack, which takes a twentieth
+    of a small call for each.
+    """
+    op, params, boxes, indices, _, input, arguments, pyramid = call
+    if pyramid is None:
+        if not isinstance(input, _Tensor):
+            input = as_tensor(op, "input", input)
         boxes, indices = boxes_of(call, input)
-    if op == "roi_align":
-        return _call(call, node_of(op, params), [input], boxes, input, indices)
-    argmax = _argmax(call)
-    pooled = _call(call, node_of(op, params, None, argmax), [input], boxes, input, indices)
-    return _results(call, pooled)
-
-
-def run_pyramid(call: Call) -> Any:
-    """The same on several maps."""
-    op, params, _, _, _, _, arguments, pyramid = call
-    assert pyramid is not None
-    maps = [as_tensor(op, f"input[{i}]", each) for i, each in enumerate(arguments[0])]
-    boxes, indices = boxes_of(call, maps[0])
-    levels, counts = integers(op, "levels", pyramid.levels), integers(op, "counts", pyramid.counts)
-    rule = pyramid._replace(levels=None, counts=None)
-    if op == "multiscale_roi_align":
-        node = node_of(op, params, rule)
-        return _call(call, node, maps, boxes, maps, indices, levels, counts)
-    node = node_of(op, params, rule, _argmax(call))
-    return _results(call, _call(call, node, maps, boxes, maps, indices, levels, counts))
-
-
-def _call(call: Call, node: Node, maps: list[Tensor], boxes: Tensor, *inputs: Any) -> Any:
-    """Make a node, eager or in a graph; `inputs` are what follows the boxes and the grid."""
-    context = eager_context()
-    if context is not None:
+        inputs: tuple[Any, ...] = input, indices
+    else:
+        maps = [as_tensor(op, f"input[{i}]", each) for i, each in enumerate(arguments[0])]
+        boxes, indices = boxes_of(call, maps[0])
+        levels = integers(op, "levels", pyramid.levels)
+        counts = integers(op, "counts", pyramid.counts)
+        inputs = maps, indices, levels, counts
+        pyramid = Pyramid(*pyramid[:3], levels=None, counts=None)
+    context = _context()
+    eager = context.executing_eagerly()
+    argmax = type(params) is RoiPoolParams and _wants_argmax(call, eager)
+    node = node_of(op, params, pyramid, argmax)
+    if eager and fast_path is not None:
+        name, _, _, grid, values = node
         try:
-            return node.eagerly(context, boxes, *inputs)
+            result = fast_path(context, name, None, boxes, grid, *inputs, "params", values)
+        except Exception:  # several of TensorFlow's own; what it was is told there
+            result = _slowly(call, node, boxes, *inputs)
+    else:
+        result = _slowly(call, node, boxes, *inputs)
+    if not argmax:
+        return result
+    return (result[0], result[1]) if arguments[1] else result[0]
+
+
+def _slowly(call: Call, node: Node, boxes: Tensor, *inputs: Any) -> Any:
+    """Make a node in a graph, or an eager one of which an error is expected."""
+    maps, *lists = inputs
+    maps = maps if isinstance(maps, list) else [maps]
+    if _context().executing_eagerly():
+        try:
+            return node.function(boxes, node.grid_tensor, *inputs, params=node.params)
         except (TypeError, ValueError, tf.errors.OpError):
-            check(call, maps, boxes, *inputs[1:])  # the core's words, if shapes or types are wrong
+            check(call, maps, boxes, *lists)  # the core's words, if shapes or types are wrong
             raise
-    check(call, maps, boxes, *inputs[1:])
+    check(call, maps, boxes, *lists)
     _refuse_xla(call.op)
-    return node.in_graph(boxes, *inputs)
+    return node.function(boxes, tf.constant(node.grid), *inputs, params=node.params)
 
 
-# RoIPool has an argmax in mode "max": to return, or for the gradient. In a graph nobody knows
-# whether there will be one.
+def _wants_argmax(call: Call, eager: bool) -> bool:
+    """Whether a call of RoIPool makes an argmax: to return it, or for a gradient.
 
-
-def _argmax(call: Call) -> bool:
-    if call.params.mode != POOL_MODES["max"]:
-        if call.arguments[1]:
-            raise ValueError(f"{call.op}: only mode 'max' has an argmax to return")
-        return False
-    return call.arguments[1] or eager_context() is None or not no_tape()
-
-
-def _results(call: Call, results: Any) -> Any:
-    pooled, argmax = results
-    if not call.arguments[1]:
-        return pooled
-    argmax.set_shape(pooled.shape)
-    return pooled, argmax
+    In a graph nobody knows whether there will be one.
+    """
+    asked: bool = call.arguments[1]
+    if call.params.mode == _MAX:
+        return asked or not (eager and no_tape())
+    if asked:
+        raise ValueError(f"{call.op}: only mode 'max' has an argmax to return")
+    return False
 
 
 def run_levels(call: LevelsCall) -> Any:
@@ -119,7 +120,7 @@ def run_levels(call: LevelsCall) -> Any:
 
 def _levels(call: LevelsCall, name: str, boxes: Any) -> Tensor:
     boxes, params = as_tensor(call.op, name, boxes), rule_of(call.pyramid)
-    if eager_context() is None:
+    if not _context().executing_eagerly():
         check_levels(call, boxes)
         _refuse_xla(call.op)
         return ops.roidl_assign_levels(boxes, params=params)
@@ -190,9 +191,9 @@ _EXAMPLES = {
 }
 
 
-# AutoGraph, which rewrites what a tf.function calls, is to leave these as they are. That is what its
+# AutoGraph rewrites what a tf.function calls. It is to leave these as they are: this is what its
 # do_not_convert marks them with, without the time that it adds to an eager call.
-for _function in (run, run_pyramid, run_levels):
+for _function in (run, run_levels):
     vars(_function)["autograph_info__"] = None
 
 
@@ -202,11 +203,13 @@ def _adapt(
     """The same operator as TensorFlow's users expect it, without `out`."""
     name = describe.__name__
 
+    described = functools.partial(describe, **defaults)
+
     @functools.wraps(describe)
     def function(*args: Any, **kwargs: Any) -> Any:
         if "out" in kwargs:
             raise TypeError(f"{name}: TensorFlow allocates results itself, there is no out")
-        return run(describe(*args, **defaults | kwargs))
+        return run(described(*args, **kwargs))
 
     signature = inspect.signature(describe)
     parameters = [
@@ -228,6 +231,6 @@ def _adapt(
 
 roi_align = _adapt(_ops.roi_align, layout="NHWC")
 roi_pool = _adapt(_ops.roi_pool, layout="NHWC")
-multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align, run_pyramid, layout="NHWC")
-multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool, run_pyramid, layout="NHWC")
+multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align, layout="NHWC")
+multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool, layout="NHWC")
 assign_levels = _adapt(_multiscale.assign_levels, run_levels)

@@ -13,8 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from .._params import ALIGN_MODES
-from ._operators import ALIGN_FIELDS, POOL_FIELDS, number_of_maps, ops
+from .._params import ALIGN_MODES, POOL_MODES
+from ._operators import ALIGN_FIELDS, NO_ARGMAX, POOL_FIELDS, ops, read_params
 from ._refusals import undefined, zero_along
 
 Tensor = Any
@@ -34,10 +34,10 @@ class _Node:
     """
 
     def __init__(self, op: Any, fields: tuple[str, ...], own: int, slots: int = 1) -> None:
-        params = op.get_attr("params")
-        self.op, self.mode = op, params[fields.index("mode")]
+        self.op, self.params = op, op.get_attr("params")
         self.several = op.type.startswith("RoidlMultiscale")
-        maps = number_of_maps(fields, params) if self.several else 1
+        self.mode, maps = read_params(fields, self.params)
+        maps = maps if self.several else 1
         inputs = list(op.inputs)
         self.boxes, self.grid = inputs[:2]
         self.own = inputs[2 : 2 + own]
@@ -50,7 +50,6 @@ class _Node:
             count = op.get_attr(name)
             self.lists.append(inputs[start : start + count])
             start += count
-        self.params = params
         self.none_for_lists = [None] * (len(inputs) - starts[-1])
 
     def make(self, name: str, own: list[Tensor], *slots: Maps) -> Any:
@@ -210,7 +209,14 @@ class _Pool(_Node):
         return self.make("roi_pool_jvp", [argmax], t)
 
 
-def _of_roi_pool(op: Any, g: Tensor, *of_argmax: Tensor) -> list[Tensor]:
+def _of_roi_pool(op: Any, g: Tensor) -> list[Tensor]:
+    node = _Pool(op, 0)
+    (x,) = node.slots
+    argmax = NO_ARGMAX if node.mode == POOL_MODES["avg"] else node.make("roi_pool_argmax", [], x)[1]
+    return node.gradients(node.to_boxes, [], node.maps_if_needed(node.backward, g, argmax, x))
+
+
+def _of_roi_pool_argmax(op: Any, g: Tensor, _: Tensor) -> list[Tensor]:
     node = _Pool(op, 0)
     (x,), argmax = node.slots, op.outputs[1]
     return node.gradients(node.to_boxes, [], node.maps_if_needed(node.backward, g, argmax, x))
@@ -238,6 +244,7 @@ _GRADIENTS = {
     "RoiAlignJvpBoxes": _of_roi_align_jvp_boxes,
     "RoiAlignJvpBoxesBackward": _of_roi_align_jvp_boxes_backward,
     "RoiPool": _of_roi_pool,
+    "RoiPoolArgmax": _of_roi_pool_argmax,
     "RoiPoolBackward": _of_roi_pool_backward,
     "RoiPoolJvp": _of_roi_pool_jvp,
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager.context import context as _get_context
 
 from .._bridge import bridge
 from .._params import Pyramid, RoiAlignParams, RoiPoolParams
@@ -17,19 +17,25 @@ from .._shapes import check_params
 
 Tensor = Any
 
-# A node's parameters are the list `params`, as src/bridge/tensorflow_attributes.h reads it: in the
-# order of the fields, without those that the shape of a result depends on: these are the shape of
+# A node's parameters are the bytes `params`, as src/bridge/tensorflow_attributes.h reads them: the
+# fields in their order, without those that the shape of a result depends on: these are the shape of
 # its input `grid`, as TensorFlow's C API lets a shape function read shapes, not attributes.
 _OF_GRID = ("output_height", "output_width", "layout")
 ALIGN_FIELDS = tuple(name for name in RoiAlignParams._fields if name not in _OF_GRID)
 POOL_FIELDS = tuple(name for name in RoiPoolParams._fields if name not in _OF_GRID)
+NO_ARGMAX = np.zeros(0, np.int32)  # of the average, where a node takes one
 _OF_RULE = 2  # canonical_scale and canonical_level, before the scales of several maps
 
 
-def number_of_maps(fields: tuple[str, ...], params: list[int]) -> int:
-    """Of a node on several maps, by its attribute `params`."""
-    pools = fields is POOL_FIELDS  # whether the argmax is wanted follows the fields
-    return len(params) - len(fields) - int(pools) - _OF_RULE
+def _pack(numbers: Iterable[float]) -> bytes:
+    """64 bits for each: a float attribute of TensorFlow's is float32."""
+    return b"".join(struct.pack("d" if type(each) is float else "q", each) for each in numbers)
+
+
+def read_params(fields: tuple[str, ...], params: bytes) -> tuple[int, int]:
+    """The mode of a node and, if it is on several maps, how many they are."""
+    numbers = struct.unpack(f"{len(params) // 8}q", params)
+    return numbers[fields.index("mode")], len(numbers) - len(fields) - _OF_RULE
 
 
 def _load() -> Any:
@@ -57,7 +63,7 @@ ops = _load()
 
 # What the generated functions of an eager call come down to, without their overloading by types,
 # which takes a fifth of a small call.
-_fast_path = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_FastPathExecute", None)
+fast_path = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_FastPathExecute", None)
 
 
 def _unknown() -> bool:
@@ -68,12 +74,6 @@ def _unknown() -> bool:
 no_tape = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_TapeSetIsEmpty", _unknown)
 
 
-def eager_context() -> Any:
-    """What an eager call is made in; None while a graph is traced."""
-    context = _get_context()
-    return context if context.executing_eagerly() else None
-
-
 class Node(NamedTuple):
     """What the nodes of an operator with the same parameters have in common."""
 
@@ -81,31 +81,12 @@ class Node(NamedTuple):
     function: Any  # TensorFlow's generated one
     grid: Any  # NumPy's, of the shape that says the output size and the layout
     grid_tensor: Tensor  # the same as an eager tensor
-    params: list[int]
-
-    def in_graph(self, boxes: Tensor, *inputs: Any) -> Any:
-        return self.function(boxes, tf.constant(self.grid), *inputs, params=self.params)
-
-    def eagerly(self, context: Any, boxes: Tensor, *inputs: Any) -> Any:
-        name, function, _, grid, params = self
-        if _fast_path is not None:
-            try:
-                return _fast_path(context, name, None, boxes, grid, *inputs, "params", params)
-            except Exception:  # several of TensorFlow's own; what it was is told below
-                pass
-        return function(boxes, grid, *inputs, params=params)
+    params: bytes
 
 
-def _bits(number: float) -> int:
-    """All 64: a float attribute of TensorFlow's is float32."""
-    (bits,) = struct.unpack("q", struct.pack("d", number))
-    return int(bits)
-
-
-def rule_of(pyramid: Pyramid) -> list[int]:
-    """How boxes find their map, as the last of a node's parameters."""
-    numbers = pyramid.canonical_scale, pyramid.canonical_level, *pyramid.scales
-    return [_bits(number) for number in numbers]
+def rule_of(pyramid: Pyramid) -> bytes:
+    """How boxes find their map: the last of a node's parameters."""
+    return _pack((pyramid.canonical_scale, pyramid.canonical_level, *pyramid.scales))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -117,15 +98,14 @@ def node_of(
 ) -> Node:
     """Check parameters in the words of the core, and bring them into the form of a node."""
     check_params(op, params)
-    fields = params._asdict() | {"spatial_scale": _bits(params.spatial_scale)}
-    values = [int(value) for name, value in fields.items() if name not in _OF_GRID]
-    if isinstance(params, RoiPoolParams):
-        values.append(int(wants_argmax))
+    fields = params._asdict().items()
+    values = _pack(value for name, value in fields if name not in _OF_GRID)
     if pyramid is not None:
         values += rule_of(pyramid)
     bins = params.output_height, params.output_width
     grid = np.zeros((*bins, 0) if params.layout else (0, *bins), np.uint8)
-    function = getattr(ops, f"roidl_{op}")
-    name = "Roidl" + "".join(map(str.capitalize, op.split("_")))
+    called = f"{op}_argmax" if wants_argmax else op
+    function = getattr(ops, f"roidl_{called}")
+    name = "Roidl" + "".join(map(str.capitalize, called.split("_")))
     with tf.init_scope(), tf.device("CPU"):
         return Node(name, function, grid, tf.constant(grid), values)
