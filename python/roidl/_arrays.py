@@ -55,7 +55,7 @@ def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> 
         levels, counts = _prepare(op, pyramid.levels), _prepare(op, pyramid.counts)
         pyramid = pyramid._replace(levels=levels, counts=counts)
     out = None if call.out is None else _writable(call)
-    function, params = _function(op), call.params._asdict()
+    function, params = _function(op), call.params
     device = library_of(call.leader).device(call.leader)
     result = function(params, boxes, indices, allocate, device, out, *arguments, pyramid)
     if out is None:

@@ -11,6 +11,7 @@
 #include "bridge/torch_stack.h"
 #include "check.h"
 #include "cpu/parallel.h"
+#include "memory_order.h"
 #include "roi_align.h"
 #include "roi_pool.h"
 
@@ -45,31 +46,6 @@ Params read_params(Stack& stack) {
   Params params{};
   visit_fields(params, [&](const char*, auto& field) { stack.read(field); });
   return params;
-}
-
-// Whether the channels lie next to each other; _library.py decides alike. Axes of one element have
-// strides that say nothing.
-bool has_channels_last(const Tensor& map) {
-  const int64_t *size = map.shape, *stride = map.strides;
-  if (map.ndim != 4 || size[1] == 1 || (size[2] == 1 && size[3] == 1)) return false;
-  return stride[1] < stride[size[3] == 1 ? 2 : 3];
-}
-
-// Strides of a dense tensor whose last three axes are C, H, W in the order of memory wanted.
-void dense_strides(const Shape& shape, bool channels_last, int64_t* strides) {
-  const int n = shape.ndim;
-  int order[kMaxDims];
-  for (int i = 0; i < n; ++i) order[i] = i;
-  if (channels_last) {
-    order[n - 3] = n - 2;
-    order[n - 2] = n - 1;
-    order[n - 1] = n - 3;
-  }
-  int64_t step = 1;
-  for (int i = n - 1; i >= 0; --i) {
-    strides[order[i]] = step;
-    step *= shape.size[order[i]] > 0 ? shape.size[order[i]] : 1;
-  }
 }
 
 Tensor make_result(Stack& stack, int place, const Shape& shape, bool channels_last,
