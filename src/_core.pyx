@@ -290,6 +290,7 @@ def assign_levels(bytes op, boxes, pyramid):
 
 include "any_operator.pxi"
 include "new_results.pxi"
+include "shortcut.pxi"
 
 
 # ---- shapes alone ------------------------------------------------------------------------------

@@ -14,10 +14,6 @@ cdef dict OPERATOR_NUMBERS = {
 }
 
 
-cdef const char* OPERATOR_NAMES[9]
-OPERATOR_NAMES[:] = [b"roi_align", b"roi_align_backward", b"roi_align_backward_boxes",
-                     b"roi_align_jvp", b"roi_align_jvp_boxes", b"roi_align_jvp_boxes_backward",
-                     b"roi_pool", b"roi_pool_backward", b"roi_pool_jvp"]
 
 def run_operator(str op, params, leader, boxes, batch_indices, other, input_shape, out,
                  argmax, int threads, pyramid=None):

@@ -13,6 +13,7 @@ from .. import _core, _ops
 from .._arrays import run_like_leader
 from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, RoiAlignParams, front_end
 from ._calls import apply
+from ._direct import shorten
 from ._library import Tensor, check_device, metadata
 
 _is_tensor = torch.is_tensor
@@ -126,6 +127,6 @@ def run(call: Call) -> Any:
 
 
 _adapt = front_end(run)
-roi_align = _adapt(_ops.roi_align)
-roi_pool = _adapt(_ops.roi_pool)
+roi_align = shorten("roi_align", _adapt(_ops.roi_align))
+roi_pool = shorten("roi_pool", _adapt(_ops.roi_pool))
 PUBLIC = {"roi_align": roi_align, "roi_pool": roi_pool}
