@@ -2,7 +2,7 @@
 
 A kernel of the dispatcher gets every number of the schema as an argument of its own, and for small
 maps that costs more than the operator. What the dispatcher is there for must not be passed by: only
-tensors that it would take straight to the kernel for CPU go this way, and only where nobody listens.
+tensors that it would take straight to the kernel for CPU go this way, only where nobody listens.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ _empty = torch.empty_strided
 # What the dispatcher adds to the keys of every call, inside inference mode and outside. Whoever
 # listens adds one more: modes, functorch, tracers.
 _INFERENCE = DispatchKeySet(DispatchKey.BackendSelect)
-_QUIET = frozenset(
-    (_INFERENCE.raw_repr(), _INFERENCE.add(DispatchKey.ADInplaceOrView).raw_repr())
-)
+_QUIET = frozenset((_INFERENCE.raw_repr(), _INFERENCE.add(DispatchKey.ADInplaceOrView).raw_repr()))
 
 
 def is_quiet() -> bool:
