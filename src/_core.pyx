@@ -1,6 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True, binding=True
 # distutils: language=c++
 """The compiled core's Python door: arrays in through DLPack, errors out as Python's own."""
+cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_SetName
 from core_api cimport *
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
@@ -29,17 +30,22 @@ cdef tuple shape_tuple(const Shape& shape):
 
 cdef str dtype_name(const Tensor& tensor):
     """Of a float that passed the check."""
-    return ("bfloat" if tensor.dtype.code == 4 else "float") + str(tensor.dtype.bits)
+    if tensor.dtype.bits == 32:
+        return "float32"
+    if tensor.dtype.bits == 64:
+        return "float64"
+    return "bfloat16" if tensor.dtype.code == 4 else "float16"
 
 
 cdef class MapList:
     """The maps of one call: one array, or as many as a pyramid has levels."""
-    cdef Tensor tensors[8]
-    cdef int64_t count
+    cdef Maps given  # of the views; no more than there may be
     cdef list views
 
     cdef Maps maps(self, const char* op) except *:
-        return Maps(op, self.tensors, self.count)
+        if not 1 <= len(self.views) <= kMaxMaps:
+            return Maps(op, NULL, len(self.views))  # it raises
+        return self.given
 
     cdef View first(self):
         return self.views[0]
@@ -48,11 +54,12 @@ cdef class MapList:
 cdef MapList maps_from(list views):
     cdef MapList result = MapList.__new__(MapList)
     cdef View view
+    cdef int i
     result.views = views
-    result.count = len(views)
-    for i in range(min(len(views), kMaxMaps)):  # more are refused when they become Maps
+    result.given.count = min(len(views), kMaxMaps)
+    for i in range(result.given.count):
         view = views[i]
-        result.tensors[i] = view.tensor
+        result.given.tensors[i] = &view.tensor
     return result
 
 
@@ -130,24 +137,37 @@ cdef inline const Pyramid* pyramid_or_null(PyramidView view):
     return &view.pyramid
 
 
+# Named tuples, which a parameter of type tuple would not take.
+cdef RoiAlignParams align_params(params) except *:
+    cdef tuple fields = <tuple>params
+    return RoiAlignParams(fields[0], fields[1], fields[2], fields[3], fields[4], fields[5],
+                          fields[6], fields[7])
+
+
+cdef RoiPoolParams pool_params(params) except *:
+    cdef tuple fields = <tuple>params
+    return RoiPoolParams(fields[0], fields[1], fields[2], fields[3], fields[4])
+
+
 # ---- operators ---------------------------------------------------------------------------------
-# All take: op (as the user called it), params (a dict of the struct's fields), boxes, batch_indices
+# All take: op (as the user called it), params (a tuple of the struct's fields), boxes, batch_indices
 # or None, allocate(shape, dtype's name), device (None on CPU; else what _arrays.Device says), out
 # or None; then what is their own; last a pyramid, or None where input is one array and not a list.
 # They return the result.
 
-def roi_align(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, device, out, input,
+def roi_align(bytes op, params, boxes, batch_indices, allocate, device, out, input,
               pyramid):
+    cdef RoiAlignParams asked = align_params(params)
     cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
     cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
     cdef Maps maps = x.maps(op)
     cdef View leader = x.first()
     cdef View b, i
     b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
-    cdef RoiAlignProblem problem = make_roi_align(op, params, maps, b.tensor, tensor_or_null(i),
+    cdef RoiAlignProblem problem = make_roi_align(op, asked, maps, b.tensor, tensor_or_null(i),
                                                   pyramid_or_null(p))
     if out is None:
-        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensors[0]))
+        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(leader.tensor))
     cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
     problem.stream = <void*>leader.stream
     with nogil:
@@ -155,8 +175,9 @@ def roi_align(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, d
     return out
 
 
-def roi_align_backward(bytes op, RoiAlignParams params, boxes, batch_indices, allocate, device, out,
+def roi_align_backward(bytes op, params, boxes, batch_indices, allocate, device, out,
                        grad_output, input_shape, input, pyramid):
+    cdef RoiAlignParams asked = align_params(params)
     cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
     cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
     cdef View b, i
@@ -167,7 +188,7 @@ def roi_align_backward(bytes op, RoiAlignParams params, boxes, batch_indices, al
     if x is not None:
         features = x.maps(op)
     b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
-    cdef RoiAlignProblem problem = make_roi_align(op, params, shapes.maps(op), b.tensor,
+    cdef RoiAlignProblem problem = make_roi_align(op, asked, shapes.maps(op), b.tensor,
                                                   tensor_or_null(i), pyramid_or_null(p))
     out = gradients(g, shapes, allocate, out, p)
     cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
@@ -187,17 +208,18 @@ cdef gradients(View grad_output, MapList shapes, allocate, out, PyramidView pyra
     return made[0] if pyramid is None else made
 
 
-def roi_align_backward_boxes(bytes op, RoiAlignParams params, boxes, batch_indices, allocate,
+def roi_align_backward_boxes(bytes op, params, boxes, batch_indices, allocate,
                              device, out, grad_output, input, pyramid):
     """Returns float64 shaped like the boxes (a list's, joined); the shapes of the boxes as they
     were passed, one or a list's; and whether coordinates were float64."""
+    cdef RoiAlignParams asked = align_params(params)
     cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
     cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
     cdef MapList x = maps_of(input, op, b"input", p, stream_of(g))
     cdef Maps maps = x.maps(op)
     cdef View b, i
     b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
-    cdef RoiAlignProblem problem = make_roi_align(op, params, maps, b.tensor, tensor_or_null(i),
+    cdef RoiAlignProblem problem = make_roi_align(op, asked, maps, b.tensor, tensor_or_null(i),
                                                   pyramid_or_null(p))
     out = allocate(tensor_shape(b), "float64")
     cdef View y = writable_view_of(out, op, b"grad_boxes", stream_of(g))
@@ -208,18 +230,19 @@ def roi_align_backward_boxes(bytes op, RoiAlignParams params, boxes, batch_indic
     return out, shapes, problem.double_coordinates
 
 
-def roi_pool(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, device, out, input,
+def roi_pool(bytes op, params, boxes, batch_indices, allocate, device, out, input,
              return_argmax, pyramid):
+    cdef RoiPoolParams asked = pool_params(params)
     cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
     cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
     cdef Maps maps = x.maps(op)
     cdef View leader = x.first()
     cdef View b, i
     b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
-    cdef RoiPoolProblem problem = make_roi_pool(op, params, maps, b.tensor, tensor_or_null(i),
+    cdef RoiPoolProblem problem = make_roi_pool(op, asked, maps, b.tensor, tensor_or_null(i),
                                                 pyramid_or_null(p))
     if out is None:
-        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(x.tensors[0]))
+        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(leader.tensor))
     cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
     cdef View a = None
     argmax = None
@@ -233,8 +256,9 @@ def roi_pool(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, dev
     return (out, argmax) if return_argmax else out
 
 
-def roi_pool_backward(bytes op, RoiPoolParams params, boxes, batch_indices, allocate, device, out,
+def roi_pool_backward(bytes op, params, boxes, batch_indices, allocate, device, out,
                       grad_output, argmax, input_shape, pyramid):
+    cdef RoiPoolParams asked = pool_params(params)
     cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
     cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
     cdef View b, i
@@ -242,7 +266,7 @@ def roi_pool_backward(bytes op, RoiPoolParams params, boxes, batch_indices, allo
     check_float(op, b"grad_output", g.tensor)
     cdef MapList shapes = shaped_like(g, input_shape, op, p)
     b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
-    cdef RoiPoolProblem problem = make_roi_pool(op, params, shapes.maps(op), b.tensor,
+    cdef RoiPoolProblem problem = make_roi_pool(op, asked, shapes.maps(op), b.tensor,
                                                 tensor_or_null(i), pyramid_or_null(p))
     out = gradients(g, shapes, allocate, out, p)
     cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
@@ -272,6 +296,8 @@ def assign_levels(bytes op, boxes, pyramid, allocate=None, device=None):
 
 
 include "any_operator.pxi"
+include "new_results.pxi"
+include "shortcut.pxi"
 include "shapes_alone.pxi"
 
 

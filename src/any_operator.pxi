@@ -14,7 +14,8 @@ cdef dict OPERATOR_NUMBERS = {
 }
 
 
-def run_operator(str op, tuple params, leader, boxes, batch_indices, other, input_shape, out,
+
+def run_operator(str op, params, leader, boxes, batch_indices, other, input_shape, out,
                  argmax, int threads, pyramid=None):
     """Run any operator, those of forward mode included, for an adapter without kernels of its own.
     `leader` is the features, a tangent of them, or a gradient of the result; `other` the array
@@ -40,16 +41,23 @@ def run_operator(str op, tuple params, leader, boxes, batch_indices, other, inpu
     cdef View a = None if argmax is None else writable_view_of(argmax, name, b"argmax")
     cdef MapList features = x
     if input_shape is not None:
-        check_float(name, b"grad_output", x.tensors[0])
+        check_float(name, b"grad_output", x.first().tensor)
         features = shaped_like(x.first(), input_shape, name, p)
     elif number == ALIGN_BACKWARD_BOXES:
         features = o
+    cdef Maps first = x.maps(name)
+    cdef Maps second = maps_or_none(o, name)
+    cdef Maps result = y.maps(name)
     cdef ThreadLimit* limit = new ThreadLimit(threads)
     try:
         if number < POOL:
-            run_align(number, name, params, features, x, b, i, o, y, p)
+            call_align(number, make_roi_align(name, align_params(params), features.maps(name),
+                                              b.tensor, tensor_or_null(i), pyramid_or_null(p)),
+                       first, b.tensor, second, result)
         else:
-            run_pool(number, name, params, features, x, b, i, o, y, a, p)
+            call_pool(number, make_roi_pool(name, pool_params(params), features.maps(name),
+                                            b.tensor, tensor_or_null(i), pyramid_or_null(p)),
+                      first, b.tensor, second, result, tensor_or_null(a))
     finally:
         del limit
 
@@ -60,55 +68,35 @@ cdef Maps maps_or_none(MapList maps, const char* name) except *:
     return maps.maps(name)
 
 
-cdef inline const Tensor* first_or_null(MapList maps):
-    if maps is None:
-        return NULL
-    return &maps.tensors[0]
-
-
-cdef run_align(int number, const char* name, tuple params, MapList features, MapList x, View b,
-               View i, MapList o, MapList y, PyramidView p):
-    cdef RoiAlignParams fields = RoiAlignParams(
-        params[0], params[1], params[2], params[3], params[4], params[5], params[6], params[7])
-    cdef Maps first = x.maps(name)
-    cdef Maps second = maps_or_none(o, name)
-    cdef Maps result = y.maps(name)
-    cdef const Tensor* g = first_or_null(x)
-    cdef const Tensor* other = first_or_null(o)
-    cdef const Tensor* out = first_or_null(y)
-    cdef RoiAlignProblem problem = make_roi_align(name, fields, features.maps(name), b.tensor,
-                                                  tensor_or_null(i), pyramid_or_null(p))
+cdef int call_align(int number, RoiAlignProblem problem, const Maps& first, const Tensor& boxes,
+                    const Maps& second, const Maps& result) except -1:
+    """By the operator's number. What is one array, and no list of maps, is the first."""
     with nogil:
         if number == ALIGN:
-            c_roi_align_forward(problem, first, b.tensor, out[0])
+            c_roi_align_forward(problem, first, boxes, result.tensors[0][0])
         elif number == ALIGN_BACKWARD:
-            c_roi_align_backward(problem, g[0], b.tensor, second, result)
+            c_roi_align_backward(problem, first.tensors[0][0], boxes, second, result)
         elif number == ALIGN_BACKWARD_BOXES:
-            c_roi_align_backward_boxes(problem, g[0], second, b.tensor, out[0])
+            c_roi_align_backward_boxes(problem, first.tensors[0][0], second, boxes,
+                                       result.tensors[0][0])
         elif number == ALIGN_JVP:
-            c_roi_align_jvp(problem, first, b.tensor, second, out[0])
+            c_roi_align_jvp(problem, first, boxes, second, result.tensors[0][0])
         elif number == ALIGN_JVP_BOXES:
-            c_roi_align_jvp_boxes(problem, first, b.tensor, other[0], out[0])
+            c_roi_align_jvp_boxes(problem, first, boxes, second.tensors[0][0],
+                                  result.tensors[0][0])
         else:
-            c_roi_align_jvp_boxes_backward(problem, g[0], b.tensor, other[0], result)
+            c_roi_align_jvp_boxes_backward(problem, first.tensors[0][0], boxes,
+                                           second.tensors[0][0], result)
+    return 0
 
 
-cdef run_pool(int number, const char* name, tuple params, MapList features, MapList x, View b,
-              View i, MapList o, MapList y, View a, PyramidView p):
-    cdef RoiPoolParams fields = RoiPoolParams(
-        params[0], params[1], params[2], params[3], params[4])
-    cdef Maps first = x.maps(name)
-    cdef Maps result = y.maps(name)
-    cdef const Tensor* g = first_or_null(x)
-    cdef const Tensor* second = first_or_null(o)
-    cdef const Tensor* out = first_or_null(y)
-    cdef const Tensor* cells = tensor_or_null(a)
-    cdef RoiPoolProblem problem = make_roi_pool(name, fields, features.maps(name), b.tensor,
-                                                tensor_or_null(i), pyramid_or_null(p))
+cdef int call_pool(int number, RoiPoolProblem problem, const Maps& first, const Tensor& boxes,
+                   const Maps& second, const Maps& result, const Tensor* argmax) except -1:
     with nogil:
         if number == POOL:
-            c_roi_pool_forward(problem, first, b.tensor, out[0], cells)
+            c_roi_pool_forward(problem, first, boxes, result.tensors[0][0], argmax)
         elif number == POOL_BACKWARD:
-            c_roi_pool_backward(problem, g[0], b.tensor, second, result)
+            c_roi_pool_backward(problem, first.tensors[0][0], boxes, second.tensors[0], result)
         else:
-            c_roi_pool_jvp(problem, first, b.tensor, second, out[0])
+            c_roi_pool_jvp(problem, first, boxes, second.tensors[0], result.tensors[0][0])
+    return 0

@@ -39,6 +39,7 @@ cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
         DLPackExchangeAPIHeader header
         int (*managed_tensor_from_py_object_no_sync)(
             void*, DLManagedTensorVersioned**) except -1
+        int (*dltensor_from_py_object_no_sync)(void*, DLTensor*) except -1
         int (*current_work_stream)(int32_t, int32_t, void**) except -1
 
 cdef extern from "python_error.h" namespace "roidl" nogil:
@@ -56,7 +57,12 @@ cdef extern from "tensor.h" namespace "roidl" nogil:
         int64_t* shape
         int64_t* strides
         cbool empty()
+    Shape shape_of(const Tensor&)
     Tensor read_dltensor(const DLTensor&, const char*, const char*) except +raise_python_error
+
+cdef extern from "memory_order.h" namespace "roidl" nogil:
+    cbool has_channels_last(const Tensor&)
+    void dense_strides(const Shape&, cbool, int64_t*)
 
 cdef extern from "check.h" namespace "roidl" nogil:
     void check_float(const char*, const char*, const Tensor&) except +raise_python_error
@@ -76,10 +82,14 @@ cdef extern from "problem.h" namespace "roidl" nogil:
         void* stream
         cbool double_coordinates
     Shape pooled_shape(const Problem&) except +raise_python_error
+    Shape input_shape(const Problem&)
 
     const int kMaxMaps
     cppclass Maps:
+        int count
+        const Tensor** tensors
         Maps()
+        Maps(const Tensor*)
         Maps(const char*, const Tensor*, int64_t) except +raise_python_error
     cppclass Pyramid:
         double* scales

@@ -2,8 +2,12 @@
 cdef tuple MAX_VERSION = (1, 3)
 # Types whose __dlpack__ takes no max_version: a set of types, only ever added to.
 cdef set OLD_TYPES = set()
+# The address of every type's exchange API, or 0: only ever added to. DLPack says that it is the
+# type's, and stays as long as the process.
+cdef dict EXCHANGE_APIS = {}
 
 
+@cython.freelist(8)
 cdef class View:
     """One imported array. Whatever was acquired is released exactly once: when this object dies."""
     cdef Tensor tensor
@@ -85,24 +89,45 @@ cdef cbool is_on_cuda(View view):
     return view.tensor.device.device_type in (2, 13)  # of the device, or managed
 
 
-cdef View exchanged(obj, const char* op, const char* name, stream):
+cdef uintptr_t exchange_api(type kind) except? 1:
+    """The address of the exchange API of a type, or 0."""
+    known = EXCHANGE_APIS.get(kind)
+    if known is not None:
+        return known
+    cdef DLPackExchangeAPI* api = NULL
+    capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
+    if capsule is not None and PyCapsule_IsValid(capsule, "dlpack_exchange_api"):
+        api = <DLPackExchangeAPI*>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
+        if api.header.version.major != 1:
+            api = NULL
+    EXCHANGE_APIS[kind] = <uintptr_t>api
+    return <uintptr_t>api
+
+
+cdef View exchanged(obj, const char* op, const char* name, stream, cbool writable):
     """By the exchange API of the type; None if it has none, or if the array is on CUDA and its
     library works on another stream: only `__dlpack__` makes one wait for the other."""
     cdef View view
-    cdef DLPackExchangeAPI* api
+    cdef DLTensor source
     cdef void* current = NULL
-    exchange = getattr(type(obj), "__dlpack_c_exchange_api__", None)
-    if exchange is None or not PyCapsule_IsValid(exchange, "dlpack_exchange_api"):
-        return None
-    api = <DLPackExchangeAPI*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
-    if api.header.version.major != 1:
+    cdef DLPackExchangeAPI* api = <DLPackExchangeAPI*>exchange_api(type(obj))
+    if api == NULL:
         return None
     view = View.__new__(View)
+    # The cheapest way owns nothing, and says not whether the array is read-only.
+    cdef cbool owned = writable or api.dltensor_from_py_object_no_sync == NULL
     try:
-        api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+        if owned:
+            api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+        else:
+            api.dltensor_from_py_object_no_sync(<void*>obj, &source)
     except Exception as error:
         raise unreadable(op, name, error) from error
-    view.read_versioned(op, name)
+    if owned:
+        view.read_versioned(op, name)
+    else:
+        view.owner = obj
+        view.tensor = read_dltensor(source, op, name)
     if is_on_cuda(view):
         if api.current_work_stream != NULL:
             api.current_work_stream(2, view.tensor.device.device_id, &current)
@@ -122,13 +147,14 @@ cdef stream_of(View leader):
     return stream_number(leader.stream) if is_on_cuda(leader) else None
 
 
-cdef View view_of(obj, const char* op, const char* name, stream=None):
+cdef View view_of(obj, const char* op, const char* name, stream=None, cbool writable=False):
     """Import by the exchange API of the type, else by a versioned capsule, else by a legacy one.
 
-    `stream`, if not None, is the number of the CUDA stream that the array will be used on.
+    `stream`, if not None, is the number of the CUDA stream that the array will be used on. Only if
+    `writable` is it known of every array whether it is read-only.
     """
     cdef type kind = type(obj)
-    cdef View view = exchanged(obj, op, name, stream)
+    cdef View view = exchanged(obj, op, name, stream, writable)
     if view is not None:
         return check_memory(view, op, name)
     view = View.__new__(View)
@@ -179,7 +205,7 @@ cdef View view_or_none(obj, const char* op, const char* name, stream=None):
 
 
 cdef View writable_view_of(obj, const char* op, const char* name, stream=None):
-    cdef View view = view_of(obj, op, name, stream)
+    cdef View view = view_of(obj, op, name, stream, True)
     if view.read_only:
         raise ValueError(f"{op.decode()}: {name.decode()} is read-only")
     if view.copied:

@@ -6,6 +6,7 @@ Results are of the input's library; `_libraries` says how its arrays are read an
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from . import _core, _multiscale, _ops
-from ._libraries import NUMPY, library_of, numpy_dtype
+from ._libraries import ADAPTED, NUMPY, library_of, numpy_dtype
 from ._multiscale import LevelsCall
-from ._params import Call, front_end
+from ._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, front_end
 
 Array = Any
 
@@ -55,7 +56,7 @@ def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> 
         levels, counts = _prepare(op, pyramid.levels), _prepare(op, pyramid.counts)
         pyramid = pyramid._replace(levels=levels, counts=counts)
     out = None if call.out is None else _writable(call)
-    function, params = _function(op), call.params._asdict()
+    function, params = _function(op), call.params
     device = library_of(call.leader).device(call.leader)
     result = function(params, boxes, indices, allocate, device, out, *arguments, pyramid)
     if out is None:
@@ -149,10 +150,35 @@ def run(call: Call) -> Any:
 
 
 _adapt = front_end(run)
-roi_align = _adapt(_ops.roi_align)
+
+
+def _make(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Array:
+    return _numpy_empty(shape, dtype)  # in C order, whatever the input's
+
+
+def _shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, with a short way for what most calls pass."""
+    modes = POOL_MODES if op == "roi_pool" else ALIGN_MODES
+    bind = _core.Shortcut(op, inspect.signature(function), np.ndarray, _make, modes, LAYOUTS).bind
+
+    @functools.wraps(function)
+    def shortened(*args: Any, **kwargs: Any) -> Any:
+        kind = type(args[0]) if args else None
+        if kind is np.ndarray:
+            call = bind(args, kwargs)
+            if call is not None:
+                return call.run()
+        elif kind in ADAPTED:
+            return ADAPTED[kind][op](*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return shortened
+
+
+roi_align = _shorten("roi_align", _adapt(_ops.roi_align))
 roi_align_backward = _adapt(_ops.roi_align_backward)
 roi_align_backward_boxes = _adapt(_ops.roi_align_backward_boxes)
-roi_pool = _adapt(_ops.roi_pool)
+roi_pool = _shorten("roi_pool", _adapt(_ops.roi_pool))
 roi_pool_backward = _adapt(_ops.roi_pool_backward)
 multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align)
 multiscale_roi_align_backward = _adapt(_multiscale.multiscale_roi_align_backward)

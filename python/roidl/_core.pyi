@@ -1,5 +1,6 @@
 # The compiled core's functions; see src/_core.pyx.
 from collections.abc import Callable, Sequence
+from inspect import Signature
 from typing import Any
 
 from ._params import Pyramid
@@ -8,7 +9,7 @@ _Allocate = Callable[[tuple[int, ...], str], Any]
 
 def roi_align(
     op: bytes,
-    params: dict[str, Any],
+    params: tuple[Any, ...],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
@@ -19,7 +20,7 @@ def roi_align(
 ) -> Any: ...
 def roi_align_backward(
     op: bytes,
-    params: dict[str, Any],
+    params: tuple[Any, ...],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
@@ -32,7 +33,7 @@ def roi_align_backward(
 ) -> Any: ...
 def roi_align_backward_boxes(
     op: bytes,
-    params: dict[str, Any],
+    params: tuple[Any, ...],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
@@ -44,7 +45,7 @@ def roi_align_backward_boxes(
 ) -> tuple[Any, list[tuple[int, ...]], bool]: ...
 def roi_pool(
     op: bytes,
-    params: dict[str, Any],
+    params: tuple[Any, ...],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
@@ -56,7 +57,7 @@ def roi_pool(
 ) -> Any: ...
 def roi_pool_backward(
     op: bytes,
-    params: dict[str, Any],
+    params: tuple[Any, ...],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
@@ -87,6 +88,38 @@ def run_operator(
     threads: int,
     pyramid: Pyramid | None = None,
 ) -> None: ...
+
+class Shortcut:
+    def __init__(
+        self,
+        op: str,
+        signature: Signature,
+        kind: type,
+        make: Callable[[tuple[int, ...], tuple[int, ...], str], Any],
+        modes: dict[str, int],
+        layouts: dict[str, int],
+        limit: Callable[[], int] | None = None,
+        altered: Callable[[Any], bool] | None = None,
+    ) -> None: ...
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BoundCall | None: ...
+    def backward(
+        self,
+        params: tuple[Any, ...],
+        grad_output: Any,
+        boxes: Any,
+        batch_indices: Any,
+        other: Any,
+        map_shape: tuple[int, int, int, bool],
+    ) -> Any: ...
+
+class BoundCall:
+    input: Any
+    boxes: Any
+    batch_indices: Any
+    return_argmax: bool
+    def run(self, with_argmax: bool = False) -> Any: ...
+    def params(self) -> tuple[Any, ...]: ...
+    def map_shape(self) -> tuple[int, int, int, bool]: ...
 
 _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
 

@@ -200,14 +200,18 @@ def _standard_adopt(op: str, result: Array, like: Array) -> Array:
         ) from error
 
 
+# The public functions of adapters that ran a call, by the type of the arrays that they take before
+# anything is asked about the call; only ever added to.
+ADAPTED: dict[type, dict[str, Callable[..., Any]]] = {}
+
 # The library is there, or there would be no array of it; its adapter is imported at the first call.
 # Import statements, because PyTorch's compiler follows nothing else.
 
 
 def _torch_run(call: Call) -> Any:
-    from .torch._front import run
+    from .torch._front import run_first
 
-    return run(call)
+    return run_first(call)
 
 
 def _torch_run_pyramid(call: Any) -> Any:

@@ -58,7 +58,7 @@ struct DLPackExchangeAPIHeader {
   DLPackExchangeAPIHeader* prev_api;
 };
 
-// Only managed_tensor_from_py_object_no_sync is called; the others keep the layout.
+// managed_tensor_allocator and managed_tensor_to_py_object_no_sync only keep the layout.
 struct DLPackExchangeAPI {
   DLPackExchangeAPIHeader header;
   int (*managed_tensor_allocator)(DLTensor*, DLManagedTensorVersioned**, void*,

@@ -6,6 +6,7 @@
 
 #include "bridge/torch_stack.h"
 #include "check.h"
+#include "memory_order.h"
 #include "roi_align.h"
 #include "roi_pool.h"
 
@@ -77,31 +78,6 @@ inline RoiPoolProblem make_problem(const Stack& stack, const Asked<RoiPoolParams
                     stack.several() ? &asked.pyramid : nullptr);
   problem.stream = stack.stream();
   return problem;
-}
-
-// Whether the channels lie next to each other; _library.py decides alike. Axes of one element have
-// strides that say nothing.
-inline bool has_channels_last(const Tensor& map) {
-  const int64_t *size = map.shape, *stride = map.strides;
-  if (map.ndim != 4 || size[1] == 1 || (size[2] == 1 && size[3] == 1)) return false;
-  return stride[1] < stride[size[3] == 1 ? 2 : 3];
-}
-
-// Strides of a dense tensor whose last three axes are C, H, W in the order of memory wanted.
-inline void dense_strides(const Shape& shape, bool channels_last, int64_t* strides) {
-  const int n = shape.ndim;
-  int order[kMaxDims];
-  for (int i = 0; i < n; ++i) order[i] = i;
-  if (channels_last) {
-    order[n - 3] = n - 2;
-    order[n - 2] = n - 1;
-    order[n - 1] = n - 3;
-  }
-  int64_t step = 1;
-  for (int i = n - 1; i >= 0; --i) {
-    strides[order[i]] = step;
-    step *= shape.size[order[i]] > 0 ? shape.size[order[i]] : 1;
-  }
 }
 
 inline Tensor make_result(Stack& stack, int place, const Shape& shape, bool channels_last,

@@ -108,36 +108,42 @@ def _node(name: str) -> type[_SingleLevelFunction]:
 
     class Node(_SingleLevelFunction):  # type: ignore[misc]
         @staticmethod
-        def forward(*arguments: Any) -> Any:
-            *rest, outer = arguments
-            call = Arguments(*rest)
+        def forward(
+            ctx: Any,
+            leader: Tensor,
+            boxes: Tensor,
+            indices: Tensor | None,
+            other: Tensor | None,
+            extra: tuple[Any, ...],
+            params: Params,
+            outer: tuple[bool, bool] | None,
+        ) -> Any:
+            call = Arguments(leader, boxes, indices, other, extra, params)
             if outer is None:
-                return _run_kernel(name, call)
-            # autograd.Function has switched them off, for the other levels of functorch, too.
-            grad, forward_grad = outer
-            with (
-                torch.set_grad_enabled(grad),
-                forward_ad._set_fwd_grad_enabled(forward_grad),
-            ):
-                return _run_kernel(name, call)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            leader, boxes, indices, other, extra, params, _ = inputs
+                result = _run_kernel(name, call)
+            else:
+                # autograd.Function has switched them off, for functorch's other levels, too.
+                grad, forward_grad = outer
+                with (
+                    torch.set_grad_enabled(grad),
+                    forward_ad._set_fwd_grad_enabled(forward_grad),
+                ):
+                    result = _run_kernel(name, call)
             ctx.set_materialize_grads(False)
-            pooled = output
+            pooled = result
             if pools:
-                pooled, argmax = output
+                pooled, argmax = result
                 ctx.mark_non_differentiable(argmax)
                 other = argmax if extra[0] else None
-            map = _map_shape(name, Arguments(leader, boxes, indices, other, extra, params))
-            ctx.rest = (extra, params, map, pooled.shape)
+            ctx.rest = (extra, params, _map_shape(name, call), pooled.shape)
             needs = ctx.needs_input_grad
             # What is linear in the leader does not need its values for the gradient to it.
             selects = name == "roi_align" and params.mode != AVG
             kept = leader if needs[1] or needs[3] or selects else None
             ctx.save_for_backward(kept, boxes, indices, other)
-            ctx.save_for_forward(leader, boxes, indices, other)
+            if forward_ad._current_level >= 0 or outer is not None:
+                ctx.save_for_forward(leader, boxes, indices, other)
+            return result
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None, *_: None) -> Any:

@@ -11,8 +11,10 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _core, _ops
 from .._arrays import run_like_leader
+from .._libraries import ADAPTED
 from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, RoiAlignParams, front_end
 from ._calls import apply
+from ._direct import shorten
 from ._library import Tensor, check_device, metadata
 
 _is_tensor = torch.is_tensor
@@ -122,6 +124,13 @@ def run(call: Call) -> Any:
 
 
 _adapt = front_end(run)
-roi_align = _adapt(_ops.roi_align)
-roi_pool = _adapt(_ops.roi_pool)
+roi_align = shorten("roi_align", _adapt(_ops.roi_align))
+roi_pool = shorten("roi_pool", _adapt(_ops.roi_pool))
 PUBLIC = {"roi_align": roi_align, "roi_pool": roi_pool}
+
+
+def run_first(call: Call) -> Any:
+    """Run a call that came by `roidl`'s functions; they come here directly from now on."""
+    if not torch.compiler.is_compiling():  # it guards what it reads, and would compile again
+        ADAPTED[torch.Tensor] = PUBLIC
+    return run(call)

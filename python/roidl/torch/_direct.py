@@ -1,0 +1,124 @@
+"""The short way: calls on plain tensors of the CPU go to the compiled core, past the dispatcher.
+
+A kernel of the dispatcher gets every number of the schema as an argument of its own, and for small
+maps that costs more than the operator. What the dispatcher is there for must not be passed by: only
+tensors that it would take straight to the kernel for CPU go this way, only where nobody listens.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._C import DispatchKey, DispatchKeySet
+from torch.autograd import forward_ad, profiler
+from torch.autograd.function import _SingleLevelFunction
+
+from .. import _core
+from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, RoiAlignParams, RoiPoolParams
+from ._calls import apply
+from ._derivatives import AVG, RULES
+from ._library import Arguments, MapShape, Tensor
+
+_added_keys = torch._C._dispatch_tls_local_include_set
+_num_function_modes = torch._C._len_torch_function_stack
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+_empty = torch.empty_strided
+
+# What the dispatcher adds to the keys of every call, inside inference mode and outside. Whoever
+# listens adds one more: modes, functorch, tracers.
+_INFERENCE = DispatchKeySet(DispatchKey.BackendSelect)
+_QUIET = frozenset((_INFERENCE.raw_repr(), _INFERENCE.add(DispatchKey.ADInplaceOrView).raw_repr()))
+
+
+def is_quiet() -> bool:
+    """Whether the dispatcher would do nothing but call a kernel, and nobody would know."""
+    return (
+        _added_keys().raw_repr() in _QUIET
+        and _num_function_modes() == 0
+        and forward_ad._current_level < 0
+        and not profiler._is_profiler_enabled
+    )
+
+
+_DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int32": torch.int32,
+}
+
+
+def _make(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Tensor:
+    return _empty(shape, strides, dtype=_DTYPES[dtype])
+
+
+def _node(op: str, shortcut: Any) -> Callable[..., Tensor]:
+    """The operator as a node of autograd's graph; its arguments: the tensors, the bound call."""
+    rule, pools = RULES[op], op == "roi_pool"
+    kind: Any = RoiPoolParams if pools else RoiAlignParams
+
+    class Node(_SingleLevelFunction):  # type: ignore[misc]
+        @staticmethod
+        def forward(
+            ctx: Any, input: Tensor, boxes: Tensor, indices: Tensor | None, call: Any
+        ) -> Tensor:
+            params = call.params()
+            if pools:
+                result, other = call.run(params[3] == POOL_MODES["max"]), None
+                if type(result) is tuple:
+                    result, other = result
+            else:
+                result, other = call.run(), None if params[6] == AVG else input
+            ctx.save_for_backward(boxes, indices, other)
+            ctx.params, ctx.map = params, call.map_shape()
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            boxes, indices, other = ctx.saved_tensors
+            if not _is_compiling() and not _is_grad_enabled() and is_quiet():
+                result = shortcut.backward(ctx.params, grad, boxes, indices, other, ctx.map)
+                if result is not None:
+                    return result, None, None, None
+            needs = True, False, False
+            call = Arguments(other, boxes, indices, other, (), kind(*ctx.params))
+            return rule.pull(apply, call, MapShape(*ctx.map), grad, needs)[0], None, None, None
+
+    Node.__name__ = Node.__qualname__ = op
+    return Node.apply  # type: ignore[no-any-return]
+
+
+def shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The public function of an operator, with the short way for the calls that it is for."""
+    modes = POOL_MODES if op == "roi_pool" else ALIGN_MODES
+    shortcut = _core.Shortcut(
+        op,
+        inspect.signature(function),
+        torch.Tensor,
+        _make,
+        modes,
+        LAYOUTS,
+        torch.get_num_threads,
+        torch.Tensor.is_neg,
+    )
+    bind, node = shortcut.bind, _node(op, shortcut)
+
+    @functools.wraps(function)
+    def shortened(*args: Any, **kwargs: Any) -> Any:
+        if not _is_compiling():
+            call = bind(args, kwargs)
+            if call is not None and is_quiet():
+                input, boxes = call.input, call.boxes
+                if not _is_grad_enabled() or not (input.requires_grad or boxes.requires_grad):
+                    return call.run()
+                if not (boxes.requires_grad or call.return_argmax):
+                    return node(input, boxes, call.batch_indices, call)
+        return function(*args, **kwargs)
+
+    return shortened

@@ -1,0 +1,35 @@
+// How results lie in memory: dense, and with the channels where the map has them.
+#pragma once
+#include <cstdint>
+
+#include "tensor.h"
+
+namespace roidl {
+
+// Whether the channels of a map [N, C, H, W] lie next to each other; _library.py decides alike. Axes
+// of one element have strides that say nothing.
+inline bool has_channels_last(const Tensor& map) {
+  const int64_t *size = map.shape, *stride = map.strides;
+  if (map.ndim != 4 || size[1] == 1 || (size[2] == 1 && size[3] == 1)) return false;
+  return stride[1] < stride[size[3] == 1 ? 2 : 3];
+}
+
+// Strides of a dense tensor; with channels_last, of one whose last three axes are C, H, W and lie in
+// memory as H, W, C.
+inline void dense_strides(const Shape& shape, bool channels_last, int64_t* strides) {
+  const int n = shape.ndim;
+  int order[kMaxDims];
+  for (int i = 0; i < n; ++i) order[i] = i;
+  if (channels_last) {
+    order[n - 3] = n - 2;
+    order[n - 2] = n - 1;
+    order[n - 1] = n - 3;
+  }
+  int64_t step = 1;
+  for (int i = n - 1; i >= 0; --i) {
+    strides[order[i]] = step;
+    step *= shape.size[order[i]] > 0 ? shape.size[order[i]] : 1;
+  }
+}
+
+}  // namespace roidl
