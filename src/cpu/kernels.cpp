@@ -4,6 +4,7 @@
 #include "kernels_max.h"
 #include "kernels_pool.h"
 #include "kernels_taps.h"
+#include "kernels_taps_backward.h"
 
 #define ROIDL_TEXT_OF(name) #name
 #define ROIDL_TEXT(name) ROIDL_TEXT_OF(name)

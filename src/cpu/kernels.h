@@ -10,6 +10,12 @@ namespace roidl::cpu {
 inline constexpr int kBlockBytes = 64;
 // Bins of this many output rows are worked on together: their sums stay in L1.
 inline constexpr int kRowsTogether = 8;
+// The same for the gradient to the maps, and how many columns of a map are summed up at a time.
+inline constexpr int kSpreadRows = 16;
+inline constexpr int kGradientColumns = 2048;
+inline constexpr int kMostGradientBlocks = 4;
+// Rows of a map whose maximum RoIPool takes in one go.
+inline constexpr int kPoolRows = 32;
 // Blocks of channels that are read together where they lie: four lines that follow each other are
 // fetched ahead, single ones at the distance of a cell are not.
 inline constexpr int kBlocksTogether = 4;
@@ -47,7 +53,8 @@ struct Bins {
   const int32_t* end = nullptr;
 };
 
-// What every RoI has: where its results lie and the window of cells that it touches.
+// What every RoI has: where its results lie and the window of cells that it touches. Its tables, of
+// one of the types below, may be made later.
 struct Roi {
   int64_t row = 0;  // k
   int64_t image = 0;
@@ -70,6 +77,29 @@ struct SamplesRoi : Roi {
 
 struct BinsRoi : Roi {
   Bins y, x;
+};
+
+// The RoIs whose tables exist: [begin, end) of those of the problem.
+struct TableBatch {
+  const Roi* const* rois;
+  int64_t begin, end;
+  int64_t stop;                                    // a task needs none from here on
+  void (*make)(TableBatch& batch, int64_t first);  // makes as many others as are kept at a time
+};
+
+// RoIs whose tables may have to be made first.
+struct RoiList {
+  const Roi* windows;
+  TableBatch* batch;
+  int64_t first;
+
+  const Roi& window(int64_t i) const { return windows[first + i]; }
+  // With its tables. They may be gone when another RoI is asked for.
+  const Roi* operator[](int64_t i) const {
+    const int64_t at = first + i;
+    if (at < batch->begin || at >= batch->end) batch->make(*batch, at);
+    return batch->rois[at - batch->begin];
+  }
 };
 
 // A bump allocator over memory that the caller owns.
@@ -105,25 +135,46 @@ struct Task {
   int64_t output_height, output_width;
   int64_t channels;
   bool direct;        // channels are innermost and whole blocks: the map is read where it lies
-  int64_t ring_rows;  // a power of two, at least the height of the tallest window
+  int64_t ring_rows;  // rows of a packed plane that are kept, a power of two
   int64_t max_cells;  // the most distinct rows or columns that a RoI touches
   bool streams;       // the results are too many for the caches
   bool onnx;          // the max modes: over weighted corners instead of interpolated samples
+  // For gradients to the maps: the RoIs, the part of the map that the task writes, and the rows of
+  // it that are summed up at a time: all of them, or as many as the tallest window has.
+  RoiList list;
+  int64_t y_begin, y_end, x_begin, x_end;
+  int64_t gradient_rows;    // a power of two
+  int64_t gradient_blocks;  // of channels, innermost in the gradient and summed up side by side
   MapTask features, tangent, gradient;
   PooledTask pooled, argmax;
   double* boxes_gradient;  // [K, 4], added to
   Scratch scratch;
 };
 
-// What one task may take from its scratch, for any kernel.
+// Bins of how many output rows are worked on together: fewer where a row of sums is long.
+inline int64_t rows_together(const Task& task) {
+  constexpr int64_t kMostBytes = 4 << 20;
+  const int64_t row = task.max_cells * (task.direct ? kBlocksTogether : 1) * kBlockBytes;
+  const int64_t rows = kMostBytes / row;
+  return rows < 1 ? 1 : rows < kRowsTogether ? rows : kRowsTogether;
+}
+
+// What one task may take from its scratch, for any kernel that packs so many planes.
 inline int64_t scratch_bytes(const Task& task, int planes) {
   constexpr int64_t line = kBlockBytes;
   const int64_t blocks = task.direct ? kBlocksTogether : 1;
   const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 17) * line + line;
+  const int64_t part = task.x_end - task.x_begin;
+  const int64_t spread = part < task.max_cells ? part : task.max_cells;
+  const int64_t gradient = task.gradient_rows > 0
+                               ? task.gradient_rows * task.gradient_blocks * (part + 17) * line +
+                                     (kSpreadRows * spread + 2) * line
+                               : 0;
   const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
-  const int64_t sums = (kRowsTogether * task.max_cells * blocks + 1) * line;
-  const int64_t places = (1 + kBlocksTogether) * task.max_cells * 8 + 2 * line;
-  return planes * plane + 3 * grid + sums + places;
+  const int64_t sums = ((rows_together(task) + 1) * blocks * task.max_cells + 2) * line;
+  const int64_t places = (1 + 2 * kBlocksTogether) * task.max_cells * 8 + 8 * kPoolRows + 4 * line;
+  const int64_t bests = (5 * task.output_width + 2) * line;
+  return planes * plane + gradient + 3 * grid + sums + places + bests;
 }
 
 struct Kernels {

@@ -1,6 +1,7 @@
 // The kernels of RoIAlign's max modes: the largest sample of a bin, or the largest weighted corner.
 #pragma once
-#include "kernels_taps.h"
+#include "gradient_plane.h"
+#include "window_rows.h"
 
 namespace roidl::cpu {
 namespace {
@@ -46,130 +47,136 @@ struct Largest {
   }
 };
 
-// The value at column x between the rows of sample i of y; a weight of zero reads nothing.
+// The rows of a sample row: those whose weight is not zero.
 template <class A>
-ROIDL_INLINE Block<A> between_rows(const Samples<A>& y, int32_t i, int64_t x,
-                                   const Plane<A>& plane) {
-  Block<A> value = fill<A>(0);
-  const int64_t offset = x * plane.cell_stride;
-  if (y.weight_low[i] != 0) add_product(value, y.weight_low[i], load(plane.row(y.low[i]) + offset));
-  if (y.weight_high[i] != 0)
-    add_product(value, y.weight_high[i], load(plane.row(y.high[i]) + offset));
-  return value;
-}
+struct RowPair {
+  const A* low = nullptr;
+  const A* high = nullptr;
+  A weight_low, weight_high;
+  int64_t cell_stride;
 
-template <class A>
-ROIDL_INLINE Block<A> sample_value(const SamplesRoi<A>& roi, int32_t i, int32_t j,
-                                   const Plane<A>& plane) {
-  const Samples<A>& x = roi.x;
-  Block<A> value = fill<A>(0);
-  if (x.weight_low[j] != 0)
-    add_product(value, x.weight_low[j], between_rows(roi.y, i, x.low[j], plane));
-  if (x.weight_high[j] != 0)
-    add_product(value, x.weight_high[j], between_rows(roi.y, i, x.high[j], plane));
-  return value;
-}
-
-template <class A, class Winner>
-ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t j,
-                                   const Plane<A>& plane, Winner& winner) {
-  for (int corner = 0; corner < 4; ++corner) {
-    const int bottom = corner / 2, right = corner % 2;
-    const A weight = (bottom ? roi.y.weight_high[i] : roi.y.weight_low[i]) *
-                     (right ? roi.x.weight_high[j] : roi.x.weight_low[j]);
+  template <class T>
+  RowPair(const Samples<A>& y, int32_t i, WindowRows<T>& rows)
+      : weight_low(y.weight_low[i]),
+        weight_high(y.weight_high[i]),
+        cell_stride(rows.cell_stride()) {
+    if (weight_low != 0) low = rows.row(y.low[i]);
+    if (weight_high != 0) high = rows.row(y.high[i]);
+  }
+  // The value at column x between the two; a weight of zero reads nothing.
+  ROIDL_INLINE Block<A> at(int64_t x) const {
     Block<A> value = fill<A>(0);
-    if (weight == 0) {
-      winner.consider(value, -1, -1);
-      continue;
-    }
-    const int64_t column = right ? roi.x.high[j] : roi.x.low[j];
-    add_product(
-        value, weight,
-        load(plane.row(bottom ? roi.y.high[i] : roi.y.low[i]) + column * plane.cell_stride));
-    winner.consider(value, 2 * i + bottom, 2 * j + right);
-  }
-}
-
-// Bin (p, q), samples in row-major order. Those off the map are worth 0; the first of them decides
-// ties.
-template <class A, class Winner>
-ROIDL_INLINE void find_winner(const SamplesRoi<A>& roi, int64_t p, int64_t q, bool onnx,
-                              const Plane<A>& plane, Winner& winner) {
-  const Samples<A>&y = roi.y, &x = roi.x;
-  const Block<A> zero = fill<A>(0);
-  bool outside_seen = false;
-  const auto outside = [&](bool exists) {
-    if (exists && !outside_seen) winner.consider(zero, -1, -1);
-    outside_seen |= exists;
-  };
-  outside(y.off_before[p] || x.off_before[q]);
-  for (int32_t i = y.start[p]; i < y.start[p + 1]; ++i) {
-    for (int32_t j = x.start[q]; j < x.start[q + 1]; ++j) {
-      if (onnx)
-        consider_corners(roi, i, j, plane, winner);
-      else
-        winner.consider(sample_value(roi, i, j, plane), i, j);
-    }
-    outside(x.off_after[q]);
-  }
-  outside(y.off_after[p]);
-}
-
-// Calls visit(bin's first value in a grid, winner) for every bin.
-template <class Winner, class A, class Visit>
-ROIDL_INLINE void for_each_winner(const Task& task, const SamplesRoi<A>& roi, const Plane<A>& plane,
-                                  Visit&& visit) {
-  for (int64_t p = 0; p < task.output_height; ++p)
-    for (int64_t q = 0; q < task.output_width; ++q) {
-      Winner winner;
-      find_winner(roi, p, q, task.onnx, plane, winner);
-      visit((p * task.output_width + q) * kLanes<A>, winner);
-    }
-}
-
-template <class A>
-struct ReadWindow {
-  template <class RoiType, class Read>
-  ROIDL_INLINE void operator()(const RoiType& roi, Read&& read) const {
-    if (roi.x_begin == roi.x_end) return;
-    for (int64_t y = roi.y_begin; y < roi.y_end; ++y) read(y, roi.x_begin, roi.x_end);
+    if (low != nullptr) add_product(value, weight_low, load(low + x * cell_stride));
+    if (high != nullptr) add_product(value, weight_high, load(high + x * cell_stride));
+    return value;
   }
 };
 
-// The largest sample of every bin: each row of samples is interpolated down the columns of the
-// window once, and along the row from there.
+// The values of the samples of one row of them.
 template <class A>
-void largest_samples(const Task& task, const SamplesRoi<A>& roi, const Plane<A>& plane, A* between,
-                     A* out) {
-  const Samples<A>&y = roi.y, &x = roi.x;
-  const Block<A> zero = fill<A>(0), least_of_all = fill<A>(-__builtin_inff());
-  for (int64_t p = 0; p < task.output_height; ++p) {
-    A* bins = out + p * task.output_width * kLanes<A>;
-    const bool rows = y.start[p] < y.start[p + 1];
-    for (int64_t q = 0; q < task.output_width; ++q) {
-      const bool outside = y.off_before[p] || y.off_after[p] || x.off_before[q] || x.off_after[q];
-      const bool inside = rows && x.start[q] < x.start[q + 1];
-      store(bins + q * kLanes<A>, inside && !outside ? least_of_all : zero);
+class SampleRow {
+ public:
+  // Where the samples are close, `between` keeps what lies between the rows; else it is computed
+  // where it is needed, by the same operations.
+  SampleRow(const SamplesRoi<A>& roi, const RowPair<A>& rows, int64_t samples, A* between)
+      : x_(roi.x), rows_(rows), x_begin_(roi.x_begin) {
+    if (roi.x_end - roi.x_begin > 2 * samples) return;
+    between_ = between;
+    for (int64_t x = roi.x_begin; x < roi.x_end; ++x)
+      store(between + (x - roi.x_begin) * kLanes<A>, rows.at(x));
+  }
+  ROIDL_INLINE Block<A> value(int32_t j) const {
+    Block<A> value = fill<A>(0);
+    if (x_.weight_low[j] != 0) add_product(value, x_.weight_low[j], column(x_.low[j]));
+    if (x_.weight_high[j] != 0) add_product(value, x_.weight_high[j], column(x_.high[j]));
+    return value;
+  }
+
+ private:
+  ROIDL_INLINE Block<A> column(int64_t x) const {
+    return between_ != nullptr ? load(between_ + (x - x_begin_) * kLanes<A>) : rows_.at(x);
+  }
+
+  const Samples<A>& x_;
+  const RowPair<A>& rows_;
+  int64_t x_begin_;
+  const A* between_ = nullptr;
+};
+
+template <class A, class Best>
+ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t j,
+                                   const RowPair<A>& rows, Best& best) {
+  for (int corner = 0; corner < 4; ++corner) {
+    const int bottom = corner / 2, right = corner % 2;
+    const A weight = (bottom ? rows.weight_high : rows.weight_low) *
+                     (right ? roi.x.weight_high[j] : roi.x.weight_low[j]);
+    Block<A> value = fill<A>(0);
+    if (weight == 0) {
+      best.consider(value, -1, -1);
+      continue;
     }
-    for (int32_t i = y.start[p]; i < y.start[p + 1]; ++i) {
-      for (int64_t column = roi.x_begin; column < roi.x_end; ++column)
-        store(between + (column - roi.x_begin) * kLanes<A>, between_rows(y, i, column, plane));
-      for (int64_t q = 0; q < task.output_width; ++q) {
-        Largest<A> largest{load(bins + q * kLanes<A>), false};
-        for (int32_t j = x.start[q]; j < x.start[q + 1]; ++j) {
-          Block<A> value = fill<A>(0);
-          const auto add = [&](A weight, int64_t column) {
-            if (weight != 0)
-              add_product(value, weight, load(between + (column - roi.x_begin) * kLanes<A>));
-          };
-          add(x.weight_low[j], x.low[j]);
-          add(x.weight_high[j], x.high[j]);
-          largest.consider(value, 0, 0);
-        }
-        store(bins + q * kLanes<A>, largest.value);
+    const int64_t column = right ? roi.x.high[j] : roi.x.low[j];
+    add_product(value, weight, load((bottom ? rows.high : rows.low) + column * rows.cell_stride));
+    best.consider(value, 2 * i + bottom, 2 * j + right);
+  }
+}
+
+// The rows [begin, end) of the map that the samples of bins in row p touch.
+template <class A>
+ROIDL_INLINE bool meets(const Samples<A>& y, int64_t p, int64_t begin, int64_t end) {
+  const int32_t first = y.start[p], last = y.start[p + 1] - 1;
+  if (first > last) return false;
+  return least(y.low[first], y.low[last]) < end && most(y.high[first], y.high[last]) >= begin;
+}
+
+// A row of bins: the best of each, and whether a sample off the map was considered for it.
+template <class A, class Best>
+struct Bests {
+  Best* best;
+  bool* outside;
+  A* between;
+
+  Bests(const Task& task, Scratch& scratch)
+      : best(scratch.take<Best>(task.output_width)),
+        outside(scratch.take<bool>(task.output_width)),
+        between(scratch.take<A>(task.max_cells * kLanes<A>)) {}
+  ROIDL_INLINE void consider_outside(int64_t q, bool exists) {
+    if (exists && !outside[q]) best[q].consider(fill<A>(0), -1, -1);
+    outside[q] |= exists;
+  }
+};
+
+// The bests of the bins of row p, samples in row-major order. Those off the map are worth 0; the
+// first of them decides ties.
+template <class T, class A, class Best>
+void find_bests(const Task& task, const SamplesRoi<A>& roi, int64_t p, WindowRows<T>& rows,
+                Bests<A, Best>& bests) {
+  const Samples<A>&y = roi.y, &x = roi.x;
+  const int64_t width = task.output_width;
+  for (int64_t q = 0; q < width; ++q) {
+    bests.best[q] = Best{};
+    bests.outside[q] = false;
+    bests.consider_outside(q, y.off_before[p] || x.off_before[q]);
+  }
+  const int64_t samples = x.start[width];
+  for (int32_t i = y.start[p]; samples > 0 && i < y.start[p + 1]; ++i) {
+    const RowPair<A> pair(y, i, rows);
+    const auto each_bin = [&](auto&& consider) {
+      for (int64_t q = 0; q < width; ++q) {
+        Best best = bests.best[q];
+        for (int32_t j = x.start[q]; j < x.start[q + 1]; ++j) consider(best, j);
+        bests.best[q] = best;
+        bests.consider_outside(q, x.off_after[q]);
       }
+    };
+    if (task.onnx) {
+      each_bin([&](Best& best, int32_t j) { consider_corners(roi, i, j, pair, best); });
+    } else {
+      const SampleRow<A> row(roi, pair, samples, bests.between);
+      each_bin([&](Best& best, int32_t j) { best.consider(row.value(j), i, j); });
     }
   }
+  for (int64_t q = 0; q < width; ++q) bests.consider_outside(q, y.off_after[p]);
 }
 
 template <class T>
@@ -177,19 +184,31 @@ void max_forward(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   A* out = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
-  A* between = scratch.take<A>(task.max_cells * kLanes<A>);
+  Bests<A, Largest<A>> bests(task, scratch);
   T* staging = take_staging<T>(task, scratch);
-  for_each_roi<T, SamplesRoi<A>>(
-      task, scratch, ReadWindow<A>{},
-      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
-        if (task.onnx)
-          for_each_winner<Largest<A>>(task, roi, plane, [&](int64_t bin, const Largest<A>& winner) {
-            store(out + bin, winner.value);
-          });
-        else
-          largest_samples(task, roi, plane, between, out);
+  for_each_window<T, SamplesRoi<A>>(
+      task, scratch,
+      [&](const SamplesRoi<A>& roi, WindowRows<T>& rows, int64_t channel, int64_t channels) {
+        for (int64_t p = 0; p < task.output_height; ++p) {
+          find_bests(task, roi, p, rows, bests);
+          for (int64_t q = 0; q < task.output_width; ++q)
+            store(out + (p * task.output_width + q) * kLanes<A>, bests.best[q].value);
+        }
         store_grid<T>(out, task.pooled, task, roi.row, channel, channels, staging);
       });
+}
+
+// Calls visit(bin's first value in a grid, best) for every bin that can reach the rows [begin,
+// end).
+template <class T, class A, class Visit>
+void for_each_winner(const Task& task, const SamplesRoi<A>& roi, WindowRows<T>& rows,
+                     Bests<A, Winner<A>>& bests, int64_t begin, int64_t end, Visit&& visit) {
+  for (int64_t p = 0; p < task.output_height; ++p) {
+    if (!meets(roi.y, p, begin, end)) continue;
+    find_bests(task, roi, p, rows, bests);
+    for (int64_t q = 0; q < task.output_width; ++q)
+      if (!bests.best[q].empty) visit((p * task.output_width + q) * kLanes<A>, bests.best[q]);
+  }
 }
 
 // Calls visit(weight, row, column) for the cells that made channel c's winner.
@@ -208,30 +227,40 @@ ROIDL_INLINE void for_each_corner(const SamplesRoi<A>& roi, const Winner<A>& win
   for (int at = 0; at < 4; ++at) corner(at / 2, at % 2, i, j);
 }
 
+template <class A>
+struct TouchWindow {
+  template <class Touch>
+  ROIDL_INLINE void operator()(const SamplesRoi<A>& roi, Touch&& touch) const {
+    for (int64_t y = roi.y_begin; y < roi.y_end; ++y) touch(y, roi.x_begin, roi.x_end);
+  }
+};
+
 template <class T>
 void max_backward(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   A* grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
-  PackedPlane<T> features(task, scratch);
-  int64_t packed_channel = -1;
+  Bests<A, Winner<A>> bests(task, scratch);
+  WindowRows<T> rows(task, task.features, scratch);
+  const auto inside = [&](int64_t y, int64_t x) {
+    return y >= task.y_begin && y < task.y_end && x >= task.x_begin && x < task.x_end;
+  };
   gather_gradient<T, SamplesRoi<A>>(
-      task, scratch, ReadWindow<A>{},
-      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
-        if (channel != packed_channel) features.forget();
-        packed_channel = channel;
-        ReadWindow<A>{}(roi, [&](int64_t y, int64_t begin, int64_t end) {
-          features.read(task.features, task.image, channel, channels, y, begin, end);
-        });
-        load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        for_each_winner<Winner<A>>(
-            task, roi, features.plane(), [&](int64_t bin, const Winner<A>& winner) {
-              for (int c = 0; c < channels && !winner.empty; ++c)
-                for_each_corner(
-                    roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
-                      plane.row(row)[column * plane.cell_stride + c] += weight * grad[bin + c];
-                    });
-            });
+      task, scratch, TouchWindow<A>{},
+      [&](const SamplesRoi<A>& roi, const GradientPlane<T>& gradient) {
+        const Plane<A> plane = gradient.plane(0);
+        rows.enter(roi, 0, task.channels);
+        load_grid<T>(task.pooled, task, roi.row, 0, task.channels, grad);
+        for_each_winner(task, roi, rows, bests, task.y_begin, task.y_end,
+                        [&](int64_t bin, const Winner<A>& winner) {
+                          for (int c = 0; c < task.channels; ++c)
+                            for_each_corner(roi, winner, c, task.onnx,
+                                            [&](A weight, int64_t row, int64_t column) {
+                                              if (inside(row, column))
+                                                plane.row(row)[column * plane.cell_stride + c] +=
+                                                    weight * grad[bin + c];
+                                            });
+                        });
       });
 }
 
@@ -240,38 +269,36 @@ template <class T>
 void max_jvp(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
-  A* out = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
-  PackedPlane<T> tangent(task, scratch);
-  int64_t packed_channel = -1;
-  for_each_roi<T, SamplesRoi<A>>(
-      task, scratch, ReadWindow<A>{},
-      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
-        if (channel != packed_channel) tangent.forget();
-        packed_channel = channel;
-        ReadWindow<A>{}(roi, [&](int64_t y, int64_t begin, int64_t end) {
-          tangent.read(task.tangent, task.image, channel, channels, y, begin, end);
-        });
-        const Plane<A>& along = tangent.plane();
-        for_each_winner<Winner<A>>(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
-          store(out + bin, fill<A>(0));
-          for (int c = 0; c < channels && !winner.empty; ++c)
-            for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
-              out[bin + c] += weight * along.row(row)[column * along.cell_stride + c];
+  const int64_t values = task.output_height * task.output_width * kLanes<A>;
+  A* out = scratch.take<A>(values);
+  Bests<A, Winner<A>> bests(task, scratch);
+  WindowRows<T> tangent(task, task.tangent, scratch);
+  for_each_window<T, SamplesRoi<A>>(
+      task, scratch,
+      [&](const SamplesRoi<A>& roi, WindowRows<T>& rows, int64_t channel, int64_t channels) {
+        tangent.enter(roi, channel, channels);
+        std::memset(static_cast<void*>(out), 0, values * sizeof(A));
+        for_each_winner(
+            task, roi, rows, bests, 0, task.height, [&](int64_t bin, const Winner<A>& winner) {
+              for (int c = 0; c < channels; ++c)
+                for_each_corner(
+                    roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
+                      out[bin + c] += weight * tangent.row(row)[column * tangent.cell_stride() + c];
+                    });
             });
-        });
         store_grid<T>(out, task.pooled, task, roi.row, channel, channels, static_cast<T*>(nullptr));
       });
 }
 
 // d(value of channel c's winner)/d(x1, y1, x2, y2), times grad, added to sum.
-template <class A>
+template <class T, class A>
 void add_edges(const SamplesRoi<A>& roi, const Winner<A>& winner, int c, A grad,
-               const Plane<A>& plane, double* sum) {
+               WindowRows<T>& rows, double* sum) {
   const Index<A> i = winner.y.lane(c), j = winner.x.lane(c);
   if (i < 0) return;
   const Samples<A>&y = roi.y, &x = roi.x;
   const auto at = [&](int64_t row, int64_t column) {
-    return static_cast<double>(plane.row(row)[column * plane.cell_stride + c]);
+    return static_cast<double>(rows.row(row)[column * rows.cell_stride() + c]);
   };
   const auto along = [](double weight_low, double weight_high, double low, double high) {
     return (weight_low != 0 ? weight_low * low : 0) + (weight_high != 0 ? weight_high * high : 0);
@@ -297,14 +324,16 @@ void max_boxes(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   A* grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
-  for_each_roi<T, SamplesRoi<A>>(
-      task, scratch, ReadWindow<A>{},
-      [&](const SamplesRoi<A>& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
+  Bests<A, Winner<A>> bests(task, scratch);
+  for_each_window<T, SamplesRoi<A>>(
+      task, scratch,
+      [&](const SamplesRoi<A>& roi, WindowRows<T>& rows, int64_t channel, int64_t channels) {
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        for_each_winner<Winner<A>>(task, roi, plane, [&](int64_t bin, const Winner<A>& winner) {
-          for (int c = 0; c < channels && !winner.empty; ++c)
-            add_edges(roi, winner, c, grad[bin + c], plane, task.boxes_gradient + roi.row * 4);
-        });
+        for_each_winner(
+            task, roi, rows, bests, 0, task.height, [&](int64_t bin, const Winner<A>& winner) {
+              for (int c = 0; c < channels; ++c)
+                add_edges(roi, winner, c, grad[bin + c], rows, task.boxes_gradient + roi.row * 4);
+            });
       });
 }
 

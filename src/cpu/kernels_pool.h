@@ -1,28 +1,31 @@
 // The kernel of RoIPool's maximum with its argmax: down the columns first, then along the row.
 #pragma once
-#include "kernels_max.h"
+#include "window_rows.h"
 
 namespace roidl::cpu {
 namespace {
 
-// The first maximum of Count columns over the rows [y_begin, y_end), and its row. NaN wins, so that
-// it cannot hide.
+// The first maximum of Count columns over the rows [begin, end), and the number of its cell. NaN
+// wins, so that it cannot hide. With `more`, of these rows and those before.
 template <class A, int Count>
-ROIDL_INLINE void max_down(const Plane<A>& plane, int64_t y_begin, int64_t y_end, int64_t x,
-                           A* value, Index<A>* row_of) {
+ROIDL_INLINE void max_down(const A* const* rows, int64_t begin, int64_t end, int64_t width,
+                           const int64_t* offsets, const Index<A>* columns, bool more, A* value,
+                           Index<A>* cell) {
   using Indices = typename Native<Index<A>>::Vector;
   Block<A> best[Count];
   IndexBlock<A> where[Count];
-  const int64_t stride = plane.cell_stride;
   for (int u = 0; u < Count; ++u) {
-    best[u] = load(plane.row(y_begin) + (x + u) * stride);
-    for (int i = 0; i < kVectors; ++i) where[u].v[i] = static_cast<Index<A>>(y_begin) - Indices{};
+    best[u] = more ? load(value + u * kLanes<A>) : load(rows[0] + offsets[u]);
+    for (int i = 0; i < kVectors; ++i)
+      where[u].v[i] = static_cast<Index<A>>(begin * width) + columns[u] - Indices{};
+    if (more) where[u] = load_index<A>(cell + u * kLanes<A>);
   }
-  for (int64_t y = y_begin + 1; y < y_end; ++y) {
-    const A* row = plane.row(y) + x * stride;
-    const Indices at = static_cast<Index<A>>(y) - Indices{};
+  for (int64_t y = begin + !more; y < end; ++y) {
+    const A* row = rows[y - begin];
+    const Index<A> first = static_cast<Index<A>>(y * width);
     for (int u = 0; u < Count; ++u) {
-      const Block<A> now = load(row + u * stride);
+      const Block<A> now = load(row + offsets[u]);
+      const Indices at = first + columns[u] - Indices{};
       for (int i = 0; i < kVectors; ++i) {
         const auto old = best[u].v[i];
         // Not (now <= old) is: larger, or one of the two is NaN; an old NaN stays.
@@ -34,32 +37,26 @@ ROIDL_INLINE void max_down(const Plane<A>& plane, int64_t y_begin, int64_t y_end
   }
   for (int u = 0; u < Count; ++u) {
     store(value + u * kLanes<A>, best[u]);
-    store_index<A>(row_of + u * kLanes<A>, where[u]);
+    store_index<A>(cell + u * kLanes<A>, where[u]);
   }
 }
 
-// The maximum over the columns [begin, end) of what max_down found; of equals, the first in
+// The maximum over `count` columns, `stride` apart, of what max_down found; of equals, the first in
 // row-major order. No columns: 0 and -1.
 template <class A>
-ROIDL_INLINE void max_along(const A* value, const Index<A>* row_of, int64_t begin, int64_t end,
-                            int64_t x_begin, int64_t width, A* best_value, Index<A>* best_cell) {
+ROIDL_INLINE void max_along(const A* value, const Index<A>* cell, int64_t count, int64_t stride,
+                            A* best_value, Index<A>* best_cell) {
   using Indices = typename Native<Index<A>>::Vector;
-  const auto cells = [&](int64_t x) {
-    IndexBlock<A> rows = load_index<A>(row_of + (x - x_begin) * kLanes<A>);
-    for (int i = 0; i < kVectors; ++i)
-      rows.v[i] = rows.v[i] * static_cast<Index<A>>(width) + static_cast<Index<A>>(x);
-    return rows;
-  };
   Block<A> best = fill<A>(0);
   IndexBlock<A> where;
   for (int i = 0; i < kVectors; ++i) where.v[i] = Index<A>(-1) - Indices{};
-  if (begin < end) {
-    best = load(value + (begin - x_begin) * kLanes<A>);
-    where = cells(begin);
+  if (count > 0) {
+    best = load(value);
+    where = load_index<A>(cell);
   }
-  for (int64_t x = begin + 1; x < end; ++x) {
-    const Block<A> now = load(value + (x - x_begin) * kLanes<A>);
-    const IndexBlock<A> at = cells(x);
+  for (int64_t x = 1; x < count; ++x) {
+    const Block<A> now = load(value + x * stride);
+    const IndexBlock<A> at = load_index<A>(cell + x * stride);
     for (int i = 0; i < kVectors; ++i) {
       const auto old = best.v[i], candidate = now.v[i];
       const Indices is_nan = candidate != candidate, earlier = at.v[i] < where.v[i];
@@ -73,24 +70,53 @@ ROIDL_INLINE void max_along(const A* value, const Index<A>* row_of, int64_t begi
   store_index<A>(best_cell, where);
 }
 
+// What lies in a row of bins: the best of every column of the window, `blocks` to a cell.
 template <class A>
-void pool_roi(const Task& task, const BinsRoi& roi, const Plane<A>& plane, A* column_value,
-              Index<A>* column_row, A* value, Index<A>* cell) {
+struct Columns {
+  const A** rows;
+  int64_t* offset;
+  Index<A>* column;
+  A* value;
+  Index<A>* cell;
+
+  Columns(const Task& task, Scratch& scratch, int64_t blocks)
+      : rows(scratch.take<const A*>(kPoolRows)),
+        offset(scratch.take<int64_t>(task.max_cells * blocks)),
+        column(scratch.take<Index<A>>(task.max_cells * blocks)),
+        value(scratch.take<A>(task.max_cells * blocks * kLanes<A>)),
+        cell(scratch.take<Index<A>>(task.max_cells * blocks * kLanes<A>)) {}
+};
+
+template <class T, class A>
+void pool_roi(const Task& task, const BinsRoi& roi, WindowRows<T>& rows, int64_t blocks,
+              Columns<A>& columns, A* value, Index<A>* cell) {
   constexpr int64_t lanes = kLanes<A>;
+  const int64_t count = (roi.x_end - roi.x_begin) * blocks;
+  for (int64_t j = 0; j < count; ++j) {
+    columns.column[j] = static_cast<Index<A>>(roi.x_begin + j / blocks);
+    columns.offset[j] = (roi.x_begin + j / blocks) * rows.cell_stride() + j % blocks * lanes;
+  }
+  const int64_t at_once = least(kPoolRows, rows.at_once());
   for (int64_t p = 0; p < task.output_height; ++p) {
-    const int64_t y_begin = roi.y.begin[p], y_end = roi.y.end[p];
-    const bool empty = y_begin >= y_end;
-    // Half of what sums unroll: a maximum keeps its place beside it.
-    if (!empty)
-      unrolled<(kUnroll + 1) / 2>(roi.x_end - roi.x_begin, [&](auto count, int64_t j) {
-        max_down<A, decltype(count)::value>(plane, y_begin, y_end, roi.x_begin + j,
-                                            column_value + j * lanes, column_row + j * lanes);
+    const int64_t y_begin = roi.y.begin[p], y_end = count > 0 ? roi.y.end[p] : y_begin;
+    for (int64_t first = y_begin; first < y_end; first += at_once) {
+      const int64_t end = least(y_end, first + at_once);
+      for (int64_t y = first; y < end; ++y) columns.rows[y - first] = rows.row(y);
+      // Half of what sums unroll: a maximum keeps its place beside it.
+      unrolled<(kUnroll + 1) / 2>(count, [&](auto together, int64_t j) {
+        max_down<A, decltype(together)::value>(
+            columns.rows, first, end, task.width, columns.offset + j, columns.column + j,
+            first > y_begin, columns.value + j * lanes, columns.cell + j * lanes);
       });
+    }
     for (int64_t q = 0; q < task.output_width; ++q) {
-      const int64_t bin = (p * task.output_width + q) * lanes;
-      max_along(column_value, column_row, roi.x.begin[q],
-                empty ? roi.x.begin[q] : int64_t{roi.x.end[q]}, roi.x_begin, task.width,
-                value + bin, cell + bin);
+      const int64_t begin = roi.x.begin[q], end = y_begin < y_end ? roi.x.end[q] : begin;
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t from = ((begin - roi.x_begin) * blocks + b) * lanes;
+        const int64_t bin = ((p * task.output_width + q) * blocks + b) * lanes;
+        max_along(columns.value + from, columns.cell + from, end - begin, blocks * lanes,
+                  value + bin, cell + bin);
+      }
     }
   }
 }
@@ -101,15 +127,16 @@ void pool_forward(const Task& task) {
   constexpr int64_t lanes = kLanes<A>;
   Scratch scratch = task.scratch;
   const int64_t bins = task.output_height * task.output_width;
-  A* value = scratch.take<A>(bins * lanes);
-  Index<A>* cell = scratch.take<Index<A>>(bins * lanes);
-  A* column_value = scratch.take<A>(task.max_cells * lanes);
-  Index<A>* column_row = scratch.take<Index<A>>(task.max_cells * lanes);
+  const int64_t most_blocks = task.direct ? kBlocksTogether : 1;
+  A* value = scratch.take<A>(bins * lanes * most_blocks);
+  Index<A>* cell = scratch.take<Index<A>>(bins * lanes * most_blocks);
+  Columns<A> columns(task, scratch, most_blocks);
   T* staging = take_staging<T>(task, scratch);
-  for_each_roi<T, BinsRoi>(
-      task, scratch, ReadWindow<A>{},
-      [&](const BinsRoi& roi, const Plane<A>& plane, int64_t channel, int64_t channels) {
-        pool_roi(task, roi, plane, column_value, column_row, value, cell);
+  for_each_window<T, BinsRoi, kBlocksTogether>(
+      task, scratch,
+      [&](const BinsRoi& roi, WindowRows<T>& rows, int64_t channel, int64_t channels) {
+        const int64_t blocks = (channels + lanes - 1) / lanes;
+        pool_roi(task, roi, rows, blocks, columns, value, cell);
         store_grid<T>(value, task.pooled, task, roi.row, channel, channels, staging);
         if (task.argmax.data == nullptr) return;
         if constexpr (sizeof(A) == sizeof(int32_t)) {
@@ -118,13 +145,14 @@ void pool_forward(const Task& task) {
           store_grid<float>(reinterpret_cast<const float*>(cell), task.argmax, task, roi.row,
                             channel, channels, task.streams ? value : nullptr);
         } else {
-          for_each_grid_row<int32_t>(task.argmax, task, roi.row, channel,
-                                     [&](const Row<int32_t>& row, int64_t first, int64_t count) {
-                                       for (int64_t i = 0; i < count; ++i)
-                                         for (int64_t c = 0; c < channels; ++c)
-                                           row.data[i * row.cell_stride + c * row.channel_stride] =
-                                               static_cast<int32_t>(cell[(first + i) * lanes + c]);
-                                     });
+          for_each_grid_row<int32_t>(
+              task.argmax, task, roi.row, channel,
+              [&](const Row<int32_t>& row, int64_t first, int64_t count) {
+                for (int64_t i = 0; i < count; ++i)
+                  for (int64_t c = 0; c < channels; ++c)
+                    row.data[i * row.cell_stride + c * row.channel_stride] =
+                        static_cast<int32_t>(cell[(first + i) * blocks * lanes + c]);
+              });
         }
       });
 }

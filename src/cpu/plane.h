@@ -121,10 +121,7 @@ class PackedPlane {
   using A = accumulator<T>;
 
   PackedPlane(const Task& task, Scratch& scratch)
-      : width_(task.width),
-        rows_(task.ring_rows),
-        streams_(task.streams),
-        state_(scratch.take<State>(task.ring_rows)) {
+      : width_(task.width), rows_(task.ring_rows), state_(scratch.take<State>(task.ring_rows)) {
     const int64_t row_bytes = (width_ + kTile) * kBlockBytes;
     plane_ = {reinterpret_cast<A*>(scratch.take<char>(rows_ * row_bytes)),
               row_bytes / static_cast<int64_t>(sizeof(A)), kLanes<A>, rows_ - 1};
@@ -143,41 +140,6 @@ class PackedPlane {
       row.data += from * row.cell_stride;
       pack<T>(row, to - from, channels, plane_.row(y) + from * kLanes<A>);
     });
-  }
-  // Makes cells [begin, end) of row y ready to be added to.
-  void touch(int64_t y, int64_t begin, int64_t end) {
-    extend(y, begin, end, [&](int64_t from, int64_t to) {
-      std::memset(static_cast<void*>(plane_.row(y) + from * kLanes<A>), 0,
-                  (to - from) * kBlockBytes);
-    });
-  }
-  // Writes row y of the gradient; what was never touched is zero.
-  void write(const MapTask& map, int64_t image, int64_t channel, int64_t channels,
-             int64_t y) const {
-    const State& state = state_[y & plane_.row_mask];
-    const Row<T> row = map_row<T>(map, image, channel, y);
-    if constexpr (sizeof(T) == sizeof(A)) {
-      // A cell's channels are whole lines: nothing of them needs to be fetched first.
-      if (streams_ && row.channel_stride == 1 && channels == kLanes<A>) {
-        const A zero[kLanes<A>] = {};
-        const bool known = state.y == y;
-        for (int64_t x = 0; x < width_; ++x) {
-          const bool touched = known && x >= state.begin && x < state.end;
-          stream(row.data + x * row.cell_stride,
-                 reinterpret_cast<const T*>(touched ? plane_.row(y) + x * kLanes<A> : zero),
-                 channels);
-        }
-        return;
-      }
-    }
-    if (state.y != y) return clear(row, width_, channels);
-    const auto at = [&](int64_t x) {
-      return Row<T>{row.data + x * row.cell_stride, row.channel_stride, row.cell_stride};
-    };
-    clear(row, state.begin, channels);
-    unpack<T>(plane_.row(y) + state.begin * kLanes<A>, state.end - state.begin, channels,
-              at(state.begin));
-    clear(at(state.end), width_ - state.end, channels);
   }
 
  private:
@@ -207,7 +169,6 @@ class PackedPlane {
   }
 
   int64_t width_, rows_;
-  bool streams_;
   State* state_;
   Plane<A> plane_;
 };
@@ -273,41 +234,6 @@ template <class T>
 T* take_staging(const Task& task, Scratch& scratch) {
   const int64_t bins = task.output_height * task.output_width;
   return task.streams ? scratch.take<T>(bins * kLanes<accumulator<T>>) : nullptr;
-}
-
-// Calls visit(roi, plane, channel, channels) for every RoI and block of channels of the task; for
-// up to Together blocks at a time where the map is read in place. use(roi, read) names the cells
-// that a RoI reads: read(y, begin, end).
-template <class T, class RoiType, int Together = 1, class Use, class Visit>
-void for_each_roi(const Task& task, Scratch& scratch, Use&& use, Visit&& visit) {
-  using A = accumulator<T>;
-  constexpr int64_t lanes = kLanes<A>;
-  if (task.direct) {
-    if constexpr (sizeof(T) == sizeof(A)) {
-      const MapTask& map = task.features;
-      for (int64_t i = 0; i < task.count; ++i)
-        for (int64_t channel = 0; channel < task.channels; channel += Together * lanes)
-          visit(
-              static_cast<const RoiType&>(*task.rois[i]),
-              Plane<A>{static_cast<A*>(map.data) + task.image * map.n + channel, map.h, map.w, -1},
-              channel, least(Together * lanes, task.channels - channel));
-      end_streams();
-    }
-    return;
-  }
-  PackedPlane<T> packed(task, scratch);
-  for (int64_t channel = 0; channel < task.channels; channel += lanes) {
-    const int64_t channels = least(lanes, task.channels - channel);
-    packed.forget();
-    for (int64_t i = 0; i < task.count; ++i) {
-      const RoiType& roi = static_cast<const RoiType&>(*task.rois[i]);
-      use(roi, [&](int64_t y, int64_t begin, int64_t end) {
-        packed.read(task.features, task.image, channel, channels, y, begin, end);
-      });
-      visit(roi, packed.plane(), channel, channels);
-    }
-  }
-  end_streams();
 }
 
 }  // namespace

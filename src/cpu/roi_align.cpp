@@ -1,9 +1,8 @@
 // RoIAlign on CPU: tables, then tasks.
 #include "../roi_align.h"
 
-#include <algorithm>
-
 #include "backend.h"
+#include "batches.h"
 #include "schedule.h"
 #include "tables.h"
 
@@ -12,36 +11,33 @@ namespace roidl::cpu {
 namespace {
 
 template <class A>
-int64_t distinct_cells(const TapsRoi<A>& roi) {
-  return std::max({roi.y.count, roi.x.count, roi.y_derivative[0].count, roi.y_derivative[1].count,
-                   roi.x_derivative[0].count, roi.x_derivative[1].count});
-}
-template <class A>
-int64_t distinct_cells(const SamplesRoi<A>& roi) {
-  return roi.x_end - roi.x_begin;
-}
-
-template <class RoiType>
-void run_rois(const RoiAlignProblem& problem, const std::vector<RoiType>& rois, Run run,
-              Kernel kernel, double* boxes_gradient) {
-  const Windows windows =
-      windows_of(problem, rois, [](const RoiType& roi) { return distinct_cells(roi); });
-  Task task = base_task(problem, windows);
-  task.onnx = problem.mode == AlignMode::max_onnx;
-  task.boxes_gradient = boxes_gradient;
-  run(problem, windows, task, kernel);
+std::unique_ptr<Tables> tables_of(const RoiAlignProblem& problem, TapsFor use) {
+  return problem.mode == AlignMode::avg ? make_taps<A>(problem, use) : make_samples<A>(problem);
 }
 
 // `max` may be null where the max modes are not offered.
 void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps, Kernel max,
               double* boxes_gradient = nullptr) {
-  Arena arena;
   visit_accumulator(problem.dtype, [&](auto type) {
-    using A = typename decltype(type)::type;
-    if (problem.mode == AlignMode::avg)
-      run_rois(problem, make_taps<A>(problem, use, arena), run, taps, boxes_gradient);
-    else
-      run_rois(problem, make_samples<A>(problem, arena), run, max, boxes_gradient);
+    const auto tables = tables_of<typename decltype(type)::type>(problem, use);
+    run_in_batches(problem, *tables, [&](const Windows& windows) {
+      Task task = base_task(problem, windows);
+      task.onnx = problem.mode == AlignMode::max_onnx;
+      task.boxes_gradient = boxes_gradient;
+      run(problem, windows, task, problem.mode == AlignMode::avg ? taps : max);
+    });
+  });
+}
+
+// The same for gradients to the maps.
+void run_gradient(const RoiAlignProblem& problem, TapsFor use, Kernel taps, Kernel max) {
+  visit_accumulator(problem.dtype, [&](auto type) {
+    const auto tables = tables_of<typename decltype(type)::type>(problem, use);
+    const bool avg = problem.mode == AlignMode::avg;
+    // The max modes pack features, too, of one block of channels at a time.
+    run_by_plane(problem, sort_rois(problem, *tables),
+                 {problem.mode == AlignMode::max_onnx, avg ? kMostGradientBlocks : 1},
+                 avg ? taps : max);
   });
 }
 
@@ -56,7 +52,7 @@ void roi_align_forward(const RoiAlignProblem& problem) {
 void roi_align_backward(const RoiAlignProblem& problem) {
   if (problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_mode(problem, TapsFor::backward, run_by_plane, kernels.taps_backward, kernels.max_backward);
+  run_gradient(problem, TapsFor::backward, kernels.taps_backward, kernels.max_backward);
 }
 
 void roi_align_backward_boxes(const RoiAlignProblem& problem) {
@@ -83,7 +79,7 @@ void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
 void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
   if (problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_mode(problem, TapsFor::jvp_boxes, run_by_plane, kernels.taps_jvp_boxes_backward, nullptr);
+  run_gradient(problem, TapsFor::jvp_boxes, kernels.taps_jvp_boxes_backward, nullptr);
 }
 
 }  // namespace roidl::cpu

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 
 #include "backend.h"
+#include "batches.h"
 #include "pages.h"
 #include "parallel.h"
 #include "schedule.h"
@@ -14,18 +16,6 @@
 namespace roidl::cpu {
 
 namespace {
-
-void run_average(const RoiPoolProblem& problem, TapsFor use, Run run, Kernel kernel) {
-  Arena arena;
-  visit_accumulator(problem.dtype, [&](auto type) {
-    using A = typename decltype(type)::type;
-    const std::vector<TapsRoi<A>> rois = make_taps<A>(problem, use, arena);
-    const Windows windows = windows_of(problem, rois, [](const TapsRoi<A>& roi) -> int64_t {
-      return std::max(roi.y.count, roi.x.count);
-    });
-    run(problem, windows, base_task(problem, windows), kernel);
-  });
-}
 
 // Where a task adds up: cell i of its channel c is data[i * cell + c * channel]. Cells become zero
 // shortly before they are added to, while the caches hold them.
@@ -216,27 +206,36 @@ void gather(const RoiPoolProblem& problem) {
 void roi_pool_forward(const RoiPoolProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  if (problem.mode == PoolMode::avg)
-    return run_average(problem, TapsFor::forward, run_by_roi, kernels.taps_forward);
-  Arena arena;
-  const std::vector<BinsRoi> rois = make_bins(problem, arena);
-  const Windows windows = windows_of(
-      problem, rois, [](const BinsRoi& roi) -> int64_t { return roi.x_end - roi.x_begin; });
-  Task task = base_task(problem, windows);
-  const PooledView& argmax = problem.argmax;
-  task.argmax = {argmax.data, argmax.per_image, argmax.image, argmax.row,
-                 argmax.c,    argmax.h,         argmax.w};
-  expect_pooled(problem, argmax, sizeof(int32_t));
-  run_by_roi(problem, windows, task, kernels.pool_forward);
+  const auto run = [&](Tables& tables, Kernel kernel) {
+    run_in_batches(problem, tables, [&](const Windows& windows) {
+      Task task = base_task(problem, windows);
+      const PooledView& argmax = problem.argmax;
+      task.argmax = {argmax.data, argmax.per_image, argmax.image, argmax.row,
+                     argmax.c,    argmax.h,         argmax.w};
+      run_by_roi(problem, windows, task, kernel);
+    });
+  };
+  if (problem.mode == PoolMode::max) {
+    expect_pooled(problem, problem.argmax, sizeof(int32_t));
+    return run(*make_bins(problem), kernels.pool_forward);
+  }
+  visit_accumulator(problem.dtype, [&](auto type) {
+    run(*make_taps<typename decltype(type)::type>(problem, TapsFor::forward), kernels.taps_forward);
+  });
 }
 
 void roi_pool_backward(const RoiPoolProblem& problem) {
   if (problem.channels == 0) return;
-  if (problem.mode == PoolMode::avg)
-    return run_average(problem, TapsFor::backward, run_by_plane,
-                       kernels_for(problem.dtype).taps_backward);
-  visit_float(problem.dtype,
-              [&](auto type) { Scatter<typename decltype(type)::type>(problem).run(); });
+  if (problem.mode == PoolMode::max) {
+    visit_float(problem.dtype,
+                [&](auto type) { Scatter<typename decltype(type)::type>(problem).run(); });
+    return;
+  }
+  visit_accumulator(problem.dtype, [&](auto type) {
+    const auto tables = make_taps<typename decltype(type)::type>(problem, TapsFor::backward);
+    run_by_plane(problem, sort_rois(problem, *tables), {false, kMostGradientBlocks},
+                 kernels_for(problem.dtype).taps_backward);
+  });
 }
 
 // Of the maximum; the average is linear, and its derivative the forward call.

@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "batches.h"
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
@@ -22,12 +23,23 @@ constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kDirectRois = 8;
 // The mean window that is still read in place, in bytes: about what a core's L2 holds.
 constexpr double kDirectWindow = 2 << 20;
+// Rows of a map that a thread keeps packed, in bytes.
+constexpr int64_t kRingBytes = 8 << 20;
+// The part of a map that a task sums up before it writes it, in bytes: most of what a core's L2
+// holds. Shorter bands than these rows would work through the same RoIs too often.
+constexpr int64_t kGradientBytes = 7 << 18;
+constexpr int64_t kShortestBand = 8;
 // Results of more bytes than this would only push everything else out of the caches.
 constexpr double kStreamBytes = 4 << 20;
 
 struct Deleter {
   void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
 };
+
+std::unique_ptr<char, Deleter> take_memory(int64_t bytes) {
+  void* memory = ::operator new[](static_cast<size_t>(bytes), std::align_val_t{64});
+  return std::unique_ptr<char, Deleter>(static_cast<char*>(memory));
+}
 
 char* shift(void* data, int64_t elements, int64_t bytes) {
   return static_cast<char*>(data) + (data != nullptr ? elements * bytes : 0);
@@ -43,6 +55,9 @@ Task part_of(const Problem& problem, Task task, int64_t map_index, int64_t first
   };
   task.height = map.height;
   task.width = map.width;
+  task.y_begin = task.x_begin = 0;
+  task.y_end = map.height;
+  task.x_end = map.width;
   task.features = part(map.features);
   task.tangent = part(map.tangent);
   task.gradient = part(map.gradient);
@@ -76,8 +91,7 @@ void run_pieces(const Problem& problem, const Windows& windows, const Task& base
     if (used) bytes = std::max(bytes, scratch_bytes(task, planes));
   }
   parallel(static_cast<int64_t>(pieces.size()), nanoseconds, [&](Tasks& tasks) {
-    const std::unique_ptr<char, Deleter> memory(
-        static_cast<char*>(::operator new[](static_cast<size_t>(bytes), std::align_val_t{64})));
+    const std::unique_ptr<char, Deleter> memory = take_memory(bytes);
     for (int64_t i = 0; tasks.next(i);) {
       const Piece& piece = pieces[i];
       Task task =
@@ -115,20 +129,20 @@ const Kernels& kernels_for(abi::DLDataType dtype) {
                               : kernels[3];
 }
 
-void sort_windows(const Problem& problem, Windows& windows) {
-  const auto plane_of = [&](const Roi* roi) { return roi->map * problem.images + roi->image; };
-  std::stable_sort(windows.sorted.begin(), windows.sorted.end(), [&](const Roi* a, const Roi* b) {
-    const int64_t plane_a = plane_of(a), plane_b = plane_of(b);
-    return plane_a != plane_b ? plane_a < plane_b : a->y_begin < b->y_begin;
-  });
+Windows windows_of(const Problem& problem, const std::vector<const Roi*>& sorted,
+                   int64_t max_cells) {
+  Windows windows;
+  windows.sorted = sorted;
+  windows.max_cells = max_cells;
   const int64_t planes = problem.num_maps * problem.images;
   windows.plane_start.assign(static_cast<size_t>(planes) + 1, 0);
-  for (const Roi* roi : windows.sorted) {
-    ++windows.plane_start[plane_of(roi) + 1];
+  for (const Roi* roi : sorted) {
+    ++windows.plane_start[roi->map * problem.images + roi->image + 1];
     windows.tallest = std::max<int64_t>(windows.tallest, roi->y_end - roi->y_begin);
     windows.cells += static_cast<double>(roi->y_end - roi->y_begin) * (roi->x_end - roi->x_begin);
   }
   for (int64_t i = 0; i < planes; ++i) windows.plane_start[i + 1] += windows.plane_start[i];
+  return windows;
 }
 
 Task base_task(const Problem& problem, const Windows& windows) {
@@ -139,8 +153,10 @@ Task base_task(const Problem& problem, const Windows& windows) {
   task.output_height = problem.output_height;
   task.output_width = problem.output_width;
   task.max_cells = windows.max_cells;
-  task.ring_rows = 1;
-  while (task.ring_rows < windows.tallest) task.ring_rows *= 2;
+  task.ring_rows = 2;
+  while (task.ring_rows < windows.tallest &&
+         2 * task.ring_rows * (task.width + 16) * kBlockBytes <= kRingBytes)
+    task.ring_rows *= 2;
   const double results = static_cast<double>(problem.rois) * problem.output_height *
                          static_cast<double>(problem.output_width) * problem.channels;
   task.streams = results * problem.dtype.bits / 8 > kStreamBytes;
@@ -179,24 +195,92 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
   run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), one_input ? 1 : 2);
 }
 
-void run_by_plane(const Problem& problem, const Windows& windows, const Task& base, Kernel kernel) {
+namespace {
+
+// How the gradient of a map is cut: into bands of rows and columns, for so many blocks of channels.
+struct Cut {
+  int64_t band, columns;
+  int64_t rows_kept, blocks;
+};
+
+// `shares`: how many bands there should be at least, if they do not get too low.
+Cut cut_map(const Map& map, int64_t tallest, int64_t most_blocks, int64_t shares) {
+  Cut cut{map.height, std::min<int64_t>(map.width, kGradientColumns), 1, most_blocks};
+  const auto bytes = [&] { return cut.rows_kept * (cut.columns + 16) * cut.blocks * kBlockBytes; };
+  tallest = std::min(tallest, map.height);
+  while (cut.rows_kept < tallest) cut.rows_kept *= 2;
+  while (cut.blocks > 1 && bytes() > kGradientBytes) --cut.blocks;
+  while (cut.rows_kept > kShortestBand && bytes() > kGradientBytes) cut.rows_kept /= 2;
+  // As long as a window needs no more rows than are kept, rows are written as the windows go down
+  // the map; else a band has as many as are kept.
+  if (cut.rows_kept < tallest) cut.band = cut.rows_kept;
+  cut.band = std::min(cut.band, std::max(kShortestBand, (map.height + shares - 1) / shares));
+  const int64_t bands = (map.height + cut.band - 1) / cut.band;
+  cut.band = (map.height + bands - 1) / bands;
+  return cut;
+}
+
+}  // namespace
+
+void run_by_plane(const Problem& problem, const SortedRois& rois, const GradientOf& given,
+                  Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  const int64_t blocks = (channels + lanes - 1) / lanes, image_blocks = problem.images * blocks;
+  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
   expect_gradients(problem);
-  std::vector<Piece> pieces;
+  std::vector<const Roi*> pointers;
+  for (const Roi& roi : rois.windows) pointers.push_back(&roi);
+  const Windows windows = windows_of(problem, pointers, rois.max_cells);
+  Task base = base_task(problem, windows);
+  base.onnx = given.onnx;
+  std::vector<Task> pieces;
   double written = 0;
+  int64_t bytes = 0;
   for (int64_t i = 0; i < problem.num_maps * problem.images; ++i) {
     const Map& map = problem.maps[i / problem.images];
-    const double cells = static_cast<double>(map.height) * static_cast<double>(map.width);
-    written += cells * static_cast<double>(channels);
-    if (cells == 0) continue;
-    for (int64_t channel = 0; channel < channels; channel += lanes)
-      pieces.push_back({i, windows.plane_start[i], windows.plane_start[i + 1], channel,
-                        std::min(lanes, channels - channel), false});
+    written += static_cast<double>(map.height) * static_cast<double>(map.width);
+    if (map.height == 0 || map.width == 0) continue;
+    int64_t most_blocks = 1;  // the last part of a block is the task of nobody else
+    if (map.gradient.c == 1)
+      most_blocks =
+          std::clamp<int64_t>(image_blocks / wanted, 1, std::min(given.most_blocks, blocks));
+    const Cut cut = cut_map(map, windows.tallest, most_blocks,
+                            (wanted + image_blocks - 1) / std::max<int64_t>(1, image_blocks));
+    const int64_t step = cut.blocks * lanes;
+    for (int64_t channel = 0; channel < channels; channel += step) {
+      Task task =
+          part_of(problem, base, i / problem.images, channel, std::min(step, channels - channel));
+      task.image = i % problem.images;
+      task.list = {rois.windows.data(), nullptr, windows.plane_start[i]};
+      task.count = windows.plane_start[i + 1] - windows.plane_start[i];
+      task.gradient_rows = cut.rows_kept;
+      task.gradient_blocks = cut.blocks;
+      for (int64_t y = 0; y < map.height; y += cut.band)
+        for (int64_t x = 0; x < map.width; x += cut.columns) {
+          task.y_begin = y;
+          task.y_end = std::min(map.height, y + cut.band);
+          task.x_begin = x;
+          task.x_end = std::min(map.width, x + cut.columns);
+          bytes = std::max(bytes, scratch_bytes(task, 1));
+          pieces.push_back(task);
+        }
+    }
   }
-  Task task = base;
-  task.streams = written * problem.dtype.bits / 8 > kStreamBytes;
-  run_pieces(problem, windows, task, kernel, pieces,
-             2 * work(problem, windows) + written * 2 * kNanoseconds, 2);
+  written *= static_cast<double>(channels);
+  const bool streams = written * problem.dtype.bits / 8 > kStreamBytes;
+  const double nanoseconds = 2 * work(problem, windows) + written * 2 * kNanoseconds;
+  parallel(static_cast<int64_t>(pieces.size()), nanoseconds, [&](Tasks& tasks) {
+    const std::unique_ptr<char, Deleter> memory = take_memory(bytes);
+    ThreadBatch batch(rois);
+    for (int64_t i = 0; tasks.next(i);) {
+      Task task = pieces[i];
+      task.streams = streams;
+      task.list.batch = &batch;
+      batch.stop = task.list.first + task.count;
+      task.scratch = {memory.get(), memory.get() + bytes};
+      kernel(task);
+    }
+  });
 }
 
 void run_by_box(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {

@@ -15,45 +15,35 @@ const Kernels& kernels_for(abi::DLDataType dtype);
 // RoIs of every plane (an image of a map), the most distinct rows or columns that one of them
 // touches, and the windows.
 struct Windows {
-  std::vector<const Roi*> sorted;    // by map, image, and first row of the map; stable
+  std::vector<const Roi*> sorted;    // by map, image, and first row of the map
   std::vector<int64_t> plane_start;  // [maps * images + 1] into sorted
   int64_t max_cells = 1;
   int64_t tallest = 1;
   double cells = 0;  // summed over the windows
 };
 
-template <class RoiType, class Cells>
-Windows windows_of(const Problem& problem, const std::vector<RoiType>& rois,
-                   Cells&& distinct_cells);
+// Of RoIs that are sorted already.
+Windows windows_of(const Problem& problem, const std::vector<const Roi*>& sorted,
+                   int64_t max_cells);
 
 // A task with everything but its RoIs, channels and map filled in.
 Task base_task(const Problem& problem, const Windows& windows);
 
 using Kernel = void (*)(const Task&);
-using Run = void (*)(const Problem&, const Windows&, const Task&,
-                     Kernel);  // one of the three below
+using Run = void (*)(const Problem&, const Windows&, const Task&, Kernel);
 
 // Results by RoI: any split of RoIs and channels will do.
 void run_by_roi(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel);
-// Results by cell of the map: a task owns some channels of an image.
-void run_by_plane(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel);
 // Results summed over channels: a task owns some RoIs.
 void run_by_box(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel);
 
-void sort_windows(const Problem& problem, Windows& windows);
-
-template <class RoiType, class Cells>
-Windows windows_of(const Problem& problem, const std::vector<RoiType>& rois,
-                   Cells&& distinct_cells) {
-  Windows windows;
-  windows.sorted.reserve(rois.size());
-  for (const RoiType& roi : rois) {
-    windows.sorted.push_back(&roi);
-    const int64_t cells = distinct_cells(roi);
-    if (cells > windows.max_cells) windows.max_cells = cells;
-  }
-  sort_windows(problem, windows);
-  return windows;
-}
+// Results by cell of the map: a task owns some channels of a part of an image.
+struct SortedRois;
+struct GradientOf {
+  bool onnx = false;        // as in Task
+  int64_t most_blocks = 1;  // of channels, innermost in the gradient, that a task may take together
+};
+void run_by_plane(const Problem& problem, const SortedRois& rois, const GradientOf& given,
+                  Kernel kernel);
 
 }  // namespace roidl::cpu

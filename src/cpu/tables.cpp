@@ -2,23 +2,34 @@
 #include "tables.h"
 
 #include <algorithm>
+#include <new>
 
 #include "../samples.h"
 
 namespace roidl::cpu {
 
 char* Arena::take_bytes(size_t bytes) {
-  constexpr size_t kBlock = 256 << 10;
+  constexpr size_t kBlock = 64 << 10;
   bytes = (bytes + 7) / 8 * 8;
+  taken_ += bytes;
   if (bytes > left_) {
     left_ = std::max(bytes, kBlock);
     blocks_.emplace_back(new char[left_]);
+    if (blocks_.size() == 1) first_bytes_ = left_;
     next_ = blocks_.back().get();
   }
   char* taken = next_;
   next_ += bytes;
   left_ -= bytes;
   return taken;
+}
+
+void Arena::clear() {
+  if (blocks_.empty()) return;
+  blocks_.resize(1);
+  next_ = blocks_[0].get();
+  left_ = first_bytes_;
+  taken_ = 0;
 }
 
 namespace {
@@ -68,21 +79,30 @@ Samples<A> align_samples(const AlignAxis<T>& axis, int64_t bins, int64_t size, d
 }
 
 template <class T, class A>
-std::vector<SamplesRoi<A>> make_align_samples(const RoiAlignProblem& problem, Arena& arena) {
-  std::vector<SamplesRoi<A>> rois(problem.rois);
-  for (int64_t k = 0; k < problem.rois; ++k) {
-    const PlacedBox<T> placed = place_box<T>(problem, k);
-    const Map& map = problem.maps[placed.map];
-    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), placed.box, placed.exists);
-    SamplesRoi<A>& roi = rois[k];
-    set_place(roi, k, placed);
-    roi.y = align_samples<T, A>(axes.y, problem.output_height, map.height, map.scale, roi.y_begin,
-                                roi.y_end, arena);
-    roi.x = align_samples<T, A>(axes.x, problem.output_width, map.width, map.scale, roi.x_begin,
-                                roi.x_end, arena);
+class AlignSamples final : public Tables {
+ public:
+  explicit AlignSamples(const RoiAlignProblem& problem) : problem_(problem) {}
+
+  std::unique_ptr<Tables> another() const override {
+    return std::make_unique<AlignSamples>(problem_);
   }
-  return rois;
-}
+  const Roi* make(int64_t k, Arena& arena) override {
+    const PlacedBox<T> placed = place_box<T>(problem_, k);
+    const Map& map = problem_.maps[placed.map];
+    const AlignAxes<T> axes(problem_.params, static_cast<T>(map.scale), placed.box, placed.exists);
+    SamplesRoi<A>& roi = *new (arena.take<SamplesRoi<A>>(1)) SamplesRoi<A>;
+    set_place(roi, k, placed);
+    roi.y = align_samples<T, A>(axes.y, problem_.output_height, map.height, map.scale, roi.y_begin,
+                                roi.y_end, arena);
+    roi.x = align_samples<T, A>(axes.x, problem_.output_width, map.width, map.scale, roi.x_begin,
+                                roi.x_end, arena);
+    return &roi;
+  }
+  int64_t sums(const Roi& roi) const override { return roi.x_end - roi.x_begin; }
+
+ private:
+  const RoiAlignProblem& problem_;
+};
 
 template <class T>
 Bins make_axis_bins(T low, T high, T scale, int64_t count, int64_t size, int32_t& window_begin,
@@ -102,38 +122,45 @@ Bins make_axis_bins(T low, T high, T scale, int64_t count, int64_t size, int32_t
 }
 
 template <class T>
-std::vector<BinsRoi> make_pool_bins(const RoiPoolProblem& problem, Arena& arena) {
-  std::vector<BinsRoi> rois(problem.rois);
-  for (int64_t k = 0; k < problem.rois; ++k) {
-    const PlacedBox<T> placed = place_box<T>(problem, k);
+class PoolBins final : public Tables {
+ public:
+  explicit PoolBins(const RoiPoolProblem& problem) : problem_(problem) {}
+
+  std::unique_ptr<Tables> another() const override { return std::make_unique<PoolBins>(problem_); }
+  const Roi* make(int64_t k, Arena& arena) override {
+    const PlacedBox<T> placed = place_box<T>(problem_, k);
     const Box<T>& box = placed.box;
-    const Map& map = problem.maps[placed.map];
+    const Map& map = problem_.maps[placed.map];
     const T scale = static_cast<T>(map.scale);
     const int64_t height = placed.exists ? map.height : 0, width = placed.exists ? map.width : 0;
-    BinsRoi& roi = rois[k];
+    BinsRoi& roi = *new (arena.take<BinsRoi>(1)) BinsRoi;
     set_place(roi, k, placed);
-    roi.y = make_axis_bins(box.y1, box.y2, scale, problem.output_height, height, roi.y_begin,
+    roi.y = make_axis_bins(box.y1, box.y2, scale, problem_.output_height, height, roi.y_begin,
                            roi.y_end, arena);
-    roi.x = make_axis_bins(box.x1, box.x2, scale, problem.output_width, width, roi.x_begin,
+    roi.x = make_axis_bins(box.x1, box.x2, scale, problem_.output_width, width, roi.x_begin,
                            roi.x_end, arena);
+    return &roi;
   }
-  return rois;
-}
+  int64_t sums(const Roi& roi) const override { return roi.x_end - roi.x_begin; }
+
+ private:
+  const RoiPoolProblem& problem_;
+};
 
 }  // namespace
 
 template <class A>
-std::vector<SamplesRoi<A>> make_samples(const RoiAlignProblem& problem, Arena& arena) {
-  return problem.double_coordinates ? make_align_samples<double, A>(problem, arena)
-                                    : make_align_samples<float, A>(problem, arena);
+std::unique_ptr<Tables> make_samples(const RoiAlignProblem& problem) {
+  if (problem.double_coordinates) return std::make_unique<AlignSamples<double, A>>(problem);
+  return std::make_unique<AlignSamples<float, A>>(problem);
 }
 
-std::vector<BinsRoi> make_bins(const RoiPoolProblem& problem, Arena& arena) {
-  return problem.double_coordinates ? make_pool_bins<double>(problem, arena)
-                                    : make_pool_bins<float>(problem, arena);
+std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem) {
+  if (problem.double_coordinates) return std::make_unique<PoolBins<double>>(problem);
+  return std::make_unique<PoolBins<float>>(problem);
 }
 
-template std::vector<SamplesRoi<float>> make_samples(const RoiAlignProblem&, Arena&);
-template std::vector<SamplesRoi<double>> make_samples(const RoiAlignProblem&, Arena&);
+template std::unique_ptr<Tables> make_samples<float>(const RoiAlignProblem&);
+template std::unique_ptr<Tables> make_samples<double>(const RoiAlignProblem&);
 
 }  // namespace roidl::cpu

@@ -11,7 +11,7 @@
 
 namespace roidl::cpu {
 
-// Memory that lives as long as one call; blocks never move.
+// Memory that is given back all at once; blocks never move.
 class Arena {
  public:
   template <class T>
@@ -24,13 +24,16 @@ class Arena {
     if (!values.empty()) std::memcpy(copy, values.data(), values.size() * sizeof(T));
     return copy;
   }
+  size_t taken() const { return taken_; }
+  void clear();
 
  private:
   char* take_bytes(size_t bytes);
 
   std::vector<std::unique_ptr<char[]>> blocks_;
+  size_t first_bytes_ = 0;
   char* next_ = nullptr;
-  size_t left_ = 0;
+  size_t left_ = 0, taken_ = 0;
 };
 
 template <class T>
@@ -40,16 +43,27 @@ void set_place(Roi& roi, int64_t k, const PlacedBox<T>& placed) {
   roi.map = placed.map;
 }
 
+// Makes the tables of RoIs one by one; a thread has its own.
+class Tables {
+ public:
+  virtual ~Tables() = default;
+  virtual std::unique_ptr<Tables> another() const = 0;
+  // The tables of row k of the problem, in the arena: of the type that the kernel expects.
+  virtual const Roi* make(int64_t k, Arena& arena) = 0;
+  // The most cells along an axis for which the kernel keeps sums.
+  virtual int64_t sums(const Roi& roi) const = 0;
+};
+
 // Which tables a kernel wants of the taps.
 enum class TapsFor { forward, backward, boxes, jvp_boxes };
 
 template <class A>
-std::vector<TapsRoi<A>> make_taps(const RoiAlignProblem& problem, TapsFor use, Arena& arena);
+std::unique_ptr<Tables> make_taps(const RoiAlignProblem& problem, TapsFor use);
 // RoIPool's average is the same sum with other weights.
 template <class A>
-std::vector<TapsRoi<A>> make_taps(const RoiPoolProblem& problem, TapsFor use, Arena& arena);
+std::unique_ptr<Tables> make_taps(const RoiPoolProblem& problem, TapsFor use);
 template <class A>
-std::vector<SamplesRoi<A>> make_samples(const RoiAlignProblem& problem, Arena& arena);
-std::vector<BinsRoi> make_bins(const RoiPoolProblem& problem, Arena& arena);
+std::unique_ptr<Tables> make_samples(const RoiAlignProblem& problem);
+std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem);
 
 }  // namespace roidl::cpu

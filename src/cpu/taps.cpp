@@ -2,6 +2,7 @@
 // contraction: see geometry.h.
 #include <algorithm>
 #include <initializer_list>
+#include <new>
 
 #include "../samples.h"
 #include "tables.h"
@@ -35,7 +36,7 @@ class TapsBuilder {
   }
   void end_bin() { start_.push_back(static_cast<int32_t>(cell_.size())); }
 
-  Taps<A> finish(Arena& arena, bool by_column) {
+  Taps<A> finish(Arena& arena, bool by_cell) {
     Taps<A> taps;
     const size_t count = cell_.size();
     A* weight = arena.take<A>(count);
@@ -55,7 +56,7 @@ class TapsBuilder {
     taps.weight = weight;
     taps.position = arena.copy(distinct_);
     taps.count = static_cast<int32_t>(distinct_.size());
-    if (by_column) transpose(taps, arena, count);
+    if (by_cell) transpose(taps, arena, count);
     return taps;
   }
 
@@ -100,7 +101,7 @@ void set_window(TapsRoi<A>& roi) {
 }
 
 template <class T, class A>
-Taps<A> align_taps(const AlignAxis<T>& axis, int64_t bins, int64_t size, bool by_column,
+Taps<A> align_taps(const AlignAxis<T>& axis, int64_t bins, int64_t size, bool by_cell,
                    TapsBuilder<A>& builder, Arena& arena) {
   builder.begin(bins);
   const double share = axis.grid > 0 ? 1.0 / static_cast<double>(axis.grid) : 0.0;
@@ -111,13 +112,13 @@ Taps<A> align_taps(const AlignAxis<T>& axis, int64_t bins, int64_t size, bool by
     });
     builder.end_bin();
   }
-  return builder.finish(arena, by_column);
+  return builder.finish(arena, by_cell);
 }
 
 // The derivative of the matrix above along (low, high): a direction of the box's two edges.
 template <class T, class A>
 Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, double scale,
-                         double low, double high, bool by_column, TapsBuilder<A>& builder,
+                         double low, double high, bool by_cell, TapsBuilder<A>& builder,
                          Arena& arena) {
   builder.begin(bins);
   for (int64_t p = 0; p < bins; ++p) {
@@ -131,45 +132,62 @@ Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, d
     });
     builder.end_bin();
   }
-  return builder.finish(arena, by_column);
-}
-
-template <class T, class A>
-std::vector<TapsRoi<A>> make_align_taps(const RoiAlignProblem& problem, TapsFor use, Arena& arena) {
-  const int64_t ph = problem.output_height, pw = problem.output_width;
-  const bool directions = use == TapsFor::jvp_boxes;
-  const bool by_column = use == TapsFor::backward || directions;
-  std::vector<TapsRoi<A>> rois(problem.rois);
-  TapsBuilder<A> builder;
-  for (int64_t k = 0; k < problem.rois; ++k) {
-    const PlacedBox<T> placed = place_box<T>(problem, k);
-    const Map& map = problem.maps[placed.map];
-    const AlignAxes<T> axes(problem.params, static_cast<T>(map.scale), placed.box, placed.exists);
-    TapsRoi<A>& roi = rois[k];
-    set_place(roi, k, placed);
-    roi.y = align_taps(axes.y, ph, map.height, false, builder, arena);
-    roi.x = align_taps(axes.x, pw, map.width, by_column, builder, arena);
-    for (int edge = 0; use == TapsFor::boxes && edge < 2; ++edge) {
-      const double low = edge == 0, high = edge == 1;
-      roi.y_derivative[edge] =
-          align_derivative(axes.y, ph, map.height, map.scale, low, high, false, builder, arena);
-      roi.x_derivative[edge] =
-          align_derivative(axes.x, pw, map.width, map.scale, low, high, false, builder, arena);
-    }
-    if (directions) {
-      const Box<double> along = load_box<double>(problem.boxes_tangent, k);
-      roi.y_derivative[0] = align_derivative(axes.y, ph, map.height, map.scale, along.y1, along.y2,
-                                             false, builder, arena);
-      roi.x_derivative[0] = align_derivative(axes.x, pw, map.width, map.scale, along.x1, along.x2,
-                                             true, builder, arena);
-    }
-    set_window(roi);
-  }
-  return rois;
+  return builder.finish(arena, by_cell);
 }
 
 template <class A>
-Taps<A> bins_to_taps(const Bins& bins, int64_t count, bool by_column, TapsBuilder<A>& builder,
+int64_t most_cells(const TapsRoi<A>& roi) {
+  return std::max({roi.y.count, roi.x.count, roi.y_derivative[0].count, roi.y_derivative[1].count,
+                   roi.x_derivative[0].count, roi.x_derivative[1].count});
+}
+
+template <class T, class A>
+class AlignTaps final : public Tables {
+ public:
+  AlignTaps(const RoiAlignProblem& problem, TapsFor use) : problem_(problem), use_(use) {}
+
+  std::unique_ptr<Tables> another() const override {
+    return std::make_unique<AlignTaps>(problem_, use_);
+  }
+  const Roi* make(int64_t k, Arena& arena) override {
+    const int64_t ph = problem_.output_height, pw = problem_.output_width;
+    const bool directions = use_ == TapsFor::jvp_boxes;
+    const bool by_cell = use_ == TapsFor::backward || directions;
+    const PlacedBox<T> placed = place_box<T>(problem_, k);
+    const Map& map = problem_.maps[placed.map];
+    const AlignAxes<T> axes(problem_.params, static_cast<T>(map.scale), placed.box, placed.exists);
+    TapsRoi<A>& roi = *new (arena.take<TapsRoi<A>>(1)) TapsRoi<A>;
+    set_place(roi, k, placed);
+    roi.y = align_taps(axes.y, ph, map.height, by_cell, builder_, arena);
+    roi.x = align_taps(axes.x, pw, map.width, by_cell, builder_, arena);
+    const auto derivative = [&](const AlignAxis<T>& axis, int64_t bins, int64_t size, double low,
+                                double high) {
+      return align_derivative(axis, bins, size, map.scale, low, high, by_cell, builder_, arena);
+    };
+    for (int edge = 0; use_ == TapsFor::boxes && edge < 2; ++edge) {
+      roi.y_derivative[edge] = derivative(axes.y, ph, map.height, edge == 0, edge == 1);
+      roi.x_derivative[edge] = derivative(axes.x, pw, map.width, edge == 0, edge == 1);
+    }
+    if (directions) {
+      const Box<double> along = load_box<double>(problem_.boxes_tangent, k);
+      roi.y_derivative[0] = derivative(axes.y, ph, map.height, along.y1, along.y2);
+      roi.x_derivative[0] = derivative(axes.x, pw, map.width, along.x1, along.x2);
+    }
+    set_window(roi);
+    return &roi;
+  }
+  int64_t sums(const Roi& roi) const override {
+    return most_cells(static_cast<const TapsRoi<A>&>(roi));
+  }
+
+ private:
+  const RoiAlignProblem& problem_;
+  TapsFor use_;
+  TapsBuilder<A> builder_;
+};
+
+template <class A>
+Taps<A> bins_to_taps(const Bins& bins, int64_t count, bool by_cell, TapsBuilder<A>& builder,
                      Arena& arena) {
   builder.begin(count);
   for (int64_t p = 0; p < count; ++p) {
@@ -177,34 +195,54 @@ Taps<A> bins_to_taps(const Bins& bins, int64_t count, bool by_column, TapsBuilde
       builder.add(cell, 1.0 / (bins.end[p] - bins.begin[p]));
     builder.end_bin();
   }
-  return builder.finish(arena, by_column);
+  return builder.finish(arena, by_cell);
 }
+
+template <class A>
+class PoolTaps final : public Tables {
+ public:
+  PoolTaps(const RoiPoolProblem& problem, TapsFor use)
+      : problem_(problem), use_(use), bins_(make_bins(problem)) {}
+
+  std::unique_ptr<Tables> another() const override {
+    return std::make_unique<PoolTaps>(problem_, use_);
+  }
+  const Roi* make(int64_t k, Arena& arena) override {
+    const BinsRoi& bins = static_cast<const BinsRoi&>(*bins_->make(k, arena));
+    const bool by_cell = use_ == TapsFor::backward;
+    TapsRoi<A>& roi = *new (arena.take<TapsRoi<A>>(1)) TapsRoi<A>;
+    static_cast<Roi&>(roi) = bins;
+    roi.y = bins_to_taps(bins.y, problem_.output_height, by_cell, builder_, arena);
+    roi.x = bins_to_taps(bins.x, problem_.output_width, by_cell, builder_, arena);
+    return &roi;
+  }
+  int64_t sums(const Roi& roi) const override {
+    return most_cells(static_cast<const TapsRoi<A>&>(roi));
+  }
+
+ private:
+  const RoiPoolProblem& problem_;
+  TapsFor use_;
+  std::unique_ptr<Tables> bins_;
+  TapsBuilder<A> builder_;
+};
 
 }  // namespace
 
 template <class A>
-std::vector<TapsRoi<A>> make_taps(const RoiAlignProblem& problem, TapsFor use, Arena& arena) {
-  return problem.double_coordinates ? make_align_taps<double, A>(problem, use, arena)
-                                    : make_align_taps<float, A>(problem, use, arena);
+std::unique_ptr<Tables> make_taps(const RoiAlignProblem& problem, TapsFor use) {
+  if (problem.double_coordinates) return std::make_unique<AlignTaps<double, A>>(problem, use);
+  return std::make_unique<AlignTaps<float, A>>(problem, use);
 }
 
 template <class A>
-std::vector<TapsRoi<A>> make_taps(const RoiPoolProblem& problem, TapsFor use, Arena& arena) {
-  const std::vector<BinsRoi> bins = make_bins(problem, arena);
-  std::vector<TapsRoi<A>> rois(bins.size());
-  TapsBuilder<A> builder;
-  for (size_t k = 0; k < bins.size(); ++k) {
-    static_cast<Roi&>(rois[k]) = bins[k];
-    rois[k].y = bins_to_taps(bins[k].y, problem.output_height, false, builder, arena);
-    rois[k].x =
-        bins_to_taps(bins[k].x, problem.output_width, use == TapsFor::backward, builder, arena);
-  }
-  return rois;
+std::unique_ptr<Tables> make_taps(const RoiPoolProblem& problem, TapsFor use) {
+  return std::make_unique<PoolTaps<A>>(problem, use);
 }
 
-template std::vector<TapsRoi<float>> make_taps(const RoiAlignProblem&, TapsFor, Arena&);
-template std::vector<TapsRoi<double>> make_taps(const RoiAlignProblem&, TapsFor, Arena&);
-template std::vector<TapsRoi<float>> make_taps(const RoiPoolProblem&, TapsFor, Arena&);
-template std::vector<TapsRoi<double>> make_taps(const RoiPoolProblem&, TapsFor, Arena&);
+template std::unique_ptr<Tables> make_taps<float>(const RoiAlignProblem&, TapsFor);
+template std::unique_ptr<Tables> make_taps<double>(const RoiAlignProblem&, TapsFor);
+template std::unique_ptr<Tables> make_taps<float>(const RoiPoolProblem&, TapsFor);
+template std::unique_ptr<Tables> make_taps<double>(const RoiPoolProblem&, TapsFor);
 
 }  // namespace roidl::cpu
