@@ -18,7 +18,7 @@ const Backend backend = {"cuda",
                          cuda::roi_pool_forward,
                          cuda::roi_pool_backward,
                          cuda::roi_pool_jvp,
-                         false};
+                         cuda::assign_levels};
 
 const DeviceLibrary library = {kDeviceLibraryLayout, &backend,   ROIDL_CUDA_ARCHITECTURES,
                                cuda::why_unusable,   cuda::read, cuda::device_of_stream};

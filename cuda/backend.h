@@ -17,6 +17,7 @@ void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem);
 void roi_pool_forward(const RoiPoolProblem& problem);
 void roi_pool_backward(const RoiPoolProblem& problem);
 void roi_pool_jvp(const RoiPoolProblem& problem);
+void assign_levels(const Problem& problem, int32_t* levels);
 
 // The same for the max modes of RoIAlign.
 void roi_align_max_forward(const RoiAlignProblem& problem);

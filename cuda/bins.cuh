@@ -65,6 +65,10 @@ template <class T>
 ROIDL_DEVICE Plane<T> plane_of(const MapView& view, int64_t image, int64_t channel) {
   return {static_cast<const T*>(view.data) + image * view.n + channel * view.c, view.h, view.w};
 }
+template <class T, class Place>  // Place: a Roi or a Window
+ROIDL_DEVICE Plane<T> plane_of(const Views& views, const Place& place, int64_t channel) {
+  return plane_of<T>(views.of[place.map], place.image, channel);
+}
 
 template <class T>
 ROIDL_DEVICE T& element_of(const PooledView& view, int64_t k, int64_t channel, int64_t p,

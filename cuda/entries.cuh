@@ -5,8 +5,8 @@
 namespace roidl::cuda {
 
 // Each bin of each channel gives to at most `kCells` cells. `Finder` says which:
-// find(known, image, channel, place, give) calls give(row, column, share) for them, where `known`
-// is what it has learnt of the RoI by know(k).
+// find(known, tile, channel, place, give) calls give(row, column, share) for them, where `known` is
+// what it has learnt of the RoI by know(k).
 template <class T, class Finder>
 struct Entries {
   using A = accumulator<T>;
@@ -49,7 +49,7 @@ struct Entries {
                           A gradient) const {
     stage_none(staged, place.at);
     int64_t next = place.at * kCells;
-    finder.find(staged.known[place.roi], tile.image, tile.channel + place.c, place,
+    finder.find(staged.known[place.roi], tile, tile.channel + place.c, place,
                 [&](int64_t row, int64_t column, A share) {
                   const int32_t thread = tile.thread_of(row, column);
                   if (thread < 0) return;

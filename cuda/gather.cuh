@@ -1,6 +1,6 @@
 // Gradients to the input: every cell gathers what it is owed, RoI by RoI in their order.
 //
-// A block owns a tile of the map and some channels: a thread is a cell and holds their sums in
+// A block owns a tile of a map and some channels: a thread is a cell and holds their sums in
 // registers. The block picks the RoIs whose window meets the tile, and for a few of them at a time
 // lays out in shared memory what each bin gives to each row and column of the tile, and the
 // gradients of those bins. No atomics, no memory to be zeroed before, the same order every time.
@@ -11,14 +11,20 @@ namespace roidl::cuda {
 
 inline constexpr int kTile = 16;  // cells along either axis: kThreads of them
 inline constexpr int kTileStride = kTile + 1;
-inline constexpr int kListed = 2 * kThreads;  // RoIs
-inline constexpr int kMostAtOnce = 8;         // of the list
+inline constexpr int kLooks = 4;                   // RoIs that a thread looks at together
+inline constexpr int kListed = kLooks * kThreads;  // RoIs
+inline constexpr int kMostAtOnce = 8;              // of the list
 static_assert(kTile * kTile == kThreads, "a thread is a cell");
 
-// A tile of an image and some channels of it.
+// A tile of an image of a map and some channels of it.
 struct Tile {
   int64_t image, channel;
-  int32_t channels, y, x;
+  int32_t map, channels, y, x;
+
+  ROIDL_DEVICE bool meets(const Window& window) const {
+    return window.image == image && window.map == map && window.y_begin - y < kTile &&
+           window.y_end > y && window.x_begin - x < kTile && window.x_end > x;
+  }
 
   // The thread of a cell of the map, or -1.
   ROIDL_DEVICE int32_t thread_of(int64_t row, int64_t column) const {
@@ -83,13 +89,49 @@ struct Products {
   }
 };
 
-// `Source` says what a bin gives to a cell: Products, or Entries (entries.cuh).
-template <class T, class Source>
+// Where the gather has its windows and weights from: the plan of a call.
+template <class A, int kWeights>
+struct FromPlan {
+  static constexpr int kMostResident = 4;
+  Plan<A, kWeights> plan;
+
+  ROIDL_DEVICE Window window(int64_t k) const { return plan.windows[k]; }
+  // visit(cell, weights) for the taps of bin p along the axis y or x of RoI k.
+  template <class Visit>
+  ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
+    const AxisPlan<A, kWeights>& axis = along_y ? plan.y : plan.x;
+    const Tap<A, kWeights>* const taps = axis.taps_of(k);
+    const Span span = axis.spans_of(k)[p];
+    for (int32_t j = span.first; j < span.stop; ++j) visit(taps[j].cell, taps[j].weight);
+  }
+};
+
+// Or the boxes themselves: every block finds for itself what it needs of them. A cell's weights
+// come one by one, in the order in which a plan adds them up.
+template <class A, class Rois>
+struct FromBoxes {
+  static constexpr int kMostResident = 2;
+  Rois rois;
+
+  ROIDL_DEVICE Window window(int64_t k) const { return window_of(rois.load(k)); }
+  template <class Visit>
+  ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
+    const auto roi = rois.load(k);
+    const auto& axis = along_y ? roi.y : roi.x;
+    axis.template for_each_tap<A>(
+        p, [&](int32_t cell, A weight, int64_t, A) { visit(cell, &weight); });
+  }
+};
+
+// `Source` says what a bin gives to a cell: Products, or Entries (entries.cuh). `From` says where
+// the windows and weights are from.
+template <class T, class Source, class From>
 struct Gather {
   using A = accumulator<T>;
   static constexpr int kChannels = Source::kChannels;
   static constexpr int kWeights = Source::kWeights;
-  static constexpr int kResident = Source::kResident;
+  static constexpr int kResident =
+      Source::kResident < From::kMostResident ? Source::kResident : From::kMostResident;
   struct Sum {
     A at[kChannels];
   };
@@ -112,7 +154,7 @@ struct Gather {
   };
 
   struct Workspace {
-    int64_t* list;
+    int32_t* list;    // of RoIs, counted from the first that was looked at
     int64_t* offset;  // of a RoI's gradients
     int32_t* warps;
     Table y, x;
@@ -121,79 +163,79 @@ struct Gather {
 
   // Some bins of some RoIs of the list.
   struct Some {
-    const int64_t* list;
+    int64_t first;
+    const int32_t* list;
     int rois;
     int32_t p, q, rows, columns;
   };
 
-  Source source;
-  Plan<A, kWeights> plan;
-  PooledView grad_output;
-  MapView grad_input;
-  int64_t count;  // of the RoIs
-  int64_t images, channels, height, width;
-  int32_t some_y, some_x, at_once;  // bins at a time, RoIs at a time
-  int64_t tiles_y, tiles_x, slabs;
-  bool channels_first;  // in the memory of grad_output
-  bool wide;            // 16 bytes of channels of grad_input can be stored at once
+  // The tiles of a map are so many blocks, from `first` on.
+  struct MapTiles {
+    int64_t first, tiles_y, tiles_x, height, width;
+  };
 
-  Gather(const Problem& problem, const Source& asked, const Plan<A, kWeights>& planned)
+  Source source;
+  From from;
+  PooledView grad_output;
+  Views grad_inputs;
+  MapTiles tiles[kMaxMaps];
+  int64_t count;  // of the RoIs
+  int64_t channels, slabs, blocks;
+  int32_t maps, bins_y, bins_x;
+  int32_t some_y, some_x, at_once;  // bins at a time, RoIs at a time
+  bool channels_first;              // in the memory of grad_output
+  bool wide;  // 16 bytes of channels of a gradient to an input can be stored at once
+
+  Gather(const Problem& problem, const Source& asked, const From& found)
       : source(asked),
-        plan(planned),
+        from(found),
         grad_output(problem.pooled),
-        grad_input(problem.maps[0].gradient),
+        grad_inputs(views_of(problem, &Map::gradient)),
         count(problem.rois),
-        images(problem.images),
         channels(problem.channels),
-        height(problem.maps[0].height),
-        width(problem.maps[0].width),
-        some_y(plan.y.bins < Source::kMostBins ? plan.y.bins : Source::kMostBins),
-        some_x(plan.x.bins < Source::kMostBins ? plan.x.bins : Source::kMostBins),
-        at_once(1),
-        tiles_y(divide_up(height, kTile)),
-        tiles_x(divide_up(width, kTile)),
         slabs(divide_up(channels, kChannels)),
-        channels_first(grad_output.c != 1) {
+        blocks(0),
+        maps(problem.num_maps),
+        bins_y(static_cast<int32_t>(problem.output_height)),
+        bins_x(static_cast<int32_t>(problem.output_width)),
+        some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
+        some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
+        at_once(1),
+        channels_first(grad_output.c != 1),
+        wide(true) {
     // Several RoIs at a time hide each other's waiting, as long as blocks do not crowd each other
     // out of shared memory.
     while (at_once < kMostAtOnce && shared_bytes(at_once + 1) <= kSharedBytes * 3 / 4) ++at_once;
-    constexpr int kWide = 16 / sizeof(T);
-    wide = grad_input.c == 1 && reinterpret_cast<uintptr_t>(grad_input.data) % 16 == 0 &&
-           grad_input.n % kWide == 0 && grad_input.h % kWide == 0 && grad_input.w % kWide == 0;
+    // The smallest maps first: most RoIs meet there in one tile.
+    for (int i = maps - 1; i >= 0; --i) {
+      const Map& map = problem.maps[i];
+      tiles[i] = {blocks, divide_up(map.height, kTile), divide_up(map.width, kTile), map.height,
+                  map.width};
+      blocks += problem.images * slabs * tiles[i].tiles_y * tiles[i].tiles_x;
+      constexpr int kWide = 16 / sizeof(T);
+      const MapView& view = map.gradient;
+      wide &= moves_together(view.data, {view.n, view.h, view.w}, view.c, kWide, kWide, sizeof(T));
+    }
   }
 
-  int64_t blocks() const { return images * slabs * tiles_y * tiles_x; }
-
   int64_t shared_bytes(int64_t rois) const {
-    return Shared::bytes_of<int64_t>(kListed) + Shared::bytes_of<int64_t>(kMostAtOnce) +
-           Shared::bytes_of<int32_t>(kWarps) + table_bytes(rois, some_y) +
+    return Shared::bytes_of<int32_t>(kListed) + Shared::bytes_of<int64_t>(kMostAtOnce) +
+           Shared::bytes_of<int32_t>(kLooks * kWarps) + table_bytes(rois, some_y) +
            table_bytes(rois, some_x) + Source::staged_bytes(rois * some_y * some_x);
   }
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const Workspace space = place(shared);
-    const int64_t tiles = tiles_y * tiles_x;
-    for (int64_t work = team.block; work < images * slabs * tiles; work += team.blocks) {
-      const int64_t at = work % tiles, rest = work / tiles, image = rest / slabs;
-      const int64_t channel = (rest - image * slabs) * kChannels, left = channels - channel;
-      const Tile tile{image, channel, left < kChannels ? static_cast<int32_t>(left) : kChannels,
-                      static_cast<int32_t>(at / tiles_x) * kTile,
-                      static_cast<int32_t>(at % tiles_x) * kTile};
+    for (int64_t work = team.block; work < blocks; work += team.blocks) {
+      const Tile tile = tile_of(work);
       PerThread<Sum> sums;
       team.each_thread([&](int thread) { sums[thread] = Sum{}; });
-      for (int64_t first = 0; first < count;) {
-        int listed = 0;
-        while (first < count && listed <= kListed - kThreads) {
-          listed = team.append(space.list, listed, first, count, space.warps, [&](int64_t k) {
-            const Window window = plan.windows[k];
-            return window.image == tile.image && window.y_begin - tile.y < kTile &&
-                   window.y_end > tile.y && window.x_begin - tile.x < kTile &&
-                   window.x_end > tile.x;
-          });
-          first += kThreads;
-        }
+      for (int64_t first = 0; first < count; first += kListed) {
+        const int listed =
+            team.list<kLooks>(space.list, space.warps, count - first,
+                              [&](int64_t i) { return tile.meets(from.window(first + i)); });
         for (int next = 0; next < listed; next += at_once)
-          add(team, space, tile, space.list + next,
+          add(team, space, tile, first, space.list + next,
               listed - next < at_once ? listed - next : at_once, sums);
       }
       team.each_thread([&](int thread) { store(tile, thread, sums[thread]); });
@@ -201,6 +243,22 @@ struct Gather {
   }
 
  private:
+  ROIDL_DEVICE Tile tile_of(int64_t work) const {
+    int32_t map = 0;
+    while (map + 1 < maps && work < tiles[map].first) ++map;
+    const MapTiles& those = tiles[map];
+    const int64_t each = those.tiles_y * those.tiles_x, within = work - those.first;
+    const int64_t rest = within / each, at = within - rest * each;
+    const int64_t image = rest / slabs, channel = (rest - image * slabs) * kChannels;
+    const int64_t left = channels - channel, row = at / those.tiles_x;
+    return {image,
+            channel,
+            map,
+            left < kChannels ? static_cast<int32_t>(left) : kChannels,
+            static_cast<int32_t>(row) * kTile,
+            static_cast<int32_t>(at - row * those.tiles_x) * kTile};
+  }
+
   static int64_t table_bytes(int64_t rois, int64_t bins) {
     return Shared::bytes_of<A>(kWeights * rois * bins * kTileStride) +
            Shared::bytes_of<Reach>(rois * kTile) + Shared::bytes_of<int32_t>(rois * bins);
@@ -218,9 +276,9 @@ struct Gather {
 
   ROIDL_DEVICE Workspace place(Shared shared) const {
     Workspace space;
-    space.list = shared.take<int64_t>(kListed);
+    space.list = shared.take<int32_t>(kListed);
     space.offset = shared.take<int64_t>(kMostAtOnce);
-    space.warps = shared.take<int32_t>(kWarps);
+    space.warps = shared.take<int32_t>(kLooks * kWarps);
     space.y = place_table(shared, some_y);
     space.x = place_table(shared, some_x);
     space.staged = source.place(shared, int64_t{at_once} * some_y * some_x);
@@ -228,13 +286,18 @@ struct Gather {
   }
 
   // `rois` RoIs of the list, in chunks of their bins.
-  ROIDL_DEVICE void add(const Team& team, const Workspace& space, const Tile& tile,
-                        const int64_t* list, int rois, PerThread<Sum>& sums) const {
-    for (int32_t p = 0; p < plan.y.bins; p += some_y)
-      for (int32_t q = 0; q < plan.x.bins; q += some_x) {
-        const int32_t rows = plan.y.bins - p, columns = plan.x.bins - q;
-        const Some some{
-            list, rois, p, q, rows < some_y ? rows : some_y, columns < some_x ? columns : some_x};
+  ROIDL_DEVICE void add(const Team& team, const Workspace& space, const Tile& tile, int64_t first,
+                        const int32_t* list, int rois, PerThread<Sum>& sums) const {
+    for (int32_t p = 0; p < bins_y; p += some_y)
+      for (int32_t q = 0; q < bins_x; q += some_x) {
+        const int32_t rows = bins_y - p, columns = bins_x - q;
+        const Some some{first,
+                        list,
+                        rois,
+                        p,
+                        q,
+                        rows < some_y ? rows : some_y,
+                        columns < some_x ? columns : some_x};
         weigh(team, space, tile, some);
         stage(team, space, tile, some);
         team.each_thread([&](int thread) { sum_up(space, rois, thread, sums[thread]); });
@@ -247,15 +310,15 @@ struct Gather {
     const int32_t both = some.rows + some.columns;
     team.each(some.rois * both, [&](int64_t index) {
       const int32_t i = static_cast<int32_t>(index), roi = i / both, bin = i - roi * both;
-      const int64_t k = some.list[roi];
+      const int64_t k = some.first + some.list[roi];
       if (bin == 0) {
         space.offset[roi] = grad_output.offset(k);
         source.know(space.staged, roi, k);
       }
       if (bin < some.rows)
-        weigh_bin(plan.y, k, some.p + bin, tile.y, space.y, roi, bin);
+        weigh_bin(true, k, some.p + bin, tile.y, space.y, roi, bin);
       else
-        weigh_bin(plan.x, k, some.q + bin - some.rows, tile.x, space.x, roi, bin - some.rows);
+        weigh_bin(false, k, some.q + bin - some.rows, tile.x, space.x, roi, bin - some.rows);
     });
     team.each(some.rois * 2 * kTile, [&](int64_t index) {
       const int32_t i = static_cast<int32_t>(index), roi = i / (2 * kTile), at = i % (2 * kTile);
@@ -266,23 +329,21 @@ struct Gather {
     });
   }
 
-  ROIDL_DEVICE static void weigh_bin(const AxisPlan<A, kWeights>& axis, int64_t k, int32_t p,
-                                     int32_t begin, const Table& table, int roi, int32_t bin) {
+  ROIDL_DEVICE void weigh_bin(bool along_y, int64_t k, int32_t p, int32_t begin, const Table& table,
+                              int roi, int32_t bin) const {
     A* const weight = table.row(roi, bin);
     for (int cell = 0; cell < kTile; ++cell) {
       weight[cell] = A(0);
       if constexpr (kWeights == 2) weight[table.slope + cell] = A(0);
     }
-    const Tap<A, kWeights>* const taps = axis.taps_of(k);
-    const Span span = axis.spans_of(k)[p];
     int32_t gives = 0;
-    for (int32_t j = span.first; j < span.stop; ++j) {
-      const int32_t at = taps[j].cell - begin;
-      if (at < 0 || at >= kTile) continue;
-      weight[at] = taps[j].weight[0];
-      if constexpr (kWeights == 2) weight[table.slope + at] = taps[j].weight[1];
+    from.for_each_tap(along_y, k, p, [&](int32_t cell, const A* weights) {
+      const int32_t at = cell - begin;
+      if (at < 0 || at >= kTile) return;
+      weight[at] += weights[0];
+      if constexpr (kWeights == 2) weight[table.slope + at] += weights[1];
       gives = 1;
-    }
+    });
     table.gives[roi * table.bins + bin] = gives;
   }
 
@@ -317,7 +378,8 @@ struct Gather {
         const A value =
             widen(from[c * grad_output.c + row * grad_output.h + column * grad_output.w]);
         source.stage(space.staged, tile,
-                     Place{at, roi, some.list[roi], c, some.p + row, some.q + column}, value);
+                     Place{at, roi, some.first + some.list[roi], c, some.p + row, some.q + column},
+                     value);
       };
       const int32_t bins = some.rows * some.columns;
       if (channels_first)
@@ -341,9 +403,10 @@ struct Gather {
 
   ROIDL_DEVICE void store(const Tile& tile, int thread, const Sum& sum) const {
     const int64_t y = int64_t{tile.y} + thread / kTile, x = int64_t{tile.x} + thread % kTile;
-    if (y >= height || x >= width) return;
-    T* const target = static_cast<T*>(grad_input.data) + tile.image * grad_input.n +
-                      tile.channel * grad_input.c + y * grad_input.h + x * grad_input.w;
+    if (y >= tiles[tile.map].height || x >= tiles[tile.map].width) return;
+    const MapView& map = grad_inputs.of[tile.map];
+    T* const target = static_cast<T*>(map.data) + tile.image * map.n + tile.channel * map.c +
+                      y * map.h + x * map.w;
     constexpr int kWide = 16 / sizeof(T);
     if (wide && tile.channels == kChannels) {
 #pragma unroll
@@ -357,15 +420,34 @@ struct Gather {
     }
 #pragma unroll
     for (int c = 0; c < kChannels; ++c)
-      if (c < tile.channels) narrow(sum.at[c], target[c * grad_input.c]);
+      if (c < tile.channels) narrow(sum.at[c], target[c * map.c]);
   }
 };
 
-template <class T, class Source>
+template <class T, class Source, class From>
+void gather_from(const Problem& problem, const Source& source, const From& from) {
+  const Gather<T, Source, From> kernel(problem, source, from);
+  launch(problem, kernel, kernel.blocks, kernel.shared_bytes(kernel.at_once));
+}
+
+template <class T, class Source, int kWeights>
 void gather(const Problem& problem, const Source& source,
-            const Plan<accumulator<T>, Source::kWeights>& plan) {
-  const Gather<T, Source> kernel(problem, source, plan);
-  launch(problem, kernel, kernel.blocks(), kernel.shared_bytes(kernel.at_once));
+            const Plan<accumulator<T>, kWeights>& plan) {
+  gather_from<T>(problem, source, FromPlan<accumulator<T>, kWeights>{plan});
+}
+
+// Whatever finds a plan for itself where the problem is small, and by one where it is not.
+template <class T, class Rois, class ProblemType, class Source>
+void gather_once(const ProblemType& problem, const Source& source) {
+  using A = accumulator<T>;
+  const int64_t tiles = most_of_maps(problem, [](const Map& map) {
+    return divide_up(map.height, kTile) * divide_up(map.width, kTile);
+  });
+  const int64_t blocks =
+      problem.num_maps * problem.images * divide_up(problem.channels, Source::kChannels) * tiles;
+  if (is_small<A>(problem, blocks))
+    return gather_from<T>(problem, source, FromBoxes<A, Rois>{Rois(problem)});
+  with_plan<A, 1>(problem, [&](const auto& plan) { gather<T>(problem, source, plan); });
 }
 
 }  // namespace roidl::cuda

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 #include "dtype.h"
 #include "problem.h"
@@ -58,24 +59,27 @@ struct Team {
     visit(static_cast<int>(threadIdx.x));
   }
 
-  // Appends those i of [first, first + kThreads) below `stop` for which test(i) holds to
-  // list[count...], in order, and returns the new count. `warps` are kWarps integers in shared
-  // memory.
-  template <class Test>
-  ROIDL_DEVICE int append(int64_t* list, int count, int64_t first, int64_t stop, int* warps,
-                          Test&& test) const {
-    const int64_t i = first + threadIdx.x;
-    const bool chosen = i < stop && test(i);
-    const unsigned mask = __ballot_sync(0xffffffffu, chosen);
+  // Lists those i of [0, count) for which test(i) holds, of the first kLooks * kThreads, in their
+  // order, and returns how many. `warps` are kLooks * kWarps integers in shared memory.
+  template <int kLooks, class Test>
+  ROIDL_DEVICE int list(int32_t* list, int32_t* warps, int64_t count, Test&& test) const {
     const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-    if (lane == 0) warps[warp] = __popc(mask);
-    __syncthreads();
-    int before = count, total = count;
-    for (int other = 0; other < kWarps; ++other) {
-      if (other < warp) before += warps[other];
-      total += warps[other];
+    unsigned chosen[kLooks];
+#pragma unroll
+    for (int look = 0; look < kLooks; ++look) {
+      const int64_t i = look * kThreads + threadIdx.x;
+      chosen[look] = __ballot_sync(0xffffffffu, i < count && test(i));
+      if (lane == 0) warps[look * kWarps + warp] = __popc(chosen[look]);
     }
-    if (chosen) list[before + __popc(mask & ((1u << lane) - 1u))] = i;
+    __syncthreads();
+    int total = 0;
+#pragma unroll
+    for (int look = 0; look < kLooks; ++look)
+      for (int other = 0; other < kWarps; ++other) {
+        if (other == warp && (chosen[look] >> lane & 1u) != 0)
+          list[total + __popc(chosen[look] & ((1u << lane) - 1u))] = look * kThreads + threadIdx.x;
+        total += warps[look * kWarps + other];
+      }
     __syncthreads();
     return total;
   }
@@ -118,6 +122,16 @@ template <class T, int count>
 struct alignas(sizeof(T) * count) Vec {
   T at[count];
 };
+
+// Whether `count` neighbouring channels can be moved at once.
+inline bool moves_together(const void* data, std::initializer_list<int64_t> strides, int64_t c,
+                           int64_t channels, int count, int item_bytes) {
+  if (c != 1 || channels % count != 0) return false;
+  if (reinterpret_cast<uintptr_t>(data) % (count * item_bytes) != 0) return false;
+  for (const int64_t stride : strides)
+    if (stride % count != 0) return false;
+  return true;
+}
 
 // What a block may use of shared memory without asking (all devices), and how it is cut up.
 inline constexpr int kSharedBytes = 48 << 10;

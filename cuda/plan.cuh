@@ -30,49 +30,75 @@ struct AxisPlan {
   ROIDL_DEVICE const Tap<A, kWeights>* taps_of(int64_t k) const { return taps + k * most; }
 };
 
+// What is known of one RoI.
+template <class A, int kWeights>
+struct RoiPlan {
+  Window window;
+  const Span *y, *x;
+  const Tap<A, kWeights>*y_taps, *x_taps;
+};
+
+// Of all of them, in global memory.
 template <class A, int kWeights>
 struct Plan {
   Window* windows;  // [RoI]
   AxisPlan<A, kWeights> y, x;
+
+  // As a kernel has it from PlanHere.
+  static constexpr int kMostResident = 4;
+  struct Space {};
+  int64_t bytes() const { return 0; }
+  ROIDL_DEVICE Space place(Shared&) const { return {}; }
+  ROIDL_DEVICE RoiPlan<A, kWeights> of(const Team&, const Space&, int64_t k) const {
+    return {windows[k], y.spans_of(k), x.spans_of(k), y.taps_of(k), x.taps_of(k)};
+  }
 };
 
-// What the weights of a tap are: the average's (1); and its derivative along a direction of the
-// boxes (2); or and its derivatives to the lower and the upper edge (3).
+// Finds the plan of one RoI; all threads of a block together. What the weights of a tap are: the
+// average's (1); and its derivative along a direction of the boxes (2); or and its derivatives to
+// the lower and the upper edge (3).
 template <class A, class Rois, int kWeights>
-struct MakePlan {
-  static constexpr int kResident = 2;
-  Rois rois;
-  Plan<A, kWeights> plan;
-  Boxes direction;  // of 2
-  int64_t count;
+struct PlanRoi {
+  using RoiType = Roi<typename Rois::Axis>;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
-    using Roi = Roi<typename Rois::Axis>;
-    Roi* const roi = shared.take<Roi>(1);
-    Box<double>* const along = shared.take<Box<double>>(1);
-    const int32_t rows = plan.y.bins, all = rows + plan.x.bins;
-    for (int64_t k = team.block; k < count; k += team.blocks) {
-      Span* const y = plan.y.spans + k * (plan.y.bins + 1);
-      Span* const x = plan.x.spans + k * (plan.x.bins + 1);
-      team.each(1, [&](int64_t) {
-        *roi = rois.load(k);
-        if constexpr (kWeights == 2) *along = load_box<double>(direction, k);
-        plan.windows[k] = window_of(*roi);
-      });
-      team.each(all, [&](int64_t i) {
-        if (i < rows)
-          count_places(roi->image, roi->y, i, y);
-        else
-          count_places(roi->image, roi->x, i - rows, x);
-      });
-      team.each(2, [&](int64_t i) { i == 0 ? add_up(plan.y, y) : add_up(plan.x, x); });
-      team.each(all, [&](int64_t i) {
-        if (i < rows)
-          fill(roi->y, i, y, plan.y.taps + k * plan.y.most, along->y1, along->y2);
-        else
-          fill(roi->x, i - rows, x, plan.x.taps + k * plan.x.most, along->x1, along->x2);
-      });
-    }
+  struct Space {  // in shared memory
+    RoiType* roi;
+    Box<double>* along;
+  };
+  static int64_t bytes() { return Shared::bytes_of<RoiType>(1) + Shared::bytes_of<Box<double>>(1); }
+  ROIDL_DEVICE static Space place(Shared& shared) {
+    Space space;
+    space.roi = shared.take<RoiType>(1);
+    space.along = shared.take<Box<double>>(1);
+    return space;
+  }
+
+  ROIDL_DEVICE static void run(const Team& team, const Space& space, const Rois& rois,
+                               const Boxes& direction, int64_t k, Window* window,
+                               const AxisPlan<A, kWeights>& y_axis, Span* y,
+                               Tap<A, kWeights>* y_taps, const AxisPlan<A, kWeights>& x_axis,
+                               Span* x, Tap<A, kWeights>* x_taps) {
+    const int32_t rows = y_axis.bins, all = rows + x_axis.bins;
+    team.each(1, [&](int64_t) {
+      *space.roi = rois.load(k);
+      if constexpr (kWeights == 2) *space.along = load_box<double>(direction, k);
+      *window = window_of(*space.roi);
+    });
+    const RoiType& roi = *space.roi;
+    const Box<double>& along = *space.along;
+    team.each(all, [&](int64_t i) {
+      if (i < rows)
+        count_places(roi.image, roi.y, i, y);
+      else
+        count_places(roi.image, roi.x, i - rows, x);
+    });
+    team.each(2, [&](int64_t i) { i == 0 ? add_up(y_axis, y) : add_up(x_axis, x); });
+    team.each(all, [&](int64_t i) {
+      if (i < rows)
+        fill(roi.y, i, y, y_taps, along.y1, along.y2);
+      else
+        fill(roi.x, i - rows, x, x_taps, along.x1, along.x2);
+    });
   }
 
  private:
@@ -125,6 +151,93 @@ struct MakePlan {
   }
 };
 
+// The kernel that finds the plan of all RoIs.
+template <class A, class Rois, int kWeights>
+struct MakePlan {
+  using Each = PlanRoi<A, Rois, kWeights>;
+  static constexpr int kResident = 2;
+  Rois rois;
+  Plan<A, kWeights> plan;
+  Boxes direction;  // of 2
+  int64_t count;
+
+  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+    const typename Each::Space space = Each::place(shared);
+    for (int64_t k = team.block; k < count; k += team.blocks)
+      Each::run(team, space, rois, direction, k, plan.windows + k, plan.y,
+                plan.y.spans + k * (plan.y.bins + 1), plan.y.taps + k * plan.y.most, plan.x,
+                plan.x.spans + k * (plan.x.bins + 1), plan.x.taps + k * plan.x.most);
+  }
+};
+
+// How many taps an axis has at most.
+inline int64_t taps_at_most(int64_t bins, int64_t size, int64_t samples) {
+  const int64_t by_cells = size + 2 + 3 * bins;
+  const bool few = samples > 0 && samples < by_cells && 2 * samples * bins < by_cells;
+  return few ? 2 * samples * bins : by_cells;
+}
+
+struct MostTaps {  // of any RoI of the problem
+  int64_t y, x;
+
+  MostTaps(const Problem& problem, int64_t samples_y, int64_t samples_x)
+      : y(most_of_maps(problem,
+                       [&](const Map& map) {
+                         return taps_at_most(problem.output_height, map.height, samples_y);
+                       })),
+        x(most_of_maps(problem, [&](const Map& map) {
+          return taps_at_most(problem.output_width, map.width, samples_x);
+        })) {}
+  explicit MostTaps(const RoiAlignProblem& problem)
+      : MostTaps(problem, problem.params.sampling_height, problem.params.sampling_width) {}
+  explicit MostTaps(const RoiPoolProblem& problem) : MostTaps(problem, 0, 0) {}
+};
+
+// In place of a plan in global memory: a block finds that of its RoI for itself, by the same steps.
+template <class A, class Rois>
+struct PlanHere {
+  using Each = PlanRoi<A, Rois, 1>;
+  static constexpr int kMostResident = 2;  // of problems that fill no device
+  Rois rois;
+  AxisPlan<A, 1> y, x;  // without memory
+
+  template <class ProblemType>
+  PlanHere(const ProblemType& problem, const MostTaps& most)
+      : rois(problem),
+        y{nullptr, nullptr, static_cast<int32_t>(problem.output_height), most.y},
+        x{nullptr, nullptr, static_cast<int32_t>(problem.output_width), most.x} {}
+
+  struct Space {
+    typename Each::Space each;
+    Window* window;
+    Span *y, *x;
+    Tap<A, 1>*y_taps, *x_taps;
+  };
+  int64_t bytes() const {
+    return Each::bytes() + Shared::bytes_of<Window>(1) + axis_bytes(y) + axis_bytes(x);
+  }
+  ROIDL_DEVICE Space place(Shared& shared) const {
+    Space space;
+    space.each = Each::place(shared);
+    space.window = shared.take<Window>(1);
+    space.y = shared.take<Span>(y.bins + 1);
+    space.y_taps = shared.take<Tap<A, 1>>(y.most);
+    space.x = shared.take<Span>(x.bins + 1);
+    space.x_taps = shared.take<Tap<A, 1>>(x.most);
+    return space;
+  }
+  ROIDL_DEVICE RoiPlan<A, 1> of(const Team& team, const Space& space, int64_t k) const {
+    Each::run(team, space.each, rois, Boxes(), k, space.window, y, space.y, space.y_taps, x,
+              space.x, space.x_taps);
+    return {*space.window, space.y, space.x, space.y_taps, space.x_taps};
+  }
+
+ private:
+  static int64_t axis_bytes(const AxisPlan<A, 1>& axis) {
+    return Shared::bytes_of<Span>(axis.bins + 1) + Shared::bytes_of<Tap<A, 1>>(axis.most);
+  }
+};
+
 // The plan of a call and the memory that it is in.
 template <class A, int kWeights>
 class Planned {
@@ -153,47 +266,42 @@ class Planned {
   Scratch<char> memory_;
 };
 
-// How many taps an axis has at most.
-inline int64_t taps_at_most(int64_t bins, int64_t size, int64_t samples) {
-  const int64_t by_cells = size + 2 + 3 * bins;
-  const bool few = samples > 0 && samples < by_cells && 2 * samples * bins < by_cells;
-  return few ? 2 * samples * bins : by_cells;
+// The RoIs of a problem, with coordinates of type C.
+template <class C>
+AlignRois<C> rois_of(const RoiAlignProblem& problem) {
+  return AlignRois<C>(problem);
 }
-
-template <class A, int kWeights, class Rois>
-void make_plan(const Problem& problem, const Rois& rois, const Boxes& direction,
-               const Plan<A, kWeights>& plan) {
-  const MakePlan<A, Rois, kWeights> kernel{rois, plan, direction, problem.rois};
-  launch(problem, kernel, problem.rois,
-         Shared::bytes_of<Roi<typename Rois::Axis>>(1) + Shared::bytes_of<Box<double>>(1));
+template <class C>
+PoolRois<C> rois_of(const RoiPoolProblem& problem) {
+  return PoolRois<C>(problem);
 }
+inline Boxes direction_of(const RoiAlignProblem& problem) { return problem.boxes_tangent; }
+inline Boxes direction_of(const RoiPoolProblem&) { return {}; }
 
 // Calls use(plan) with the plan of a call, which lives as long as that takes.
-template <class A, int kWeights, class Use>
-void with_plan(const RoiAlignProblem& problem, Use&& use) {
-  const Map& map = problem.maps[0];
-  const RoiAlignParams& params = problem.params;
-  const Planned<A, kWeights> planned(
-      problem, taps_at_most(problem.output_height, map.height, params.sampling_height),
-      taps_at_most(problem.output_width, map.width, params.sampling_width));
+template <class A, int kWeights, class ProblemType, class Use>
+void with_plan(const ProblemType& problem, Use&& use) {
+  const MostTaps most(problem);
+  const Planned<A, kWeights> planned(problem, most.y, most.x);
+  const auto make = [&](auto rois) {
+    using Rois = decltype(rois);
+    const MakePlan<A, Rois, kWeights> kernel{rois, planned.plan, direction_of(problem),
+                                             problem.rois};
+    launch(problem, kernel, problem.rois, MakePlan<A, Rois, kWeights>::Each::bytes());
+  };
   if (sizeof(A) == 8 || problem.double_coordinates)
-    make_plan(problem, AlignRois<double>(problem), problem.boxes_tangent, planned.plan);
+    make(rois_of<double>(problem));
   else if constexpr (sizeof(A) == 4)
-    make_plan(problem, AlignRois<float>(problem), problem.boxes_tangent, planned.plan);
+    make(rois_of<float>(problem));
   use(planned.plan);
 }
 
-template <class A, int kWeights, class Use>
-void with_plan(const RoiPoolProblem& problem, Use&& use) {
-  static_assert(kWeights == 1, "RoIPool does not follow the boxes");
-  const Map& map = problem.maps[0];
-  const Planned<A, kWeights> planned(problem, taps_at_most(problem.output_height, map.height, 0),
-                                     taps_at_most(problem.output_width, map.width, 0));
-  if (sizeof(A) == 8 || problem.double_coordinates)
-    make_plan(problem, PoolRois<double>(problem), Boxes(), planned.plan);
-  else if constexpr (sizeof(A) == 4)
-    make_plan(problem, PoolRois<float>(problem), Boxes(), planned.plan);
-  use(planned.plan);
+// Whether finding a plan, or a box's weights, once in every block that needs it costs less than one
+// more launch: all blocks run at once, so each pays for it once.
+template <class A>
+bool is_small(const Problem& problem, int64_t blocks) {
+  return blocks <= enough_blocks(problem) / 4 && problem.rois <= kThreads &&
+         (sizeof(A) == 8 || !problem.double_coordinates);
 }
 
 // Calls f(Type<T>{}) with the type of the elements.

@@ -5,24 +5,36 @@
 
 namespace roidl::cuda {
 
+namespace {
+
+template <class T>
+void average_forward(const RoiAlignProblem& problem) {
+  using A = accumulator<T>;
+  if (is_small<A>(problem, problem.rois * divide_up(problem.channels, 64))) {
+    const PlanHere<A, AlignRois<A>> plan(problem, MostTaps(problem));
+    // The sums of forward_rows need the rest of a block's memory.
+    if (plan.bytes() <= kSharedBytes / 4) return forward<T>(problem, plan);
+  }
+  with_plan<A, 1>(problem, [&](const auto& plan) { forward<T>(problem, plan); });
+}
+
+}  // namespace
+
 void roi_align_forward(const RoiAlignProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const DeviceGuard guard(problem);
   if (problem.mode != AlignMode::avg) return roi_align_max_forward(problem);
-  visit_elements(problem, [&](auto type) {
-    using T = typename decltype(type)::type;
-    with_plan<accumulator<T>, 1>(problem, [&](const auto& plan) { forward<T>(problem, plan); });
-  });
+  visit_elements(problem,
+                 [&](auto type) { average_forward<typename decltype(type)::type>(problem); });
 }
 
 void roi_align_backward(const RoiAlignProblem& problem) {
-  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  if (problem.channels == 0) return;
   const DeviceGuard guard(problem);
   if (problem.mode != AlignMode::avg) return roi_align_max_backward(problem);
   visit_elements(problem, [&](auto type) {
     using T = typename decltype(type)::type;
-    with_plan<accumulator<T>, 1>(
-        problem, [&](const auto& plan) { gather<T>(problem, Products<T, 1>{}, plan); });
+    gather_once<T, AlignRois<accumulator<T>>>(problem, Products<T, 1>{});
   });
 }
 

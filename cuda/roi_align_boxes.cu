@@ -26,7 +26,7 @@ struct AverageEdges {
   Plan<A, 3> plan;
 
   ROIDL_DEVICE Known know(int64_t k) const { return k; }
-  ROIDL_DEVICE int64_t image_of(Known k) const { return plan.windows[k].image; }
+  ROIDL_DEVICE Window place_of(Known k) const { return plan.windows[k]; }
   ROIDL_DEVICE void add(Known k, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
                         Edges& sum) const {
     const Tap<A, 3>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
@@ -56,7 +56,7 @@ struct WinnerEdges {
   AlignRois<C> rois;
 
   ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
-  ROIDL_DEVICE int64_t image_of(const Known& roi) const { return roi.image; }
+  ROIDL_DEVICE const Known& place_of(const Known& roi) const { return roi; }
   ROIDL_DEVICE void add(const Known& roi, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
                         Edges& sum) const {
     const Winner<A> winner = find_winner(roi, p, q, false, plane);
@@ -91,7 +91,7 @@ struct BoxesGradient {
   static constexpr int kResident = 2;
   using Known = typename Body::Known;
   Body body;
-  MapView features;
+  Views features;
   PooledView grad_output;
   Boxes out;  // as Boxes say where the rows of the gradient lie
   int64_t count, channels, bins_y, bins_x;
@@ -104,11 +104,11 @@ struct BoxesGradient {
       team.each(1, [&](int64_t) { *roi = body.know(k); });
       team.each(kThreads, [&](int64_t thread) {
         Edges sum{};
-        const int64_t image = body.image_of(*roi);
-        for (int64_t i = thread; i < items && image >= 0; i += kThreads) {
+        const auto place = body.place_of(*roi);
+        for (int64_t i = thread; i < items && place.image >= 0; i += kThreads) {
           const int64_t channel = i / bins, bin = i - channel * bins, p = bin / bins_x;
           const int64_t q = bin - p * bins_x;
-          body.add(*roi, p, q, plane_of<T>(features, image, channel),
+          body.add(*roi, p, q, plane_of<T>(features, place, channel),
                    A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
         }
         sums[thread] = sum;
@@ -144,7 +144,7 @@ struct AverageTangent {
   using A = accumulator<T>;
   static constexpr int kResident = 4;
   Plan<A, 2> plan;
-  MapView features;
+  Views features;
   PooledView out;
   int64_t count, channels, parts;
 
@@ -165,8 +165,9 @@ struct AverageTangent {
     A total = A(0);
     const Tap<A, 2>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
     const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
-    const int64_t image = plan.windows[k].image;
-    const Plane<T> plane = plane_of<T>(features, image < 0 ? 0 : image, channel);
+    Window window = plan.windows[k];
+    if (window.image < 0) window.image = 0;  // there are no taps
+    const Plane<T> plane = plane_of<T>(features, window, channel);
     for (int32_t i = rows.first; i < rows.stop; ++i) {
       A across = A(0), slope = A(0);
       for (int32_t j = columns.first; j < columns.stop; ++j) {
@@ -184,7 +185,7 @@ struct AverageTangent {
 template <class T, class Body>
 void run_gradient(const RoiAlignProblem& problem, const Body& body) {
   const BoxesGradient<T, Body> kernel{body,
-                                      problem.maps[0].features,
+                                      views_of(problem, &Map::features),
                                       problem.pooled,
                                       describe_like_boxes(problem.boxes, problem.boxes_gradient),
                                       problem.rois,
@@ -220,16 +221,19 @@ void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
     using T = typename decltype(type)::type;
     with_plan<accumulator<T>, 2>(problem, [&](const auto& plan) {
       const int64_t items = problem.channels * problem.output_height * problem.output_width;
-      const AverageTangent<T> kernel{
-          plan,         problem.maps[0].features, problem.pooled,
-          problem.rois, problem.channels,         divide_up(items, kThreads)};
+      const AverageTangent<T> kernel{plan,
+                                     views_of(problem, &Map::features),
+                                     problem.pooled,
+                                     problem.rois,
+                                     problem.channels,
+                                     divide_up(items, kThreads)};
       launch(problem, kernel, problem.rois * kernel.parts, 0);
     });
   });
 }
 
 void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
-  if (problem.channels == 0 || problem.maps[0].height == 0 || problem.maps[0].width == 0) return;
+  if (problem.channels == 0) return;
   const DeviceGuard guard(problem);
   visit_elements(problem, [&](auto type) {
     using T = typename decltype(type)::type;

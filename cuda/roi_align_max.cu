@@ -11,7 +11,7 @@ template <class T>
 struct MaxForward {
   using A = accumulator<T>;
   static constexpr int kResident = 2;
-  MapView features;
+  Views features;
   PooledView out;
   bool onnx;
 
@@ -20,7 +20,7 @@ struct MaxForward {
                                int64_t q) const {
     A value = A(0);
     if (roi.image >= 0)
-      value = find_winner(roi, p, q, onnx, plane_of<T>(features, roi.image, channel)).value;
+      value = find_winner(roi, p, q, onnx, plane_of<T>(features, roi, channel)).value;
     narrow(value, element_of<T>(out, k, channel, p, q));
   }
 };
@@ -30,7 +30,7 @@ template <class T>
 struct MaxTangent {
   using A = accumulator<T>;
   static constexpr int kResident = 2;
-  MapView features, tangent;
+  Views features, tangent;
   PooledView out;
   bool onnx;
 
@@ -39,8 +39,8 @@ struct MaxTangent {
                                int64_t q) const {
     A value = A(0);
     if (roi.image >= 0) {
-      const Plane<T> along = plane_of<T>(tangent, roi.image, channel);
-      const auto winner = find_winner(roi, p, q, onnx, plane_of<T>(features, roi.image, channel));
+      const Plane<T> along = plane_of<T>(tangent, roi, channel);
+      const auto winner = find_winner(roi, p, q, onnx, plane_of<T>(features, roi, channel));
       for_each_corner(roi, p, q, onnx, winner, [&](int64_t row, int64_t column, A weight) {
         value = fused(weight, A(along(row, column)), value);
       });
@@ -55,15 +55,15 @@ struct WinnerCells {
   static constexpr int kResident = 2;
   using Known = Roi<AlignBins<C>>;
   AlignRois<C> rois;
-  MapView features;
+  Views features;
   bool onnx;
 
   ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
   template <class Give>
-  ROIDL_DEVICE void find(const Known& roi, int64_t image, int64_t channel, const Place& place,
+  ROIDL_DEVICE void find(const Known& roi, const Tile&, int64_t channel, const Place& place,
                          Give&& give) const {
     const auto winner =
-        find_winner(roi, place.p, place.q, onnx, plane_of<T>(features, image, channel));
+        find_winner(roi, place.p, place.q, onnx, plane_of<T>(features, roi, channel));
     for_each_corner(roi, place.p, place.q, onnx, winner, give);
   }
 };
@@ -75,8 +75,9 @@ bool is_onnx(const RoiAlignProblem& problem) { return problem.mode == AlignMode:
 void roi_align_max_forward(const RoiAlignProblem& problem) {
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
-    launch_each_bin(problem, AlignRois<typename decltype(coordinate)::type>(problem),
-                    MaxForward<T>{problem.maps[0].features, problem.pooled, is_onnx(problem)});
+    launch_each_bin(
+        problem, AlignRois<typename decltype(coordinate)::type>(problem),
+        MaxForward<T>{views_of(problem, &Map::features), problem.pooled, is_onnx(problem)});
   });
 }
 
@@ -84,7 +85,7 @@ void roi_align_max_backward(const RoiAlignProblem& problem) {
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
     using C = typename decltype(coordinate)::type;
-    const WinnerCells<T, C> finder{AlignRois<C>(problem), problem.maps[0].features,
+    const WinnerCells<T, C> finder{AlignRois<C>(problem), views_of(problem, &Map::features),
                                    is_onnx(problem)};
     with_plan<accumulator<T>, 1>(problem, [&](const auto& plan) {
       gather<T>(problem, Entries<T, WinnerCells<T, C>>{finder}, plan);
@@ -93,11 +94,12 @@ void roi_align_max_backward(const RoiAlignProblem& problem) {
 }
 
 void roi_align_max_jvp(const RoiAlignProblem& problem) {
-  const Map& map = problem.maps[0];
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
-    launch_each_bin(problem, AlignRois<typename decltype(coordinate)::type>(problem),
-                    MaxTangent<T>{map.features, map.tangent, problem.pooled, is_onnx(problem)});
+    launch_each_bin(
+        problem, AlignRois<typename decltype(coordinate)::type>(problem),
+        MaxTangent<T>{views_of(problem, &Map::features), views_of(problem, &Map::tangent),
+                      problem.pooled, is_onnx(problem)});
   });
 }
 

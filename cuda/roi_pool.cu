@@ -12,7 +12,7 @@ template <class T>
 struct PoolMax {
   using A = accumulator<T>;
   static constexpr int kResident = 3;
-  MapView features;
+  Views features;
   PooledView out, argmax;  // argmax.data may be null
 
   template <class C>
@@ -21,7 +21,7 @@ struct PoolMax {
     A best = A(0);
     int64_t cell = -1;
     if (roi.image >= 0) {
-      const Plane<T> plane = plane_of<T>(features, roi.image, channel);
+      const Plane<T> plane = plane_of<T>(features, roi, channel);
       const Bin rows = roi.y.bin(p), columns = roi.x.bin(q);
       for (int64_t y = rows.begin; y < rows.end; ++y)
         for (int64_t x = columns.begin; x < columns.end; ++x) {
@@ -42,9 +42,8 @@ struct PoolMax {
 template <class T>
 struct AtArgmax {
   static constexpr int kResident = 3;
-  MapView tangent;
+  Views tangent;
   PooledView out, argmax;
-  int64_t height, width;
 
   template <class C>
   ROIDL_DEVICE void operator()(const Roi<PoolBins<C>>& roi, int64_t k, int64_t channel, int64_t p,
@@ -52,8 +51,9 @@ struct AtArgmax {
     using A = accumulator<T>;
     const int64_t cell = element_of<int32_t>(argmax, k, channel, p, q);
     A value = A(0);
-    if (roi.image >= 0 && cell >= 0 && cell < height * width)
-      value = plane_of<T>(tangent, roi.image, channel)(cell / width, cell % width);
+    const int64_t width = roi.x.size;
+    if (roi.image >= 0 && cell >= 0 && cell < roi.y.size * width)
+      value = plane_of<T>(tangent, roi, channel)(cell / width, cell % width);
     narrow(value, element_of<T>(out, k, channel, p, q));
   }
 };
@@ -63,14 +63,19 @@ struct ArgmaxCells {
   static constexpr int kResident = 3;
   using Known = int64_t;  // k
   PooledView argmax;
-  int64_t width;
+  int64_t width[kMaxMaps];
+
+  explicit ArgmaxCells(const RoiPoolProblem& problem) : argmax(problem.argmax) {
+    for (int i = 0; i < problem.num_maps; ++i) width[i] = problem.maps[i].width;
+  }
 
   ROIDL_DEVICE int64_t know(int64_t k) const { return k; }
   template <class Give>
-  ROIDL_DEVICE void find(int64_t k, int64_t, int64_t channel, const Place& place,
+  ROIDL_DEVICE void find(int64_t k, const Tile& tile, int64_t channel, const Place& place,
                          Give&& give) const {
     const int64_t cell = element_of<int32_t>(argmax, k, channel, place.p, place.q);
-    if (cell >= 0) give(cell / width, cell % width, 1.0f);
+    const int64_t row = cell < 0 ? -1 : cell / width[tile.map];
+    if (cell >= 0) give(row, cell - row * width[tile.map], 1.0f);
   }
 };
 
@@ -87,22 +92,19 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
     launch_each_bin(problem, PoolRois<typename decltype(coordinate)::type>(problem),
-                    PoolMax<T>{problem.maps[0].features, problem.pooled, problem.argmax});
+                    PoolMax<T>{views_of(problem, &Map::features), problem.pooled, problem.argmax});
   });
 }
 
 void roi_pool_backward(const RoiPoolProblem& problem) {
-  const Map& map = problem.maps[0];
-  if (problem.channels == 0 || map.height == 0 || map.width == 0) return;
+  if (problem.channels == 0) return;
   const DeviceGuard guard(problem);
   visit_elements(problem, [&](auto type) {
     using T = typename decltype(type)::type;
-    with_plan<accumulator<T>, 1>(problem, [&](const auto& plan) {
-      if (problem.mode == PoolMode::avg)
-        gather<T>(problem, Products<T, 1>{}, plan);
-      else
-        gather<T>(problem, Entries<T, ArgmaxCells>{{problem.argmax, map.width}}, plan);
-    });
+    using A = accumulator<T>;
+    if (problem.mode == PoolMode::max)
+      return gather_once<T, PoolRois<A>>(problem, Entries<T, ArgmaxCells>{ArgmaxCells(problem)});
+    with_plan<A, 1>(problem, [&](const auto& plan) { gather<T>(problem, Products<T, 1>{}, plan); });
   });
 }
 
@@ -110,12 +112,10 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
 void roi_pool_jvp(const RoiPoolProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const DeviceGuard guard(problem);
-  const Map& map = problem.maps[0];
-  visit_elements(problem, [&](auto type) {
+  visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
-    launch_each_bin(
-        problem, PoolRois<double>(problem),
-        AtArgmax<T>{map.tangent, problem.pooled, problem.argmax, map.height, map.width});
+    launch_each_bin(problem, PoolRois<typename decltype(coordinate)::type>(problem),
+                    AtArgmax<T>{views_of(problem, &Map::tangent), problem.pooled, problem.argmax});
   });
 }
 

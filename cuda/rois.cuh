@@ -1,25 +1,67 @@
 // The RoIs as kernels read them: one box at a time, its bins along both axes, the cells it touches.
 #pragma once
 #include "launch.cuh"
+#include "pyramid.h"
 #include "samples.h"
 
 namespace roidl::cuda {
 
-// The cells that a RoI may touch, half open; of a box that has no image, or coordinates that are no
-// numbers, nothing is left but the image -1.
-struct Window {
+// The cells of a map that a RoI may touch, half open; where it touches none, nothing is left but
+// the image -1.
+struct alignas(16) Window {
   int64_t image = -1;
+  int32_t map = 0;
   int32_t y_begin = 0, y_end = 0, x_begin = 0, x_end = 0;
 };
 
-// A box with its image, or with -1 for one: values are not looked at from the host.
-template <class C>
-ROIDL_DEVICE Box<C> load_known_box(const Boxes& boxes, int64_t k, int64_t images) {
-  Box<C> box = load_box<C>(boxes, k);
-  const C any = (box.x1 - box.x1) + (box.y1 - box.y1) + (box.x2 - box.x2) + (box.y2 - box.y2);
-  if (!(any == C(0)) || box.image < 0 || box.image >= images) box.image = -1;
-  return box;
+// One view of every map.
+struct Views {
+  MapView of[kMaxMaps];
+};
+
+inline Views views_of(const Problem& problem, MapView Map::* view) {
+  Views views;
+  for (int i = 0; i < problem.num_maps; ++i) views.of[i] = problem.maps[i].*view;
+  return views;
 }
+
+// Where the boxes lie: each on an image of a map. Their values are not looked at from the host: one
+// that has no image or no map, and one with a coordinate that is no number, does not exist, as
+// little as a row of padding; its image is -1.
+struct Placement {
+  struct Grid {
+    int64_t height, width;
+    double scale;
+  };
+  Boxes boxes;
+  Levels levels;
+  int64_t images;
+  int32_t num_maps;
+  Grid maps[kMaxMaps];
+
+  explicit Placement(const Problem& problem)
+      : boxes(problem.boxes),
+        levels(problem.levels),
+        images(problem.images),
+        num_maps(problem.num_maps) {
+    for (int i = 0; i < num_maps; ++i)
+      maps[i] = {problem.maps[i].height, problem.maps[i].width, problem.maps[i].scale};
+  }
+
+  template <class C>
+  ROIDL_DEVICE PlacedBox<C> find(int64_t k) const {
+    PlacedBox<C> placed{false, 0, {-1, C(0), C(0), C(0), C(0)}};
+    if (is_padding(boxes, k)) return placed;
+    const Box<C> box = load_box<C>(boxes, k);
+    const C any = (box.x1 - box.x1) + (box.y1 - box.y1) + (box.x2 - box.x2) + (box.y2 - box.y2);
+    const int64_t level = levels.given != nullptr ? given_level(levels, boxes, k)
+                          : num_maps > 1          ? level_by_size(levels, num_maps, box)
+                                                  : 0;
+    if (!(any == C(0)) || box.image < 0 || box.image >= images) return placed;
+    if (level < 0 || level >= num_maps) return placed;
+    return {true, static_cast<int>(level), box};
+  }
+};
 
 // One axis of a RoI of RoIAlign.
 template <class C>
@@ -109,57 +151,49 @@ struct PoolBins {
 template <class Axis>
 struct Roi {
   int64_t image;  // -1: the box is to be passed over
+  int32_t map;
   Axis y, x;
 };
 
-template <class C>
+template <class Coordinate>
 struct AlignRois {
+  using C = Coordinate;
   using Axis = AlignBins<C>;
-  Boxes boxes;
+  Placement placement;
   RoiAlignParams params;
-  int64_t images, height, width;
-  double scale;
 
-  explicit AlignRois(const RoiAlignProblem& problem)
-      : boxes(problem.boxes),
-        params(problem.params),
-        images(problem.images),
-        height(problem.maps[0].height),
-        width(problem.maps[0].width),
-        scale(problem.maps[0].scale) {}
+  explicit AlignRois(const RoiAlignProblem& problem) : placement(problem), params(problem.params) {}
 
   ROIDL_DEVICE_CALL Roi<Axis> load(int64_t k) const {
-    const Box<C> box = load_known_box<C>(boxes, k, images);
-    const AlignAxes<C> axes(params, static_cast<C>(scale), box, true);
-    return {box.image,
-            {axes.y, params.output_height, height, scale},
-            {axes.x, params.output_width, width, scale}};
+    const PlacedBox<C> placed = placement.find<C>(k);
+    const Placement::Grid& map = placement.maps[placed.map];
+    const AlignAxes<C> axes(params, static_cast<C>(map.scale), placed.box, true);
+    return {placed.box.image,
+            placed.map,
+            {axes.y, params.output_height, map.height, map.scale},
+            {axes.x, params.output_width, map.width, map.scale}};
   }
 };
 
-template <class C>
+template <class Coordinate>
 struct PoolRois {
+  using C = Coordinate;
   using Axis = PoolBins<C>;
-  Boxes boxes;
+  Placement placement;
   int64_t bins_y, bins_x;
-  int64_t images, height, width;
-  double scale;
 
   explicit PoolRois(const RoiPoolProblem& problem)
-      : boxes(problem.boxes),
-        bins_y(problem.output_height),
-        bins_x(problem.output_width),
-        images(problem.images),
-        height(problem.maps[0].height),
-        width(problem.maps[0].width),
-        scale(problem.maps[0].scale) {}
+      : placement(problem), bins_y(problem.output_height), bins_x(problem.output_width) {}
 
   ROIDL_DEVICE_CALL Roi<Axis> load(int64_t k) const {
-    const Box<C> box = load_known_box<C>(boxes, k, images);
-    const C rounded = static_cast<C>(scale);
+    const PlacedBox<C> placed = placement.find<C>(k);
+    const Placement::Grid& map = placement.maps[placed.map];
+    const Box<C>& box = placed.box;
+    const C scale = static_cast<C>(map.scale);
     return {box.image,
-            {pool_axis(box.y1, box.y2, rounded, bins_y), bins_y, height},
-            {pool_axis(box.x1, box.x2, rounded, bins_x), bins_x, width}};
+            placed.map,
+            {pool_axis(box.y1, box.y2, scale, bins_y), bins_y, map.height},
+            {pool_axis(box.x1, box.x2, scale, bins_x), bins_x, map.width}};
   }
 };
 
@@ -167,10 +201,22 @@ template <class Axis>
 ROIDL_DEVICE Window window_of(const Roi<Axis>& roi) {
   Window window;
   if (roi.image < 0) return window;
+  window.map = roi.map;
   roi.y.window(window.y_begin, window.y_end);
   roi.x.window(window.x_begin, window.x_end);
   if (window.y_begin < window.y_end && window.x_begin < window.x_end) window.image = roi.image;
   return window;
+}
+
+// The most that a map of the problem has, of something that measure(map) says.
+template <class Measure>
+int64_t most_of_maps(const Problem& problem, Measure&& measure) {
+  int64_t most = 0;
+  for (int i = 0; i < problem.num_maps; ++i) {
+    const int64_t value = measure(problem.maps[i]);
+    most = value > most ? value : most;
+  }
+  return most;
 }
 
 // Calls f(Type<T>{}, Type<C>{}) with the types of the elements and of the coordinates.

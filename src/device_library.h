@@ -4,13 +4,17 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "backend.h"
+#include "roi_align.h"
+#include "roi_pool.h"
 
 namespace roidl {
 
+struct Backend;
+
 // Both libraries have to mean the same by a problem, and by a backend.
+inline constexpr uint64_t kBackendEntries = 10;
 inline constexpr uint64_t kDeviceLibraryLayout =
-    (sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem)) * 65536 + sizeof(Backend);
+    (sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem)) * 65536 + kBackendEntries;
 
 struct DeviceLibrary {
   uint64_t layout;

@@ -36,7 +36,6 @@ class Lib(NamedTuple):
     to_numpy: Callable[[Any], NumpyArray]
     array: type[Any]  # what results are instances of
     writable: bool = True  # may be passed as out=
-    pyramids: bool = True  # several maps are implemented on its device
     dtypes: tuple[str, ...] = ALL_DTYPES
     # What the adapter raises where values of boxes are wrong; None: what the core does
     run_time_errors: tuple[type[Exception], ...] | None = None
@@ -105,9 +104,7 @@ def _cupy() -> Lib:
 
     if not roidl.build_info()["cuda"]["usable"]:
         pytest.skip("roidl has no usable CUDA here")
-    return Lib(
-        "cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3], pyramids=False
-    )
+    return Lib("cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3])
 
 
 def _torch_cuda() -> Lib:
@@ -120,7 +117,6 @@ def _torch_cuda() -> Lib:
     cpu = _torch()
     return cpu._replace(
         name="torch_cuda",
-        pyramids=False,
         asarray=lambda array: cpu.asarray(array).cuda(),
         to_numpy=lambda tensor: cpu.to_numpy(tensor.cpu()),
     )
