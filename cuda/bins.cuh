@@ -4,30 +4,80 @@
 
 namespace roidl::cuda {
 
-// body(roi, k, channel, p, q) for every channel and bin of every RoI.
+// The items of a RoI, numbered: its bins on every channel.
+class Items {
+ public:
+  explicit Items(const Problem& problem)
+      : bins_(problem.output_height * problem.output_width),
+        bins_x_(problem.output_width),
+        channels_(problem.channels),
+        few_(count() <= INT32_MAX),
+        by_bins_(few_ ? bins_ : 1),
+        by_bins_x_(few_ ? bins_x_ : 1),
+        by_channels_(few_ ? channels_ : 1),
+        channels_first_(problem.pooled.c != 1) {}
+
+  ROIDL_HOST_DEVICE int64_t count() const { return bins_ * channels_; }
+
+  // Calls visit(channel, p, q) of item i; neighbours in memory have neighbouring numbers.
+  template <class Visit>
+  ROIDL_DEVICE void split(int64_t i, Visit&& visit) const {
+    int64_t channel, p, q;
+    if (few_) {
+      int32_t inner = static_cast<int32_t>(i);
+      const int32_t outer = (channels_first_ ? by_bins_ : by_channels_).split(inner);
+      int32_t bin = channels_first_ ? inner : outer;
+      channel = channels_first_ ? outer : inner;
+      p = by_bins_x_.split(bin);
+      q = bin;
+    } else {
+      const int64_t bin = channels_first_ ? i % bins_ : i / channels_;
+      channel = channels_first_ ? i / bins_ : i % channels_;
+      p = bin / bins_x_;
+      q = bin - p * bins_x_;
+    }
+    visit(channel, p, q);
+  }
+
+ private:
+  int64_t bins_, bins_x_, channels_;
+  bool few_;
+  Divider by_bins_, by_bins_x_, by_channels_;
+  bool channels_first_;
+};
+
+// What most bodies of EachBin know of a RoI beside itself: nothing.
+struct NothingMore {
+  struct Space {};
+  static int64_t bytes() { return 0; }
+  ROIDL_DEVICE static Space place(Shared&) { return {}; }
+  template <class RoiType>
+  ROIDL_DEVICE static void prepare(const Team&, const RoiType&, const Space&) {}
+};
+
+// body(roi, space, k, channel, p, q) for every channel and bin of every RoI, after
+// prepare(team, roi, space).
 template <class Rois, class Body>
 struct EachBin {
   static constexpr int kResident = Body::kResident;
   Rois rois;
   Body body;
-  int64_t count;  // of the RoIs
-  int64_t channels, bins_y, bins_x;
+  Items items;
+  int64_t count;        // of the RoIs
   int64_t parts, part;  // of a RoI; items in each
-  bool channels_first;  // in memory: neighbours are bins, else channels
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     auto* const roi = shared.take<Roi<typename Rois::Axis>>(1);
-    const int64_t bins = bins_y * bins_x, items = bins * channels;
+    const auto space = body.place(shared);
     for (int64_t work = team.block; work < count * parts; work += team.blocks) {
       const int64_t k = work / parts, first = (work - k * parts) * part;
       team.each(1, [&](int64_t) { *roi = rois.load(k); });
-      const int64_t left = items - first;
+      body.prepare(team, *roi, space);
+      const int64_t left = items.count() - first;
       team.each(left < part ? left : part, [&](int64_t offset) {
-        const int64_t i = first + offset;
-        const int64_t channel = channels_first ? i / bins : i % channels;
-        const int64_t bin = channels_first ? i - channel * bins : i / channels;
-        const int64_t p = bin / bins_x;
-        body(*roi, k, channel, p, bin - p * bins_x);
+        items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
+          body(*roi, space, k, channel, p, q);
+        });
       });
     }
   }
@@ -35,19 +85,12 @@ struct EachBin {
 
 template <class Rois, class Body>
 void launch_each_bin(const Problem& problem, const Rois& rois, const Body& body) {
-  const int64_t items = problem.channels * problem.output_height * problem.output_width;
-  const int64_t part = items < 4 * kThreads ? items : 4 * kThreads;
-  const EachBin<Rois, Body> kernel{rois,
-                                   body,
-                                   problem.rois,
-                                   problem.channels,
-                                   problem.output_height,
-                                   problem.output_width,
-                                   divide_up(items, part),
-                                   part,
-                                   problem.pooled.c != 1};
+  const Items items(problem);
+  const int64_t part = items.count() < 4 * kThreads ? items.count() : 4 * kThreads;
+  const EachBin<Rois, Body> kernel{rois, body, items, problem.rois, divide_up(items.count(), part),
+                                   part};
   launch(problem, kernel, problem.rois * kernel.parts,
-         Shared::bytes_of<Roi<typename Rois::Axis>>(1));
+         Shared::bytes_of<Roi<typename Rois::Axis>>(1) + body.bytes());
 }
 
 // Views with the type of their elements.

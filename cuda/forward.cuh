@@ -21,6 +21,7 @@ struct ForwardRows {
   int64_t channels;
   int32_t slabs, slab_channels;
   int32_t sums;  // room in shared memory for so many
+  Divider by_bins_y, by_bins_x;
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     A* const sum = shared.take<A>(sums);
@@ -52,7 +53,8 @@ struct ForwardRows {
     for (int32_t first = 0; first < all; first += most) {
       const int32_t rows = all - first < most ? all - first : most;
       team.rows(rows, columns, [&](int32_t row, int32_t column) {
-        const int32_t at = first + row, c = at / bins_y, p = at - c * bins_y;
+        int32_t p = first + row;
+        const int32_t c = by_bins_y.split(p);
         const int32_t cell = x_taps[column].cell;
         A total = A(0);
         if (cell >= 0) {
@@ -66,8 +68,10 @@ struct ForwardRows {
       });
       team.sync();
       team.each(int64_t{rows} * bins_x, [&](int64_t index) {
-        const int32_t i = static_cast<int32_t>(index), row = i / bins_x, q = i - row * bins_x;
-        const int32_t at = first + row, c = at / bins_y, p = at - c * bins_y;
+        int32_t q = static_cast<int32_t>(index);
+        const int32_t row = by_bins_x.split(q);
+        int32_t p = first + row;
+        const int32_t c = by_bins_y.split(p);
         const Span span = x[q];
         A total = A(0);
         for (int32_t j = span.first; j < span.stop; ++j)
@@ -90,6 +94,7 @@ struct ForwardChannels {
   int64_t channels;
   int32_t slabs, slab_groups;  // of kTogether channels
   int64_t parts, part_bins;
+  Divider by_groups, by_last_groups, by_bins_x;
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const auto space = plan.place(shared);
@@ -107,11 +112,13 @@ struct ForwardChannels {
       const MapView source{static_cast<T*>(map.data) + image * map.n + channel * map.c, 0, map.c,
                            map.h, map.w};
       T* const target = static_cast<T*>(out.data) + out.offset(k) + channel * out.c;
+      const int64_t first_p = first / plan.x.bins;
+      const int32_t first_q = static_cast<int32_t>(first - first_p * plan.x.bins);
       team.each(mine * groups, [&](int64_t index) {
-        // Parts are so small that they can be counted in 32 bits.
-        const int32_t i = static_cast<int32_t>(index), at = i / groups;
-        const int64_t c = int64_t{i - at * groups} * kTogether;
-        const int64_t bin = first + at, p = bin / plan.x.bins, q = bin - p * plan.x.bins;
+        // Parts are so small, and rows so short, that they can be counted in 32 bits.
+        int32_t group = static_cast<int32_t>(index);
+        int32_t q = first_q + (groups == slab_groups ? by_groups : by_last_groups).split(group);
+        const int64_t c = int64_t{group} * kTogether, p = first_p + by_bins_x.split(q);
         A total[kTogether] = {};
         add_bin(roi, p, q, source, c, total);
         Together result;
@@ -123,7 +130,7 @@ struct ForwardChannels {
   }
 
  private:
-  ROIDL_DEVICE static void add_bin(const RoiPlan<A, 1>& roi, int64_t p, int64_t q,
+  ROIDL_DEVICE static void add_bin(const RoiPlan<A, 1>& roi, int64_t p, int32_t q,
                                    const MapView& map, int64_t c, A (&total)[kTogether]) {
     const Span y = roi.y[p], x = roi.x[q];
     const T* const source = static_cast<const T*>(map.data) + c * map.c;
@@ -162,7 +169,9 @@ void forward_rows(const Problem& problem, const Plans& plan) {
                                      problem.channels,
                                      static_cast<int32_t>(slabs),
                                      static_cast<int32_t>(slab),
-                                     static_cast<int32_t>(sums)};
+                                     static_cast<int32_t>(sums),
+                                     Divider(problem.output_height),
+                                     Divider(problem.output_width)};
   launch(problem, kernel, problem.rois * slabs, Shared::bytes_of<A>(sums) + plan.bytes());
 }
 
@@ -184,7 +193,10 @@ void forward_channels(const Problem& problem, const Plans& plan) {
                                                     static_cast<int32_t>(slabs),
                                                     static_cast<int32_t>(slab),
                                                     parts,
-                                                    part};
+                                                    part,
+                                                    Divider(slab),
+                                                    Divider(groups - (slabs - 1) * slab),
+                                                    Divider(problem.output_width)};
   launch(problem, kernel, problem.rois * slabs * parts, plan.bytes());
 }
 

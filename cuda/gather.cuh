@@ -119,6 +119,7 @@ struct Gather {
   int64_t channels, slabs, blocks;
   int32_t maps, bins_y, bins_x;
   int32_t some_y, some_x, at_once;  // bins at a time, RoIs at a time
+  Divider by_some_x, by_last_x;     // of the last time, which may be fewer
   bool channels_first;              // in the memory of grad_output
   bool wide;  // 16 bytes of channels of a gradient to an input can be stored at once
 
@@ -137,6 +138,8 @@ struct Gather {
         some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
         some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
         at_once(1),
+        by_some_x(some_x),
+        by_last_x(bins_x - (bins_x - 1) / some_x * some_x),
         channels_first(grad_output.c != 1),
         wide(true) {
     // Several RoIs at a time hide each other's waiting, as long as blocks do not crowd each other
@@ -307,7 +310,8 @@ struct Gather {
       const T* const from =
           data + space.offset[roi] + some.p * grad_output.h + some.q * grad_output.w;
       const auto one = [&](int32_t bin, int32_t c) {
-        const int32_t row = bin / some.columns, column = bin - row * some.columns;
+        int32_t column = bin;
+        const int32_t row = (some.columns == some_x ? by_some_x : by_last_x).split(column);
         if (!space.y.gives[roi * some_y + row] || !space.x.gives[roi * some_x + column]) return;
         const int64_t at = place_of(roi, row, column) + c;
         if (c >= tile.channels) return source.stage_none(space.staged, at);

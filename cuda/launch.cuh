@@ -160,6 +160,29 @@ inline void check_shared(const Problem& problem, int64_t bytes) {
     fail(ErrorKind::runtime, problem.op, "a kernel wants ", bytes, " bytes of shared memory");
 }
 
+// Divides numbers below 2^31 by one that is the same for a whole launch: a multiplication and a
+// shift, where a division of 64 bits is a call of a hundred instructions.
+class Divider {
+ public:
+  explicit Divider(int64_t divisor) : divisor_(static_cast<uint32_t>(divisor)) {
+    while (shift_ < 31 && (uint64_t{1} << shift_) < divisor_) ++shift_;
+    const uint64_t power = uint64_t{1} << (31 + shift_);
+    multiplier_ = static_cast<uint32_t>((power + divisor_ - 1) / divisor_);
+  }
+  ROIDL_DEVICE int32_t quotient(int32_t number) const {
+    return static_cast<int32_t>(static_cast<uint64_t>(number) * multiplier_ >> (31 + shift_));
+  }
+  // The remainder goes to `number`.
+  ROIDL_DEVICE int32_t split(int32_t& number) const {
+    const int32_t whole = quotient(number);
+    number -= whole * static_cast<int32_t>(divisor_);
+    return whole;
+  }
+
+ private:
+  uint32_t divisor_, multiplier_ = 0, shift_ = 0;
+};
+
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Throws what CUDA says; a pending error of somebody else is not ours to report.

@@ -9,8 +9,8 @@
 namespace roidl::cuda {
 
 template <class A, int kWeights>
-struct Tap {
-  int32_t cell;  // -1: none
+struct alignas(kWeights == 1 ? 2 * sizeof(A) : 16) Tap {  // read at once
+  int32_t cell;                                           // -1: none
   A weight[kWeights];
 };
 
@@ -26,8 +26,9 @@ struct AxisPlan {
   int32_t bins;
   int64_t most;
 
-  ROIDL_DEVICE const Span* spans_of(int64_t k) const { return spans + k * (bins + 1); }
-  ROIDL_DEVICE const Tap<A, kWeights>* taps_of(int64_t k) const { return taps + k * most; }
+  ROIDL_DEVICE Span* spans_of(int64_t k) const { return spans + k * (bins + 1); }
+  ROIDL_DEVICE Tap<A, kWeights>* taps_of(int64_t k) const { return taps + k * most; }
+  ROIDL_DEVICE AxisPlan from(int64_t k) const { return {spans_of(k), taps_of(k), bins, most}; }
 };
 
 // What is known of one RoI.
@@ -54,50 +55,56 @@ struct Plan {
   }
 };
 
-// Finds the plan of one RoI; all threads of a block together. What the weights of a tap are: the
-// average's (1); and its derivative along a direction of the boxes (2); or and its derivatives to
-// the lower and the upper edge (3).
+// Finds the plans of a few RoIs; all threads of a block together. What the weights of a tap are:
+// the average's (1); and its derivative along a direction of the boxes (2); or and its derivatives
+// to the lower and the upper edge (3).
 template <class A, class Rois, int kWeights>
 struct PlanRoi {
   using RoiType = Roi<typename Rois::Axis>;
 
   struct Space {  // in shared memory
-    RoiType* roi;
+    RoiType* rois;
     Box<double>* along;
   };
-  static int64_t bytes() { return Shared::bytes_of<RoiType>(1) + Shared::bytes_of<Box<double>>(1); }
-  ROIDL_DEVICE static Space place(Shared& shared) {
+  static int64_t bytes(int64_t some) {
+    return Shared::bytes_of<RoiType>(some) + Shared::bytes_of<Box<double>>(some);
+  }
+  ROIDL_DEVICE static Space place(Shared& shared, int64_t some) {
     Space space;
-    space.roi = shared.take<RoiType>(1);
-    space.along = shared.take<Box<double>>(1);
+    space.rois = shared.take<RoiType>(some);
+    space.along = shared.take<Box<double>>(some);
     return space;
   }
 
+  // Of `some` RoIs from k on; their plans are the first of `plan`.
   ROIDL_DEVICE static void run(const Team& team, const Space& space, const Rois& rois,
-                               const Boxes& direction, int64_t k, Window* window,
-                               const AxisPlan<A, kWeights>& y_axis, Span* y,
-                               Tap<A, kWeights>* y_taps, const AxisPlan<A, kWeights>& x_axis,
-                               Span* x, Tap<A, kWeights>* x_taps) {
-    const int32_t rows = y_axis.bins, all = rows + x_axis.bins;
-    team.each(1, [&](int64_t) {
-      *space.roi = rois.load(k);
-      if constexpr (kWeights == 2) *space.along = load_box<double>(direction, k);
-      *window = window_of(*space.roi);
+                               const Boxes& direction, int64_t k, int32_t some,
+                               const Plan<A, kWeights>& plan) {
+    const int32_t rows = plan.y.bins, all = rows + plan.x.bins;
+    team.each(some, [&](int64_t i) {
+      space.rois[i] = rois.load(k + i);
+      if constexpr (kWeights == 2) space.along[i] = load_box<double>(direction, k + i);
+      plan.windows[i] = window_of(space.rois[i]);
     });
-    const RoiType& roi = *space.roi;
-    const Box<double>& along = *space.along;
-    team.each(all, [&](int64_t i) {
-      if (i < rows)
-        count_places(roi.image, roi.y, i, y);
+    team.each(some * all, [&](int64_t index) {
+      const int32_t i = static_cast<int32_t>(index) / all, bin = static_cast<int32_t>(index) % all;
+      const RoiType& roi = space.rois[i];
+      if (bin < rows)
+        count_places(roi.image, roi.y, bin, plan.y.spans_of(i));
       else
-        count_places(roi.image, roi.x, i - rows, x);
+        count_places(roi.image, roi.x, bin - rows, plan.x.spans_of(i));
     });
-    team.each(2, [&](int64_t i) { i == 0 ? add_up(y_axis, y) : add_up(x_axis, x); });
-    team.each(all, [&](int64_t i) {
-      if (i < rows)
-        fill(roi.y, i, y, y_taps, along.y1, along.y2);
+    team.each(2 * some, [&](int64_t i) {
+      i < some ? add_up(plan.y, plan.y.spans_of(i)) : add_up(plan.x, plan.x.spans_of(i - some));
+    });
+    team.each(some * all, [&](int64_t index) {
+      const int32_t i = static_cast<int32_t>(index) / all, bin = static_cast<int32_t>(index) % all;
+      const RoiType& roi = space.rois[i];
+      const Box<double>& along = space.along[i];
+      if (bin < rows)
+        fill(roi.y, bin, plan.y.spans_of(i), plan.y.taps_of(i), along.y1, along.y2);
       else
-        fill(roi.x, i - rows, x, x_taps, along.x1, along.x2);
+        fill(roi.x, bin - rows, plan.x.spans_of(i), plan.x.taps_of(i), along.x1, along.x2);
     });
   }
 
@@ -151,7 +158,7 @@ struct PlanRoi {
   }
 };
 
-// The kernel that finds the plan of all RoIs.
+// The kernel that finds the plan of all RoIs, a few in a block.
 template <class A, class Rois, int kWeights>
 struct MakePlan {
   using Each = PlanRoi<A, Rois, kWeights>;
@@ -160,13 +167,15 @@ struct MakePlan {
   Plan<A, kWeights> plan;
   Boxes direction;  // of 2
   int64_t count;
+  int32_t some;  // RoIs of a block
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
-    const typename Each::Space space = Each::place(shared);
-    for (int64_t k = team.block; k < count; k += team.blocks)
-      Each::run(team, space, rois, direction, k, plan.windows + k, plan.y,
-                plan.y.spans + k * (plan.y.bins + 1), plan.y.taps + k * plan.y.most, plan.x,
-                plan.x.spans + k * (plan.x.bins + 1), plan.x.taps + k * plan.x.most);
+    const typename Each::Space space = Each::place(shared, some);
+    for (int64_t k = team.block * some; k < count; k += team.blocks * some) {
+      const int32_t left = count - k < some ? static_cast<int32_t>(count - k) : some;
+      Each::run(team, space, rois, direction, k, left,
+                {plan.windows + k, plan.y.from(k), plan.x.from(k)});
+    }
   }
 };
 
@@ -209,27 +218,22 @@ struct PlanHere {
 
   struct Space {
     typename Each::Space each;
-    Window* window;
-    Span *y, *x;
-    Tap<A, 1>*y_taps, *x_taps;
+    Plan<A, 1> plan;
   };
   int64_t bytes() const {
-    return Each::bytes() + Shared::bytes_of<Window>(1) + axis_bytes(y) + axis_bytes(x);
+    return Each::bytes(1) + Shared::bytes_of<Window>(1) + axis_bytes(y) + axis_bytes(x);
   }
   ROIDL_DEVICE Space place(Shared& shared) const {
-    Space space;
-    space.each = Each::place(shared);
-    space.window = shared.take<Window>(1);
-    space.y = shared.take<Span>(y.bins + 1);
-    space.y_taps = shared.take<Tap<A, 1>>(y.most);
-    space.x = shared.take<Span>(x.bins + 1);
-    space.x_taps = shared.take<Tap<A, 1>>(x.most);
+    Space space{Each::place(shared, 1), {shared.take<Window>(1), y, x}};
+    space.plan.y.spans = shared.take<Span>(y.bins + 1);
+    space.plan.y.taps = shared.take<Tap<A, 1>>(y.most);
+    space.plan.x.spans = shared.take<Span>(x.bins + 1);
+    space.plan.x.taps = shared.take<Tap<A, 1>>(x.most);
     return space;
   }
   ROIDL_DEVICE RoiPlan<A, 1> of(const Team& team, const Space& space, int64_t k) const {
-    Each::run(team, space.each, rois, Boxes(), k, space.window, y, space.y, space.y_taps, x,
-              space.x, space.x_taps);
-    return {*space.window, space.y, space.x, space.y_taps, space.x_taps};
+    Each::run(team, space.each, rois, Boxes(), k, 1, space.plan);
+    return space.plan.of(team, {}, 0);
   }
 
  private:
@@ -285,9 +289,16 @@ void with_plan(const ProblemType& problem, Use&& use) {
   const Planned<A, kWeights> planned(problem, most.y, most.x);
   const auto make = [&](auto rois) {
     using Rois = decltype(rois);
+    // As many as a block has threads for, and as leave no multiprocessor without any.
+    constexpr int64_t kMost = 16;
+    const int64_t bins = problem.output_height + problem.output_width;
+    int64_t some = problem.rois / (enough_blocks(problem) / 4);
+    for (const int64_t limit : {kMost, kThreads / bins}) some = some < limit ? some : limit;
+    if (some < 1) some = 1;
     const MakePlan<A, Rois, kWeights> kernel{rois, planned.plan, direction_of(problem),
-                                             problem.rois};
-    launch(problem, kernel, problem.rois, MakePlan<A, Rois, kWeights>::Each::bytes());
+                                             problem.rois, static_cast<int32_t>(some)};
+    launch(problem, kernel, divide_up(problem.rois, some),
+           MakePlan<A, Rois, kWeights>::Each::bytes(some));
   };
   if (sizeof(A) == 8 || problem.double_coordinates)
     make(rois_of<double>(problem));

@@ -94,23 +94,22 @@ struct BoxesGradient {
   Views features;
   PooledView grad_output;
   Boxes out;  // as Boxes say where the rows of the gradient lie
-  int64_t count, channels, bins_y, bins_x;
+  Items items;
+  int64_t count;
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     Edges* const sums = shared.take<Edges>(kThreads);
     Known* const roi = shared.take<Known>(1);
-    const int64_t bins = bins_y * bins_x, items = bins * channels;
     for (int64_t k = team.block; k < count; k += team.blocks) {
       team.each(1, [&](int64_t) { *roi = body.know(k); });
       team.each(kThreads, [&](int64_t thread) {
         Edges sum{};
         const auto place = body.place_of(*roi);
-        for (int64_t i = thread; i < items && place.image >= 0; i += kThreads) {
-          const int64_t channel = i / bins, bin = i - channel * bins, p = bin / bins_x;
-          const int64_t q = bin - p * bins_x;
-          body.add(*roi, p, q, plane_of<T>(features, place, channel),
-                   A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
-        }
+        for (int64_t i = thread; i < items.count() && place.image >= 0; i += kThreads)
+          items.split(i, [&](int64_t channel, int64_t p, int64_t q) {
+            body.add(*roi, p, q, plane_of<T>(features, place, channel),
+                     A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
+          });
         sums[thread] = sum;
       });
       for (int half = kThreads / 2; half > 0; half /= 2)
@@ -146,16 +145,17 @@ struct AverageTangent {
   Plan<A, 2> plan;
   Views features;
   PooledView out;
-  int64_t count, channels, parts;
+  Items items;
+  int64_t count, parts;
 
   ROIDL_DEVICE void operator()(const Team& team, Shared) const {
-    const int64_t bins_x = plan.x.bins, bins = plan.y.bins * bins_x, items = bins * channels;
     for (int64_t work = team.block; work < count * parts; work += team.blocks) {
       const int64_t k = work / parts, first = (work - k * parts) * kThreads;
-      team.each(items - first < kThreads ? items - first : kThreads, [&](int64_t offset) {
-        const int64_t i = first + offset, channel = i / bins, bin = i - channel * bins;
-        const int64_t p = bin / bins_x, q = bin - p * bins_x;
-        narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
+      const int64_t left = items.count() - first;
+      team.each(left < kThreads ? left : kThreads, [&](int64_t offset) {
+        items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
+          narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
+        });
       });
     }
   }
@@ -184,14 +184,10 @@ struct AverageTangent {
 
 template <class T, class Body>
 void run_gradient(const RoiAlignProblem& problem, const Body& body) {
-  const BoxesGradient<T, Body> kernel{body,
-                                      views_of(problem, &Map::features),
-                                      problem.pooled,
-                                      describe_like_boxes(problem.boxes, problem.boxes_gradient),
-                                      problem.rois,
-                                      problem.channels,
-                                      problem.output_height,
-                                      problem.output_width};
+  const BoxesGradient<T, Body> kernel{
+      body,           views_of(problem, &Map::features),
+      problem.pooled, describe_like_boxes(problem.boxes, problem.boxes_gradient),
+      Items(problem), problem.rois};
   launch(problem, kernel, problem.rois,
          Shared::bytes_of<Edges>(kThreads) + Shared::bytes_of<typename Body::Known>(1));
 }
@@ -220,13 +216,10 @@ void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
   visit_elements(problem, [&](auto type) {
     using T = typename decltype(type)::type;
     with_plan<accumulator<T>, 2>(problem, [&](const auto& plan) {
-      const int64_t items = problem.channels * problem.output_height * problem.output_width;
-      const AverageTangent<T> kernel{plan,
-                                     views_of(problem, &Map::features),
-                                     problem.pooled,
-                                     problem.rois,
-                                     problem.channels,
-                                     divide_up(items, kThreads)};
+      const Items items(problem);
+      const AverageTangent<T> kernel{plan,           views_of(problem, &Map::features),
+                                     problem.pooled, items,
+                                     problem.rois,   divide_up(items.count(), kThreads)};
       launch(problem, kernel, problem.rois * kernel.parts, 0);
     });
   });

@@ -8,7 +8,7 @@ namespace roidl::cuda {
 namespace {
 
 template <class T>
-struct MaxForward {
+struct MaxForward : NothingMore {
   using A = accumulator<T>;
   static constexpr int kResident = 2;
   Views features;
@@ -16,8 +16,8 @@ struct MaxForward {
   bool onnx;
 
   template <class C>
-  ROIDL_DEVICE void operator()(const Roi<AlignBins<C>>& roi, int64_t k, int64_t channel, int64_t p,
-                               int64_t q) const {
+  ROIDL_DEVICE void operator()(const Roi<AlignBins<C>>& roi, Space, int64_t k, int64_t channel,
+                               int64_t p, int64_t q) const {
     A value = A(0);
     if (roi.image >= 0)
       value = find_winner(roi, p, q, onnx, plane_of<T>(features, roi, channel)).value;
@@ -27,7 +27,7 @@ struct MaxForward {
 
 // The tangent's value at the winners of the features.
 template <class T>
-struct MaxTangent {
+struct MaxTangent : NothingMore {
   using A = accumulator<T>;
   static constexpr int kResident = 2;
   Views features, tangent;
@@ -35,8 +35,8 @@ struct MaxTangent {
   bool onnx;
 
   template <class C>
-  ROIDL_DEVICE void operator()(const Roi<AlignBins<C>>& roi, int64_t k, int64_t channel, int64_t p,
-                               int64_t q) const {
+  ROIDL_DEVICE void operator()(const Roi<AlignBins<C>>& roi, Space, int64_t k, int64_t channel,
+                               int64_t p, int64_t q) const {
     A value = A(0);
     if (roi.image >= 0) {
       const Plane<T> along = plane_of<T>(tangent, roi, channel);
@@ -77,7 +77,7 @@ void roi_align_max_forward(const RoiAlignProblem& problem) {
     using T = typename decltype(type)::type;
     launch_each_bin(
         problem, AlignRois<typename decltype(coordinate)::type>(problem),
-        MaxForward<T>{views_of(problem, &Map::features), problem.pooled, is_onnx(problem)});
+        MaxForward<T>{{}, views_of(problem, &Map::features), problem.pooled, is_onnx(problem)});
   });
 }
 
@@ -96,10 +96,12 @@ void roi_align_max_backward(const RoiAlignProblem& problem) {
 void roi_align_max_jvp(const RoiAlignProblem& problem) {
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
-    launch_each_bin(
-        problem, AlignRois<typename decltype(coordinate)::type>(problem),
-        MaxTangent<T>{views_of(problem, &Map::features), views_of(problem, &Map::tangent),
-                      problem.pooled, is_onnx(problem)});
+    launch_each_bin(problem, AlignRois<typename decltype(coordinate)::type>(problem),
+                    MaxTangent<T>{{},
+                                  views_of(problem, &Map::features),
+                                  views_of(problem, &Map::tangent),
+                                  problem.pooled,
+                                  is_onnx(problem)});
   });
 }
 
