@@ -14,7 +14,7 @@ struct alignas(kWeights == 1 ? 2 * sizeof(A) : 16) Tap {  // read at once
   A weight[kWeights];
 };
 
-struct Span {
+struct alignas(8) Span {
   int32_t first, stop;
 };
 
