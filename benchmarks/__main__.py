@@ -15,7 +15,7 @@ from . import compare, report
 from .case import ITEM_BYTES, OPERATIONS
 from .process import ROOT
 from .run import EngineSpec, Plan, run
-from .workloads import WORKLOADS
+from .workloads import ALL, WORKLOADS
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -25,7 +25,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Time RoIAlign and RoIPool in every library, each in its own process.",
     )
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument(
+        "--workloads", nargs="+", choices=ALL, help="default: W1 to W8; on a GPU all"
+    )
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--engines", nargs="+", default=["*"], help="names or patterns")
     parser.add_argument("--layouts", nargs="+", choices=["NCHW", "NHWC"], default=["NCHW", "NHWC"])
@@ -42,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ENVIRONMENT=PATH",
         help="interpreters of environments, before those in the configuration",
     )
-    parser.add_argument("--gpu", action="store_true", help="on CUDA, timed by CUDA events")
+    parser.add_argument("--gpu", action="store_true", help="on CUDA, by CUDA events and in graphs")
     parser.add_argument(
         "--output",
         type=Path,
@@ -129,7 +131,7 @@ def main() -> None:
         raise SystemExit(f"--threads: from 1 to the {cpus} CPUs of this process, got {threads}")
     plan = Plan(
         _engines(options),
-        options.workloads,
+        options.workloads or list(ALL if options.gpu else WORKLOADS),
         options.operations,
         options.layouts,
         options.dtypes,

@@ -34,7 +34,12 @@ OPERATIONS = {
     "multiscale_roi_align_backward": Operation(
         "multiscale_roi_align", "avg", True, "Multi-level RoIAlign, backward"
     ),
+    # MultiScaleRoIAlign as a module of PyTorch, with what it takes to train through it.
+    "pooler_step": Operation(
+        "multiscale_roi_align", "avg", True, "The pooler of a detector: forward and backward"
+    ),
 }
+BY_HAND = tuple(name for name in OPERATIONS if name != "pooler_step")
 
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # the dtypes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .case import ITEM_BYTES, OPERATIONS
-from .workloads import WORKLOADS
+from .workloads import ALL, WORKLOADS
 
 Row = dict[str, Any]
 Results = dict[str, Any]
@@ -118,11 +118,20 @@ def _order(row: Row) -> tuple[Any, ...]:
     return row["workload"], row["threads"], dtype, row["layout"], row["engine"]
 
 
+def _device_times(results: Results, row: Row) -> list[str]:
+    """What a call takes of the device's time, and the least that its bytes take."""
+    floor = row["bytes"] / results["bandwidth"][str(row["threads"])]
+    return [milliseconds(row["graph"]) if "graph" in row else "", milliseconds(floor)]
+
+
 def full(results: Results) -> str:
     """Every row of the run."""
     memory = "peak RSS MB" if results["device"] == "cpu" else "peak device MB"
     header = ["workload", "engine", "layout", "dtype", "threads", "min ms", "median ms", "timings"]
     header += ["error", "MB to move", "of bandwidth", memory]
+    on_gpu = results["device"] != "cpu"
+    if on_gpu:
+        header[7:7] = ["in a graph ms", "floor ms"]
     parts = [f"# Benchmark results\n\n{_machine(results)}\n\n{_notes(results)}"]
     for operation, described in OPERATIONS.items():
         rows = timed(results, operation=operation)
@@ -136,6 +145,7 @@ def full(results: Results) -> str:
                 str(row["threads"]),
                 _time(row),
                 milliseconds(row["median"]),
+                *(_device_times(results, row) if on_gpu else []),
                 str(row["timings"]),
                 f"{row['error']:.0e}",
                 f"{row['bytes'] / 1e6:.3g}",
@@ -151,7 +161,7 @@ def full(results: Results) -> str:
 
 def _workloads(rows: list[Row]) -> list[str]:
     there = {row["workload"] for row in rows}
-    return [name for name in WORKLOADS if name in there]
+    return [name for name in ALL if name in there]
 
 
 def _wide(results: Results, operation: str) -> str:

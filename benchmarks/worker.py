@@ -92,8 +92,13 @@ class Worker:
         times.extend(self._engine.time(call, count))
 
     def summary(self, key: str) -> dict[str, Any]:
-        times = self._prepared.pop(key).times
-        return {"min": min(times), "median": statistics.median(times), "timings": len(times)}
+        call, times = self._prepared.pop(key)
+        return {
+            "min": min(times),
+            "median": statistics.median(times),
+            "timings": len(times),
+            "graph": self._engine.time_in_graph(call),
+        }
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""The workloads W1 to W8: shapes, boxes drawn as detectors draw them, and the bytes that must move.
+"""The workloads: shapes, boxes drawn as detectors draw them, and the bytes that must move.
+
+W1 to W8 are call sites of detectors, X1 to X7 extremes.
 
 Boxes are log-uniform in size; 70 % are jittered around objects, as proposals are, 30 % anywhere.
 """
@@ -58,6 +60,19 @@ WORKLOADS = {
 }
 
 
+# What detectors do not do, but no kernel may fall off a cliff for; part of a run on a GPU.
+EXTREMES = {
+    "X1": Workload("10,000 RoIs", 2, 256, [P2], [4], 10_000, (16, 224), 7, 2, True),
+    "X2": Workload("one huge RoI", 1, 256, [P2], [4], 1, (799, 800), 7, 0, True),
+    "X3": Workload("1 channel", 2, 1, [P2], [4], 1000, (16, 224), 7, 2, True),
+    "X4": Workload("3 channels", 2, 3, [P2], [4], 1000, (16, 224), 7, 2, True),
+    "X5": Workload("2048 channels", 1, 2048, [P5], [32], 300, (64, 640), 7, 2, True),
+    "X6": Workload("28 x 28 bins", 2, 256, [P2], [4], 100, (16, 224), 28, 2, True),
+    "X7": Workload("adaptive", 2, 256, [P2], [4], 1000, (16, 224), 7, 0, True),
+}
+ALL = WORKLOADS | EXTREMES
+
+
 def _boxes(workload: Workload, image: int, count: int, random: np.random.Generator) -> Array:
     """Rows (image, x1, y1, x2, y2) inside the image."""
     smallest, largest = np.log(workload.pixels)
@@ -103,7 +118,7 @@ def bytes_to_move(workload: Workload, operation: str, dtype: str) -> int:
     """What must cross the memory's bus at least: every argument read, every result written, once.
 
     Forward: maps, boxes, result. Backward: the result's gradient, boxes, the maps' gradient; also
-    the maps for the max mode of RoIAlign, and the argmax for RoIPool.
+    the maps for the max mode of RoIAlign, and the argmax for RoIPool. The pooler's step: both.
     """
     item = ITEM_BYTES[dtype]
     planes = workload.batch * workload.channels
@@ -111,6 +126,8 @@ def bytes_to_move(workload: Workload, operation: str, dtype: str) -> int:
     results = workload.rois * workload.channels * workload.output_size**2
     total = (cells + results) * item + workload.rois * BOX_BYTES
     asked = OPERATIONS[operation]
+    if operation == "pooler_step":
+        return 2 * total
     if asked.backward and asked.function == "roi_pool":
         total += results * ARGMAX_BYTES
     if asked.backward and asked.function == "roi_align" and asked.mode != "avg":

@@ -74,7 +74,7 @@ struct Gather {
 
   // Of one axis: what a bin gives to a row or a column of the tile, [RoI][bin][kTileStride], and so
   // for each weight; and the bins that give anything to it.
-  struct Reach {
+  struct alignas(8) Reach {
     int32_t first, stop;
   };
   struct Table {

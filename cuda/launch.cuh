@@ -269,14 +269,16 @@ class Scratch {
   bool is_own_ = false;
 };
 
-// Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.
-inline int64_t enough_blocks(const Problem& problem) {
+inline int64_t multiprocessors(const Problem& problem) {
   if (only_measures(problem)) return 1;
-  int multiprocessors = 0;
-  check(problem, cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
-                                        problem.device.device_id));
-  return int64_t{4} * multiprocessors;
+  int count = 0;
+  check(problem,
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, problem.device.device_id));
+  return count;
 }
+
+// Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.
+inline int64_t enough_blocks(const Problem& problem) { return 4 * multiprocessors(problem); }
 
 inline const char* find_device() {
   int devices = 0;

@@ -14,7 +14,7 @@ struct alignas(kWeights == 1 ? 2 * sizeof(A) : 16) Tap {  // read at once
   A weight[kWeights];
 };
 
-struct Span {
+struct alignas(8) Span {
   int32_t first, stop;
 };
 
@@ -292,7 +292,7 @@ void with_plan(const ProblemType& problem, Use&& use) {
     // As many as a block has threads for, and as leave no multiprocessor without any.
     constexpr int64_t kMost = 16;
     const int64_t bins = problem.output_height + problem.output_width;
-    int64_t some = problem.rois / (enough_blocks(problem) / 4);
+    int64_t some = problem.rois / multiprocessors(problem);
     for (const int64_t limit : {kMost, kThreads / bins}) some = some < limit ? some : limit;
     if (some < 1) some = 1;
     const MakePlan<A, Rois, kWeights> kernel{rois, planned.plan, direction_of(problem),
@@ -308,11 +308,12 @@ void with_plan(const ProblemType& problem, Use&& use) {
 }
 
 // Whether finding a plan, or a box's weights, once in every block that needs it costs less than one
-// more launch: all blocks run at once, so each pays for it once.
+// more launch: all blocks run at once, so each pays for it once. Where a call is only measured, for
+// a device that nobody has named, it is to need the memory of a plan.
 template <class A>
 bool is_small(const Problem& problem, int64_t blocks) {
-  return blocks <= enough_blocks(problem) / 4 && problem.rois <= kThreads &&
-         (sizeof(A) == 8 || !problem.double_coordinates);
+  return !only_measures(problem) && blocks <= multiprocessors(problem) &&
+         problem.rois <= kThreads && (sizeof(A) == 8 || !problem.double_coordinates);
 }
 
 // Calls f(Type<T>{}) with the type of the elements.

@@ -8,7 +8,7 @@ namespace roidl {
 namespace {
 
 static_assert(sizeof(Backend) == sizeof(const char*) + kBackendEntries * sizeof(void (*)()),
-               "a library of another number of entries must not be loaded");
+              "a library of another number of entries must not be loaded");
 
 [[noreturn]] void fail_without_backend(const Problem& problem) {
   fail(ErrorKind::unsupported, problem.op, "not implemented on device ", problem.device);

@@ -74,6 +74,10 @@ class Engine:
         gc.enable()
         return times
 
+    def time_in_graph(self, call: Call) -> float | None:
+        """Seconds of a call among many that the device runs without a host; None without such."""
+        return None
+
     def first_call(self, call: Call) -> tuple[Any, int]:
         """The result of a call, and the bytes that the process grew by at most during it."""
         gc.collect()

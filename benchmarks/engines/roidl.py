@@ -11,7 +11,7 @@ import numpy as np
 
 import roidl
 
-from ..case import OPERATIONS, Array, Case, Data
+from ..case import BY_HAND, OPERATIONS, Array, Case, Data
 from . import Call, Engine, arranged, as_nchw
 
 MULTISCALE = "multiscale_roi_align"
@@ -20,7 +20,7 @@ MULTISCALE = "multiscale_roi_align"
 class Numpy(Engine):
     """roidl's array front end."""
 
-    operations: ClassVar[Sequence[str]] = list(OPERATIONS)
+    operations: ClassVar[Sequence[str]] = BY_HAND
     packages: ClassVar[Sequence[str]] = ("roidl", "numpy")
     dtypes: ClassVar[Sequence[str]] = ("float32", "bfloat16", "float16")
 

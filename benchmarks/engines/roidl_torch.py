@@ -8,15 +8,16 @@ import torch
 
 import roidl
 
-from ..case import Array, Case
+from ..case import Array, Case, Data
+from . import Call
 from .roidl import WITHOUT_MAX, Numpy
-from .torch_tensors import TorchEngine
+from .torch_tensors import TorchEngine, pooler_of, step_of
 
 
 class Torch(TorchEngine, Numpy):
     """Tensors in, tensors out; a channels_last tensor stays NCHW for roidl."""
 
-    operations = WITHOUT_MAX
+    operations = (*WITHOUT_MAX, "pooler_step")
     packages = ("roidl", "torch")
     dtypes = ("float32",)
 
@@ -37,6 +38,15 @@ class Torch(TorchEngine, Numpy):
 
     def layout(self, case: Case) -> str:
         return "NCHW"
+
+    def prepare(self, case: Case, data: Data) -> Call:
+        if case.operation != "pooler_step":
+            return super().prepare(case, data)
+        from roidl.torch import MultiScaleRoIAlign
+
+        inputs = [self.features(array, case).requires_grad_() for array in data.inputs]
+        forward = pooler_of(MultiScaleRoIAlign, inputs, self.boxes(data.boxes), case)
+        return step_of(forward, inputs, self.features(data.grad, case))
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
         return self.arrays(result)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..case import Array, Case
 from . import Call, Engine
+
+CAPTURED, REPLAYS = 10, 10  # calls of a graph; its results live in the same memory, one by one
 
 
 class TorchEngine(Engine):
@@ -20,6 +23,9 @@ class TorchEngine(Engine):
         torch.set_num_threads(threads)
         if device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError(f"torch {torch.__version__} finds no usable CUDA device")
+        if device == "cuda":
+            # A gradient runs on the stream of the forward call, and the default one has no graphs.
+            torch.cuda.set_stream(torch.cuda.Stream())
 
     def tensor(self, array: Array, case: Case) -> Any:
         memory = torch.channels_last if case.layout == "NHWC" else torch.contiguous_format
@@ -59,6 +65,22 @@ class TorchEngine(Engine):
             times.append(start.elapsed_time(end) / 1e3)
         return times
 
+    def time_in_graph(self, call: Call) -> float | None:
+        """Of a graph of several calls, its replays; None of a call that cannot be captured."""
+        if self.device == "cpu":
+            return None
+        call()
+        torch.cuda.synchronize()
+        graph: Any = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                for _ in range(CAPTURED):
+                    call()
+        except RuntimeError:  # it waits for the device
+            torch.cuda.synchronize()
+            return None
+        return min(self.time(graph.replay, REPLAYS)) / CAPTURED
+
     def first_call(self, call: Call) -> tuple[Any, int]:
         if self.device == "cpu":
             return super().first_call(call)
@@ -76,3 +98,17 @@ class TorchEngine(Engine):
         target = torch.empty_like(source)
         best = min(self.time(lambda: target.copy_(source), 10))
         return float(2 * source.nbytes / best)
+
+
+def pooler_of(module: Any, inputs: list[Any], boxes: Any, case: Case) -> Call:
+    """A call of MultiScaleRoIAlign, torchvision's or one with its signature."""
+    names = [str(level) for level in range(len(inputs))]
+    pooler = module(names, case.output_size, case.sampling_ratio)
+    maps = dict(zip(names, inputs, strict=True))
+    lists = [boxes[boxes[:, 0] == image, 1:] for image in range(len(inputs[0]))]
+    return partial(pooler, maps, lists, [tuple(case.image_size)] * len(lists))
+
+
+def step_of(forward: Call, inputs: list[Any], grad: Any) -> Call:
+    """What training does: pool, keep what the gradient needs, and take it."""
+    return lambda: torch.autograd.grad(forward(), inputs, grad)

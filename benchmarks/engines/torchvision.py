@@ -10,7 +10,7 @@ from torchvision import ops
 
 from ..case import OPERATIONS, Array, Case, Data
 from . import Call
-from .torch_tensors import TorchEngine
+from .torch_tensors import TorchEngine, pooler_of, step_of
 
 
 class Torchvision(TorchEngine):
@@ -27,11 +27,7 @@ class Torchvision(TorchEngine):
         boxes = self.rows(data.boxes)
         forward: Any
         if operation.function == "multiscale_roi_align":
-            names = [str(level) for level in range(len(inputs))]
-            pooler = ops.MultiScaleRoIAlign(names, case.output_size, case.sampling_ratio)
-            maps = dict(zip(names, inputs, strict=True))
-            lists = [boxes[boxes[:, 0] == image, 1:] for image in range(len(inputs[0]))]
-            forward = partial(pooler, maps, lists, [tuple(case.image_size)] * len(lists))
+            forward = pooler_of(ops.MultiScaleRoIAlign, inputs, boxes, case)
         elif operation.function == "roi_align":
             sampling = (case.sampling_ratio, case.aligned)
             forward = partial(
@@ -44,6 +40,8 @@ class Torchvision(TorchEngine):
         for tensor in inputs:
             tensor.requires_grad_()
         grad = self.tensor(data.grad, case)
+        if case.operation == "pooler_step":
+            return step_of(forward, inputs, grad)
         return partial(torch.autograd.grad, forward(), inputs, grad, retain_graph=True)
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
