@@ -91,9 +91,14 @@ class Worker:
             self._engine.time(call, 1)
         times.extend(self._engine.time(call, count))
 
-    def summary(self, key: str) -> dict[str, Any]:
-        times = self._prepared.pop(key).times
-        return {"min": min(times), "median": statistics.median(times), "timings": len(times)}
+    def summary(self, key: str, last: bool) -> dict[str, Any]:
+        """Of the times since the last summary; after the last one the call is forgotten."""
+        times = self._prepared[key].times
+        found = {"min": min(times), "median": statistics.median(times), "timings": len(times)}
+        times.clear()
+        if last:
+            del self._prepared[key]
+        return found
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 import roidl
 
 from ..case import Array, Case
+from . import Call
 from .roidl import WITHOUT_MAX, Numpy
 from .torch_tensors import TorchEngine
 
@@ -37,6 +39,12 @@ class Torch(TorchEngine, Numpy):
 
     def layout(self, case: Case) -> str:
         return "NCHW"
+
+    def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
+        for tensor in inputs:
+            tensor.requires_grad_()
+        result = self.forward(case, inputs, boxes)()
+        return partial(torch.autograd.grad, result, inputs, grad, retain_graph=True)
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
         return self.arrays(result)
