@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gpu", action="store_true", help="on CUDA, by CUDA events and in graphs")
     parser.add_argument(
+        "--loaded",
+        action="store_true",
+        help="time everything again while another process keeps each CPU busy",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=Path("benchmark.json"),
@@ -138,6 +143,7 @@ def main() -> None:
         threads[:1] if options.gpu else threads,
         options.seconds,
         "cuda" if options.gpu else "cpu",
+        options.loaded,
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)
 

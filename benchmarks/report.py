@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .case import ITEM_BYTES, OPERATIONS
-from .workloads import ALL, WORKLOADS
+from .workloads import ALL, WORKLOADS, result_bytes
 
 Row = dict[str, Any]
 Results = dict[str, Any]
@@ -26,6 +26,7 @@ READING = (
     "Minimum of interleaved calls, each with a fresh result; in brackets, how many times faster. "
     "RoIPool with the argmax. Error: largest difference to float64 divided by the largest value."
 )
+MEMORY_WORKLOADS = ("W1", "W2", "W3", "W4", "W7", "W8")  # of the others there is next to nothing
 README_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
 
 
@@ -124,6 +125,25 @@ def _device_times(results: Results, row: Row) -> list[str]:
     return [milliseconds(row["graph"]) if "graph" in row else "", milliseconds(floor)]
 
 
+def _loaded(results: Results) -> str:
+    """What a busy machine does to the times; empty if nothing was measured on one."""
+    cells = []
+    for row in timed(results):
+        if "loaded" not in row:
+            continue
+        line = [OPERATIONS[row["operation"]].title]
+        line += [str(row[name]) for name in ("workload", "engine", "layout", "dtype", "threads")]
+        for name in ("min", "median"):
+            quiet, loaded = row[name], row["loaded"][name]
+            line += [milliseconds(quiet), milliseconds(loaded), f"{loaded / quiet:.1f}x"]
+        cells.append(line)
+    if not cells:
+        return ""
+    header = ["operation", "workload", "engine", "layout", "dtype", "threads"]
+    header += ["min ms", "loaded", "", "median ms", "loaded", ""]
+    return f"## As many busy processes as CPUs\n\n{table(header, cells, 6)}"
+
+
 def full(results: Results) -> str:
     """Every row of the run."""
     memory = "peak RSS MB" if results["device"] == "cpu" else "peak device MB"
@@ -156,7 +176,8 @@ def full(results: Results) -> str:
         ]
         if cells:
             parts.append(f"## {described.title}\n\n{table(header, cells, 5)}")
-    return "\n\n".join(parts) + "\n"
+    parts.append(_loaded(results))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _workloads(rows: list[Row]) -> list[str]:
@@ -201,6 +222,27 @@ def _bound(results: Results, engine: str) -> str:
     return table([*header, "peak RSS MB"], cells, 2)
 
 
+def _memory(results: Results) -> str:
+    """Peak memory of every engine that does the same work as the baseline, and what the result
+    itself takes."""
+    rows = timed(results, dtype="float32", layout="NCHW")
+    chosen: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in rows:
+        key = row["operation"], row["workload"], row["threads"]
+        chosen.setdefault(key, {})[row["engine"]] = row
+    there = {row["engine"] for row in rows}
+    names = [name for name in results["engines"] if name in there]
+    names = [name for name in names if name in BASELINES or name.startswith("roidl-")]
+    cells = [
+        [OPERATIONS[operation].title, workload, str(threads)]
+        + [f"{result_bytes(WORKLOADS[workload], operation) / 1e6:.3g}"]
+        + [f"{line[name]['peak_bytes'] / 1e6:.3g}" if name in line else "" for name in names]
+        for (operation, workload, threads), line in chosen.items()
+        if workload in MEMORY_WORKLOADS
+    ]
+    return table(["operation", "workload", "threads", "result", *names], cells, 3)
+
+
 def page_block(results: Results, picture: str) -> str:
     """The block of docs/performance.md."""
     parts = [f"![Speed-up over the baseline, one thread]({picture})", _machine(results)]
@@ -211,6 +253,8 @@ def page_block(results: Results, picture: str) -> str:
     parts.append(
         f"### What limits us: roidl-numpy, NCHW, float32\n\n{_bound(results, 'roidl-numpy')}"
     )
+    parts.append(f"### Peak memory: MB, NCHW, float32\n\n{_memory(results)}")
+    parts.append(_loaded(results).replace("## ", "### ", 1))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -7,13 +7,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import machine, reference
+from . import load, machine, reference
 from .case import OPERATIONS, Array, Case, Data
 from .process import ROOT, Process, WorkerError
 from .workloads import ALL, Workload, bytes_to_move, make_data
@@ -44,6 +44,7 @@ class Plan(NamedTuple):
     threads: list[int]
     seconds: float  # to spend on timing a case of one engine, where its calls are fast enough
     device: str
+    loaded: bool = False  # time everything again while the machine is busy
 
 
 class Competitor(NamedTuple):
@@ -147,7 +148,7 @@ def _case(group: Group, competitor: Competitor) -> Case:
 
 
 def _run_group(
-    fleet: Fleet, group: Group, budget: float, expected: Callable[[str], list[Array]]
+    fleet: Fleet, group: Group, plan: Plan, expected: Callable[[str], list[Array]]
 ) -> list[dict[str, Any]]:
     """Compare with the oracle, then time; one row per competitor."""
     rows: dict[Competitor, dict[str, Any]] = {}
@@ -178,13 +179,17 @@ def _run_group(
         row["peak_bytes"] = found["peak_bytes"]
         calls[competitor] = found["seconds"]
 
-    failures = _in_turns(fleet, calls, budget)
-    for competitor in calls:
-        row = rows[competitor]
-        try:
-            row.update(fleet.ask(competitor.engine, "summary", key=competitor.key))
-        except WorkerError as error:
-            row["failure"] = failures.get(competitor.key, str(error))
+    for busy in (False, True)[: 1 + plan.loaded]:
+        with load.busy() if busy else nullcontext():
+            failures = _in_turns(fleet, calls, plan.seconds)
+        for competitor in calls:
+            row, key, last = rows[competitor], competitor.key, busy == plan.loaded
+            try:
+                found = fleet.ask(competitor.engine, "summary", key=key, last=last)
+                row.update({"loaded": found} if busy else found)
+            except WorkerError as error:
+                row["failure"] = failures.get(key, str(error))
+    for competitor, row in rows.items():
         row["bytes"] = bytes_to_move(group.workload, group.operation, competitor.dtype)
         if "min" in row and row["graph"] is None:
             del row["graph"]
@@ -264,7 +269,7 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                         return oracles[key]
 
                     started = time.monotonic()
-                    rows = _run_group(fleet, group, plan.seconds, expected)
+                    rows = _run_group(fleet, group, plan, expected)
                     for row in rows:
                         where = {"workload": name, "operation": operation, "threads": threads}
                         row.update(where, device=plan.device)

@@ -91,14 +91,19 @@ class Worker:
             self._engine.time(call, 1)
         times.extend(self._engine.time(call, count))
 
-    def summary(self, key: str) -> dict[str, Any]:
-        call, times = self._prepared.pop(key)
-        return {
+    def summary(self, key: str, last: bool) -> dict[str, Any]:
+        """Of the times since the last summary; after the last one the call is forgotten."""
+        call, times = self._prepared[key]
+        found = {
             "min": min(times),
             "median": statistics.median(times),
             "timings": len(times),
-            "graph": self._engine.time_in_graph(call),
+            "graph": self._engine.time_in_graph(call) if last else None,
         }
+        times.clear()
+        if last:
+            del self._prepared[key]
+        return found
 
 
 def main() -> None:

@@ -39,6 +39,17 @@ class Workload(NamedTuple):
         return height * self.strides[0], width * self.strides[0]
 
     @property
+    def cells(self) -> int:
+        """Of all maps, images and channels."""
+        planes = self.batch * self.channels
+        return planes * sum(height * width for height, width in self.maps)
+
+    @property
+    def results(self) -> int:
+        """Bins of all RoIs and channels."""
+        return self.rois * self.channels * self.output_size**2
+
+    @property
     def multiscale(self) -> bool:
         return len(self.maps) > 1
 
@@ -114,6 +125,13 @@ def make_data(workload: Workload) -> Data:
     return Data(inputs, np.concatenate(boxes), grad)
 
 
+def result_bytes(workload: Workload, operation: str) -> int:
+    """What a result in float32 takes, without an argmax."""
+    if OPERATIONS[operation].backward:
+        return ITEM_BYTES["float32"] * workload.cells
+    return ITEM_BYTES["float32"] * workload.results
+
+
 def bytes_to_move(workload: Workload, operation: str, dtype: str) -> int:
     """What must cross the memory's bus at least: every argument read, every result written, once.
 
@@ -121,9 +139,7 @@ def bytes_to_move(workload: Workload, operation: str, dtype: str) -> int:
     the maps for the max mode of RoIAlign, and the argmax for RoIPool. The pooler's step: both.
     """
     item = ITEM_BYTES[dtype]
-    planes = workload.batch * workload.channels
-    cells = planes * sum(height * width for height, width in workload.maps)
-    results = workload.rois * workload.channels * workload.output_size**2
+    cells, results = workload.cells, workload.results
     total = (cells + results) * item + workload.rois * BOX_BYTES
     asked = OPERATIONS[operation]
     if operation == "pooler_step":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks are no part of the package
+
+from benchmarks import load, report  # noqa: E402
+
 KEY = ("workload", "operation", "layout", "dtype", "threads")
 
 
@@ -82,6 +87,65 @@ def test_compare_shows_what_changed(output: Path, tmp_path: Path) -> None:
     assert slow["layout"] in line
     assert slow["dtype"] in line
     assert "17 of 18 rows within 5%" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def frameworks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Gradients of every adapter, on a busy machine too."""
+    file = tmp_path_factory.mktemp("benchmarks") / "frameworks.json"
+    engines = ["--engines", "roidl-torch", "roidl-jax", "roidl-tensorflow"]
+    size = ["--workloads", "W6", "--threads", "1", "--seconds", "0.001", "--dtypes", "float32"]
+    operations = ["--operations", "roi_align_backward", "roi_pool_backward"]
+    done = benchmarks(*engines, *size, *operations, "--loaded", "--output", str(file))
+    if "no engine can run" in done.stderr:
+        pytest.skip("no framework is installed")
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads(file.read_text())
+    results["markdown"] = file.with_suffix(".md").read_text()
+    return results
+
+
+def test_gradients_of_the_frameworks_are_right(frameworks: dict[str, Any]) -> None:
+    found = {(row["engine"], row["operation"], row["layout"]) for row in frameworks["rows"]}
+    assert len(found) == len(frameworks["rows"]) == 2 * 2 * len(frameworks["engines"])
+    for row in frameworks["rows"]:
+        assert row["error"] <= 1e-6, row
+        assert row["min"] > 0
+
+
+def test_a_busy_machine_is_another_row_of_times(frameworks: dict[str, Any]) -> None:
+    for row in frameworks["rows"]:
+        assert 0 < row["loaded"]["min"] <= row["loaded"]["median"]
+        assert row["loaded"]["timings"] >= 7
+    _, _, table = frameworks["markdown"].partition("## As many busy processes as CPUs")
+    assert table.count("\n| RoI") == len(frameworks["rows"])
+
+
+def test_every_cpu_has_a_busy_process_until_the_end() -> None:
+    with load.busy() as processes:
+        cpus = [os.sched_getaffinity(process.pid) for process in processes]
+        assert sorted(map(list, cpus)) == [[cpu] for cpu in sorted(os.sched_getaffinity(0))]
+        for process in processes:
+            state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            assert state == "R"  # it waits for nothing but its turn
+    assert None not in [process.poll() for process in processes]
+
+
+def test_memory_stands_side_by_side(output: Path) -> None:
+    results = json.loads(output.read_text())
+    for row in results["rows"]:
+        row["workload"] = "W3"
+    other = [{**row, "engine": "torchvision", "peak_bytes": 5_000_000} for row in results["rows"]]
+    results["rows"] += other
+    results["engines"]["torchvision"] = results["engines"]["roidl-numpy"]
+    page = report.page_block(results, "plot.png")
+    _, _, table = page.partition("### Peak memory: MB, NCHW, float32\n\n")
+    header, _, *lines = table.splitlines()
+    assert header == "| operation | workload | threads | result | roidl-numpy | torchvision |"
+    assert len(lines) == 3
+    result = 100 * 2 * 256 * 14 * 14 * 4 / 2 / 1e6  # RoIs, channels, bins, bytes
+    assert lines[0].startswith(f"| RoIAlign, forward | W3 | 1 | {result:.3g} |")
+    assert all(line.endswith("| 5 |") for line in lines)
 
 
 def test_gpu_says_why_it_cannot_run(tmp_path: Path) -> None:

@@ -53,57 +53,49 @@ class Numpy(Engine):
         return call
 
     def prepare(self, case: Case, data: Data) -> Call:
-        operation = OPERATIONS[case.operation]
         inputs = [self.features(array, case) for array in data.inputs]
-        boxes, layout, scale = self.boxes(data.boxes), self.layout(case), case.scales[0]
+        boxes = self.boxes(data.boxes)
+        if not OPERATIONS[case.operation].backward:
+            return self.finished(self.forward(case, inputs, boxes))
+        grad = self.features(data.grad, case)
+        return self.finished(self.backward(case, inputs, boxes, grad))
+
+    def forward(self, case: Case, inputs: Sequence[Any], boxes: Any) -> Call:
+        """The call for the result, with nothing between that would take time."""
+        function, mode = OPERATIONS[case.operation][:2]
+        layout, size, scale = self.layout(case), case.output_size, case.scales[0]
         sampling = (case.sampling_ratio, case.aligned)
-        call: Call
-        if operation.function == MULTISCALE and not operation.backward:
-            call = partial(
-                roidl.multiscale_roi_align,
-                inputs,
-                boxes,
-                case.output_size,
-                case.scales,
-                *sampling,
-                layout=layout,
-            )
-        elif operation.function == MULTISCALE:
-            grad, shapes = self.features(data.grad, case), [tuple(x.shape) for x in inputs]
-            call = partial(
-                roidl.multiscale_roi_align_backward,
-                grad,
-                boxes,
-                shapes,
-                case.scales,
-                *sampling,
-                layout=layout,
-            )
-        elif operation.function == "roi_align" and not operation.backward:
+        if function == MULTISCALE:
+            pool: Any = partial(roidl.multiscale_roi_align, list(inputs), boxes, size, case.scales)
+            return partial(pool, *sampling, layout=layout)
+        if function == "roi_align":
+            pool = partial(roidl.roi_align, inputs[0], boxes, size, scale, *sampling)
+            return partial(pool, mode=mode, layout=layout)
+        return partial(self.pool, inputs[0], boxes, size, scale, layout=layout)
+
+    def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
+        """The call for the gradients to the inputs: by hand, as NumPy has no other way."""
+        operation, layout, scale = OPERATIONS[case.operation], self.layout(case), case.scales[0]
+        sampling, shapes = (case.sampling_ratio, case.aligned), [x.shape for x in inputs]
+        if operation.function == MULTISCALE:
+            function = roidl.multiscale_roi_align_backward
+            return partial(function, grad, boxes, shapes, case.scales, *sampling, layout=layout)
+        if operation.function == "roi_align":
             how: dict[str, Any] = {"mode": operation.mode, "layout": layout}
-            call = partial(
-                roidl.roi_align, inputs[0], boxes, case.output_size, scale, *sampling, **how
-            )
-        elif operation.function == "roi_align":
-            grad, shape = self.features(data.grad, case), tuple(inputs[0].shape)
-            how = {"mode": operation.mode, "layout": layout}
             if operation.mode != "avg":
                 how["input"] = inputs[0]
-            call = partial(roidl.roi_align_backward, grad, boxes, shape, scale, *sampling, **how)
-        elif not operation.backward:
-            call = partial(self.pool, inputs[0], boxes, case.output_size, scale, layout=layout)
-        else:
-            grad, shape = self.features(data.grad, case), tuple(inputs[0].shape)
-            _, argmax = roidl.roi_pool(
-                inputs[0], boxes, case.output_size, scale, layout=layout, return_argmax=True
+            return partial(
+                roidl.roi_align_backward, grad, boxes, shapes[0], scale, *sampling, **how
             )
-            call = partial(
-                roidl.roi_pool_backward, grad, boxes, argmax, shape, scale, layout=layout
-            )
-        return self.finished(call)
+        _, argmax = roidl.roi_pool(
+            inputs[0], boxes, case.output_size, scale, layout=layout, return_argmax=True
+        )
+        return partial(
+            roidl.roi_pool_backward, grad, boxes, argmax, shapes[0], scale, layout=layout
+        )
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
-        parts = result if isinstance(result, list) else [result]
+        parts = result if isinstance(result, (list, tuple)) else [result]
         return [as_nchw(np.asarray(part).astype(np.float32), case.layout) for part in parts]
 
 

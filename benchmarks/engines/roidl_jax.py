@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from .roidl import WITHOUT_MAX, Numpy
 
 
 class Jax(Numpy):
-    """Arrays in, arrays out, outside of jit."""
+    """Arrays in, arrays out, outside of jit; gradients under it."""
 
     operations = WITHOUT_MAX
     packages = ("roidl", "jax")
@@ -23,6 +24,12 @@ class Jax(Numpy):
 
     def boxes(self, array: Array) -> Any:
         return jax.numpy.array(array)
+
+    def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
+        _, pull = jax.vjp(lambda *maps: self.forward(case, maps, boxes)(), *inputs)
+        # What `pull` remembers (an argmax) is an argument: nothing of the forward call is repeated.
+        compiled = jax.jit(lambda pull, grad: pull(grad)).lower(pull, grad).compile()
+        return partial(compiled, pull, grad)
 
     def finished(self, call: Call) -> Call:
         wait: Any = jax.block_until_ready

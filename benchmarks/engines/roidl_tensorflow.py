@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..case import Array, Case
-from . import arranged
+from . import Call, arranged
 from .roidl import WITHOUT_MAX, Numpy
 
 
@@ -23,6 +23,18 @@ class Tensorflow(Numpy):
 
     def features(self, array: Array, case: Case) -> Any:
         return tf.constant(arranged(array, case.layout))
+
+    def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            result = self.forward(case, inputs, boxes)()
+
+        def gradients() -> Any:
+            return tape.gradient(result, inputs, output_gradients=grad)
+
+        if gradients()[0] is None:
+            raise NotImplementedError("the tape knows no gradient of this call")
+        return gradients
 
     def boxes(self, array: Array) -> Any:
         return tf.constant(array)

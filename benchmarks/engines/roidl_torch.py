@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,12 @@ class Torch(TorchEngine, Numpy):
         inputs = [self.features(array, case).requires_grad_() for array in data.inputs]
         forward = pooler_of(MultiScaleRoIAlign, inputs, self.boxes(data.boxes), case)
         return step_of(forward, inputs, self.features(data.grad, case))
+
+    def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
+        for tensor in inputs:
+            tensor.requires_grad_()
+        result = self.forward(case, inputs, boxes)()
+        return partial(torch.autograd.grad, result, inputs, grad, retain_graph=True)
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
         return self.arrays(result)
