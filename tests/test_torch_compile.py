@@ -228,7 +228,7 @@ def test_opcheck(op: str, mode: str, differentiable: bool) -> None:
 # ONNX ---------------------------------------------------------------------------------------------
 
 
-def _to_onnx(run: Callable[..., Any], arguments: Any, shapes: Any, path: Path) -> Any:
+def to_onnx(run: Callable[..., Any], arguments: Any, shapes: Any, path: Path) -> Any:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     program = torch.onnx.export(
@@ -265,7 +265,7 @@ def test_onnx(tmp_path: Path) -> None:
         )
 
     shapes = dynamic("n", "h", "w"), dynamic("k")
-    call = _to_onnx(rows, tensors(), shapes, tmp_path / "rows.onnx")
+    call = to_onnx(rows, tensors(), shapes, tmp_path / "rows.onnx")
     for count in (4, 1, 0):
         x, boxes = tensors(3, 11, 7)
         torch.testing.assert_close(call(x, boxes[:count]), list(rows(x, boxes[:count])))
@@ -280,7 +280,7 @@ def test_onnx(tmp_path: Path) -> None:
 
     x, boxes = tensors()
     arguments = x, boxes[:, 1:].contiguous(), boxes[:2, 1:].contiguous()
-    call = _to_onnx(
+    call = to_onnx(
         others, arguments, (dynamic("h", "w"), dynamic("k"), dynamic("l")), tmp_path / "others.onnx"
     )
     x = tensors(2, 12, 6)[0]
@@ -296,6 +296,6 @@ def test_onnx(tmp_path: Path) -> None:
 def test_what_onnx_lacks(options: dict[str, Any], tmp_path: Path) -> None:
     op = options.pop("op", "roi_align")
     with pytest.raises(Exception, match=rf"NotImplementedError.*{op}: ONNX has"):
-        _to_onnx(
+        to_onnx(
             lambda x, b: getattr(ops, op)(x, b, SIZE, **options), tensors(), None, tmp_path / "no"
         )

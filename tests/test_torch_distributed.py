@@ -66,6 +66,8 @@ def _check_shards() -> None:
     everywhere = distribute_tensor(rows, mesh, [Replicate()])
     result = ops.roi_align(last, everywhere, SIZE, layout="NHWC")
     assert result.placements == (Shard(3),)
+    with pytest.raises(NotImplementedError, match=r"^multiscale_roi_pool: DTensors are not impl"):
+        ops.multiscale_roi_pool([shard, shard], everywhere, SIZE, [1.0, 0.5])
     compiled = torch.compile(CALLS["avg"], backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(shard, everywhere).full_tensor(), CALLS["avg"](x, rows))
 

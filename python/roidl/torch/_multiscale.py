@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
+from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _core, _multiscale
 from .._arrays import run_like_leader
 from .._multiscale import LevelsCall
 from .._params import Call, front_end
-from . import _pyramid
+from . import _front, _pyramid
 from ._front import _as_tensor, _join
 from ._library import Tensor
 from ._pyramid import PREFIX, PyramidParams, Rows
@@ -29,21 +31,43 @@ def _run_levels(call: LevelsCall) -> Any:
     return levels_of(call.boxes)
 
 
+def _arguments(call: Call) -> dict[str, Any]:
+    """The keywords of the public function that `call` was made of."""
+    assert call.pyramid is not None
+    names = _front._arguments(call) | call.pyramid._asdict() | {"inputs": list(call.arguments[0])}
+    del names["input"], names["spatial_scale"]
+    return names
+
+
+def _refuse_dtensors(op: str, tensors: tuple[Any, ...]) -> None:
+    """DTensor has no way to say how a list of results is sharded."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed and any(isinstance(each, distributed.DTensor) for each in tensors):
+        raise NotImplementedError(
+            f"{op}: DTensors are not implemented for several maps; pass what to_local() gives"
+        )
+
+
 def run(call: Call | LevelsCall) -> Any:
     """Run one call on tensors."""
     if isinstance(call, LevelsCall):
         return _run_levels(call)
-    pyramid, indices, boxes = call.pyramid, _as_tensor(call.batch_indices), call.boxes
+    pyramid, boxes = call.pyramid, call.boxes
     assert pyramid is not None
-    inputs = tuple(map(_as_tensor, call.arguments[0]))
-    levels, counts = _as_tensor(pyramid.levels), _as_tensor(pyramid.counts)
+    if call.out is not None:
+        return run_like_leader(call)
     many = isinstance(boxes, (list, tuple))
+    asked = (*call.arguments[0], *(boxes if many else [boxes]))
+    if not all(type(each) is torch.Tensor for each in asked):
+        _refuse_dtensors(call.op, asked)
+    if has_torch_function(asked):
+        return handle_torch_function(PUBLIC[call.op], asked, **_arguments(call))
+    inputs, indices = tuple(map(_as_tensor, call.arguments[0])), _as_tensor(call.batch_indices)
+    levels, counts = _as_tensor(pyramid.levels), _as_tensor(pyramid.counts)
     boxes = [_as_tensor(each) for each in boxes] if many else _as_tensor(boxes)
     given = [*inputs, *(boxes if many else [boxes])]
     given += [each for each in (indices, levels, counts) if each is not None]
     tensors = all(isinstance(each, torch.Tensor) for each in given)
-    if call.out is not None:
-        return run_like_leader(call)
     if not tensors or (many and indices is not None):
         with torch.no_grad():
             return run_like_leader(call)  # it says what is wrong
@@ -63,3 +87,7 @@ _adapt = front_end(run)
 multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align)
 multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool)
 assign_levels = _adapt(_multiscale.assign_levels)
+PUBLIC = {
+    "multiscale_roi_align": multiscale_roi_align,
+    "multiscale_roi_pool": multiscale_roi_pool,
+}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES
+from . import _pyramid
 from ._library import OVERLOADS, Tensor
 
 FLOAT, INT32, INT64, DOUBLE = 1, 6, 7, 11  # of onnx.TensorProto
@@ -16,6 +18,7 @@ def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
 
     `roi_align` becomes RoiAlign (mode "avg", and "max_onnx", which is ONNX's own max), `roi_pool`
     with mode "max" becomes MaxRoiPool; the batch sizes, maps and numbers of boxes may be dynamic.
+    On several maps there is one of them for each, of the boxes that belong to it.
     What ONNX has no operator for is a NotImplementedError of the export: mode "max" of `roi_align`,
     a sampling ratio that differs between the axes, mode "avg" and the argmax of `roi_pool`.
 
@@ -67,66 +70,187 @@ def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
             )
         return pooled
 
+    Pool = Callable[[Tensor, float, int, Any, Any], Any]
+
+    def aligning(
+        name: str, size: Sequence[int], samples: Sequence[int], how: Sequence[Any]
+    ) -> Pool:
+        """RoIAlign of (map, scale, type, corners, indices), [K, C, PH, PW] of the type."""
+        aligned, mode, layout = how
+        ratio = max(samples[0], 0)
+        if mode == ALIGN_MODES["max"]:
+            raise NotImplementedError(f"{name}: ONNX has modes 'avg' and 'max_onnx', not 'max'")
+        if ratio != max(samples[1], 0):
+            raise NotImplementedError(f"{name}: ONNX has one sampling_ratio for both axes")
+
+        def pool(map: Tensor, scale: float, kind: int, corners: Any, indices: Any) -> Any:
+            return op.RoiAlign(
+                channels_first(map, kind, layout),
+                op.Cast(corners, to=kind),
+                indices,
+                coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+                mode="avg" if mode == ALIGN_MODES["avg"] else "max",
+                output_height=size[0],
+                output_width=size[1],
+                sampling_ratio=ratio,
+                spatial_scale=scale,
+            )
+
+        return pool
+
+    def pooling(name: str, return_argmax: bool, size: Sequence[int], how: Sequence[int]) -> Pool:
+        """RoIPool, in the same way."""
+        mode, layout = how
+        if mode != POOL_MODES["max"] or return_argmax:
+            raise NotImplementedError(f"{name}: ONNX has mode 'max', without its argmax")
+
+        def pool(map: Tensor, scale: float, kind: int, corners: Any, indices: Any) -> Any:
+            first = op.Cast(op.Unsqueeze(indices, axes(1)), to=kind)
+            return op.MaxRoiPool(
+                channels_first(map, kind, layout),
+                op.Concat(first, op.Cast(corners, to=kind), axis=1),
+                pooled_shape=list(size),
+                spatial_scale=scale,
+            )
+
+        return pool
+
+    def channels_first(map: Tensor, kind: int, layout: int) -> Any:
+        features = op.Cast(map, to=kind)
+        return op.Transpose(features, perm=[0, 3, 1, 2]) if layout == LAYOUTS["NHWC"] else features
+
+    def no_argmax() -> Any:
+        return op.Cast(op.ConstantOfShape(axes(0)), to=INT32)
+
+    # One map ------------------------------------------------------------------------------------
+
+    def of_one(
+        pool: Pool, input: Tensor, scale: float, boxes: Tensor, indices: Tensor | None, layout: int
+    ) -> Any:
+        pooled = pool(input, scale, typed(input, boxes), *rows(input, boxes, indices))
+        return ordered(op.CastLike(pooled, input), boxes, layout)
+
     def roi_align(
         input: Tensor,
         boxes: Tensor,
-        batch_indices: Tensor | None,
-        output_height: int,
-        output_width: int,
-        spatial_scale: float,
-        sampling_height: int,
-        sampling_width: int,
-        aligned: bool,
-        mode: int,
-        layout: int,
+        indices: Tensor | None,
+        height: int,
+        width: int,
+        scale: float,
+        *rest: Any,
     ) -> Any:
-        if mode == ALIGN_MODES["max"]:
-            raise NotImplementedError("roi_align: ONNX has modes 'avg' and 'max_onnx', not 'max'")
-        samples = max(sampling_height, 0)
-        if samples != max(sampling_width, 0):
-            raise NotImplementedError("roi_align: ONNX has one sampling_ratio for both axes")
-        kind, corners = typed(input, boxes), rows(input, boxes, batch_indices)
-        features = op.Cast(input, to=kind)
-        if layout == LAYOUTS["NHWC"]:
-            features = op.Transpose(features, perm=[0, 3, 1, 2])
-        pooled = op.RoiAlign(
-            features,
-            op.Cast(corners[0], to=kind),
-            corners[1],
-            coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
-            mode="avg" if mode == ALIGN_MODES["avg"] else "max",
-            output_height=output_height,
-            output_width=output_width,
-            sampling_ratio=samples,
-            spatial_scale=spatial_scale,
-        )
-        return ordered(op.CastLike(pooled, input), boxes, layout)
+        pool = aligning("roi_align", (height, width), rest[:2], rest[2:])
+        return of_one(pool, input, scale, boxes, indices, rest[-1])
 
     def roi_pool(
         input: Tensor,
         boxes: Tensor,
-        batch_indices: Tensor | None,
+        indices: Tensor | None,
         return_argmax: bool,
-        output_height: int,
-        output_width: int,
-        spatial_scale: float,
-        mode: int,
+        height: int,
+        width: int,
+        scale: float,
+        *how: int,
+    ) -> Any:
+        pool = pooling("roi_pool", return_argmax, (height, width), how)
+        return of_one(pool, input, scale, boxes, indices, how[-1]), no_argmax()
+
+    # Several maps -------------------------------------------------------------------------------
+
+    def level_by_size(
+        corners: Any, kind: int, scales: Sequence[float], rule: Sequence[float]
+    ) -> Any:
+        """As geometry.h has it: the index of every box's map, int64 [K]."""
+
+        def number(value: float) -> Any:
+            return op.Cast(op.Constant(value_float=value), to=kind)
+
+        corners = op.Cast(corners, to=kind)
+        ends = [op.Slice(corners, axes(i), axes(i + 2), axes(1)) for i in (0, 2)]
+        area = op.ReduceProd(op.Sub(ends[1], ends[0]), axes(1), keepdims=0)
+        octave = op.Log(op.Div(op.Sqrt(area), number(rule[0])))
+        level = op.Add(number(rule[1]), op.Div(octave, op.Log(number(2.0))))
+        level = op.Floor(op.Add(level, number(1e-6)))
+        first, last = (number(-math.log2(scale)) for scale in (scales[0], scales[-1]))
+        level = op.Where(op.Greater(level, first), op.Min(level, last), first)
+        index = op.Cast(op.Sub(level, first), to=INT64)
+        return op.Min(index, op.Constant(value_int=len(scales) - 1))
+
+    def of_several(
+        pool: Pool,
+        size: Sequence[int],
+        maps: Sequence[Tensor],
+        boxes: Tensor,
+        said: Sequence[Any],
+        scales: Sequence[float],
+        rule: Sequence[float],
         layout: int,
     ) -> Any:
-        if mode != POOL_MODES["max"] or return_argmax:
-            raise NotImplementedError("roi_pool: ONNX has mode 'max', without its argmax")
-        kind, (corners, indices) = typed(input, boxes), rows(input, boxes, batch_indices)
-        features = op.Cast(input, to=kind)
-        if layout == LAYOUTS["NHWC"]:
-            features = op.Transpose(features, perm=[0, 3, 1, 2])
-        first = op.Cast(op.Unsqueeze(indices, axes(1)), to=kind)
-        pooled = op.MaxRoiPool(
-            features,
-            op.Concat(first, op.Cast(corners, to=kind), axis=1),
-            pooled_shape=[output_height, output_width],
-            spatial_scale=spatial_scale,
-        )
-        empty = op.Cast(op.ConstantOfShape(axes(0)), to=INT32)
-        return ordered(op.CastLike(pooled, input), boxes, layout), empty
+        batch_indices, levels, counts = said
+        first, kind = maps[0], typed(maps[0], boxes)
+        corners, indices = rows(first, boxes, batch_indices)
+        if levels is None:
+            levels = level_by_size(corners, kind, scales, rule)
+        else:
+            levels = op.Reshape(op.Cast(levels, to=INT64), axes(-1))
+        if counts is not None:
+            places = op.Range(
+                op.Constant(value_int=0),
+                op.Squeeze(op.Shape(boxes, start=1, end=2)),
+                op.Constant(value_int=1),
+            )
+            exists = op.Less(places, op.Unsqueeze(op.Cast(counts, to=INT64), axes(1)))
+            nowhere = op.Constant(value_int=-1)
+            levels = op.Where(op.Reshape(exists, axes(-1)), levels, nowhere)
+        at = 1 if layout == LAYOUTS["NCHW"] else 3
+        shape = [op.Shape(corners, start=0, end=1), op.Shape(first, start=at, end=at + 1)]
+        zero = op.Cast(op.Constant(value_float=0.0), to=kind)
+        pooled = op.Expand(zero, op.Concat(*shape, axes(*size), axis=0))
+        for i, (map, scale) in enumerate(zip(maps, scales, strict=True)):
+            here = op.Squeeze(op.NonZero(op.Equal(levels, op.Constant(value_int=i))), axes(0))
+            part = pool(map, scale, kind, op.Gather(corners, here), op.Gather(indices, here))
+            pooled = op.ScatterND(pooled, op.Unsqueeze(here, axes(1)), part)
+        return ordered(op.CastLike(pooled, first), boxes, layout)
 
-    return {OVERLOADS["roi_align"]: roi_align, OVERLOADS["roi_pool"]: roi_pool}
+    def multiscale_roi_align(
+        maps: Sequence[Tensor],
+        boxes: Tensor,
+        indices: Tensor | None,
+        levels: Tensor | None,
+        counts: Tensor | None,
+        scales: Sequence[float],
+        *rest: Any,
+    ) -> Any:
+        size, said = rest[2:4], (indices, levels, counts)
+        pool = aligning("multiscale_roi_align", size, rest[4:6], rest[6:])
+        return of_several(pool, size, maps, boxes, said, scales, rest[:2], rest[-1])
+
+    def multiscale_roi_pool(
+        maps: Sequence[Tensor],
+        boxes: Tensor,
+        indices: Tensor | None,
+        levels: Tensor | None,
+        counts: Tensor | None,
+        return_argmax: bool,
+        scales: Sequence[float],
+        *rest: Any,
+    ) -> Any:
+        size, said = rest[2:4], (indices, levels, counts)
+        pool = pooling("multiscale_roi_pool", return_argmax, size, rest[4:])
+        pooled = of_several(pool, size, maps, boxes, said, scales, rest[:2], rest[-1])
+        return pooled, no_argmax()
+
+    def assign_levels(boxes: Tensor, scales: Sequence[float], *rule: float) -> Any:
+        corners = op.Slice(boxes, axes(-4), axes(boxes.shape[-1]), axes(-1))
+        flat = op.Reshape(corners, axes(-1, 4))
+        levels = level_by_size(flat, typed(boxes, boxes), scales, rule)
+        shape = op.Shape(boxes, start=0, end=len(boxes.shape) - 1)
+        return op.Cast(op.Reshape(levels, shape, allowzero=1), to=INT32)
+
+    return {
+        OVERLOADS["roi_align"]: roi_align,
+        OVERLOADS["roi_pool"]: roi_pool,
+        _pyramid.OVERLOADS["roi_align"]: multiscale_roi_align,
+        _pyramid.OVERLOADS["roi_pool"]: multiscale_roi_pool,
+        _pyramid.LEVELS_OVERLOAD: assign_levels,
+    }

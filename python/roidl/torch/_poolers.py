@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import nn
 
+from ._modules import _scripted_boxes
 from ._multiscale import assign_levels, multiscale_roi_align
 
 
@@ -56,6 +57,9 @@ class MultiScaleRoIAlign(nn.Module):  # type: ignore[misc]
     torch.Size([2, 5, 3, 3])
     """
 
+    # Read by torch.jit.script, which reads no string.
+    __annotations__ = {"scales": Optional[list[float]]}  # noqa: UP045
+
     def __init__(
         self,
         featmap_names: list[str],
@@ -80,6 +84,7 @@ class MultiScaleRoIAlign(nn.Module):  # type: ignore[misc]
         self.aligned = aligned
         self.mode = mode
 
+    @torch.jit.unused  # type: ignore[untyped-decorator]
     def _set_up(self, maps: list[torch.Tensor], image_shapes: Sequence[Sequence[int]]) -> None:
         if not image_shapes:
             raise ValueError("images list should not be empty")
@@ -87,6 +92,44 @@ class MultiScaleRoIAlign(nn.Module):  # type: ignore[misc]
         self.scales = [_scale_of(map, height) for map in maps]
         ends = (int(-math.log2(self.scales[0])), int(-math.log2(self.scales[-1])))
         self.map_levels = LevelMapper(*ends, self.canonical_scale, self.canonical_level)
+
+    def _scripted(
+        self,
+        x: dict[str, torch.Tensor],
+        boxes: list[torch.Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> torch.Tensor:
+        """`forward` as torch.jit.script reads it, which cannot read the functions."""
+        maps: list[torch.Tensor] = []
+        for name, feature in x.items():
+            if name in self.featmap_names:
+                maps.append(feature)
+        scales = self.scales
+        if scales is None:
+            height = 0
+            for shape in image_shapes:
+                height = max(height, shape[0])
+            cells = [map.shape[-2] / height for map in maps]
+            scales = [2.0 ** round(math.log(each) / math.log(2.0)) for each in cells]
+            self.scales = scales
+        corners, images = _scripted_boxes(boxes)
+        return torch.ops.roidl.multiscale_roi_align(
+            [map.to(maps[0].dtype) for map in maps],
+            corners,
+            images,
+            None,
+            None,
+            scales,
+            float(self.canonical_scale),
+            float(self.canonical_level),
+            self.output_size[0],
+            self.output_size[1],
+            self.sampling_ratio,
+            self.sampling_ratio,
+            self.aligned,
+            0 if self.mode == "avg" else 1 if self.mode == "max" else 2,
+            0,
+        )
 
     def forward(
         self,
@@ -98,6 +141,17 @@ class MultiScaleRoIAlign(nn.Module):  # type: ignore[misc]
 
         `image_shapes` are the (height, width) of the images that the maps were computed from.
         """
+        if torch.jit.is_scripting():
+            return self._scripted(x, boxes, image_shapes)
+        return self._pooled(x, boxes, image_shapes)
+
+    @torch.jit.unused  # type: ignore[untyped-decorator]
+    def _pooled(
+        self,
+        x: dict[str, torch.Tensor],
+        boxes: list[torch.Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> torch.Tensor:
         maps = [feature for name, feature in x.items() if name in self.featmap_names]
         if self.scales is None or self.map_levels is None:
             self._set_up(maps, image_shapes)

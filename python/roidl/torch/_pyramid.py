@@ -300,14 +300,14 @@ _LEVELS = _Levels()
 _library.define(_LEVELS, _no_levels, lambda operator, call: None)
 if MISSING is not None:
     LIBRARY.impl(_LEVELS.name, _assign_levels, "CPU")
-_levels_of = torch.ops.roidl.assign_levels.default
+LEVELS_OVERLOAD = torch.ops.roidl.assign_levels.default
 
 
 def assign_levels(boxes: Tensor, pyramid: Pyramid) -> Tensor:
     """The index of the map of every box."""
     if torch.compiler.is_compiling():
-        return _levels_of(boxes, *pyramid[:3])
+        return LEVELS_OVERLOAD(boxes, *pyramid[:3])
     try:
-        return _levels_of(boxes, *pyramid[:3])
+        return LEVELS_OVERLOAD(boxes, *pyramid[:3])
     except RuntimeError as error:
         raise _library.own_error("assign_levels", error) from None
