@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from roidl.tensorflow import roi_align
+from roidl.tensorflow import assign_levels, multiscale_roi_align
 
 LEVELS = (2, 3, 4, 5)  # P2 has strides of 4 pixels, P5 of 32
+SCALES = [2.0**-level for level in LEVELS]
 CHANNELS = 256
 BINS = 7
 
@@ -60,24 +61,9 @@ class Pyramid(tf.Module):
         ]
 
 
-def assign_levels(boxes: tf.Tensor) -> tf.Tensor:
-    """The level of each box [K, 5], by its area: 224 x 224 pixels belong to P4."""
-    sides = tf.maximum(boxes[:, 3:] - boxes[:, 1:3], 1.0)
-    size = tf.sqrt(tf.reduce_prod(sides, -1))
-    level = tf.floor(4 + tf.math.log(size / 224 + 1e-8) / tf.math.log(2.0))
-    return tf.cast(tf.clip_by_value(level, LEVELS[0], LEVELS[-1]), tf.int32)
-
-
 def pool(pyramid: list[tf.Tensor], boxes: tf.Tensor, mode: str) -> tf.Tensor:
-    """[K, 7, 7, C] from boxes [K, 5]: four samples per bin, of the level of each box."""
-    level_of_box = assign_levels(boxes)
-    places, parts = [], []
-    for level, features in zip(LEVELS, pyramid, strict=True):
-        places.append(tf.cast(tf.where(level_of_box == level)[:, 0], tf.int32))
-        rows = tf.gather(boxes, places[-1])
-        part = roi_align(features, rows, BINS, 2.0**-level, 2, aligned=True, mode=mode)
-        parts.append(part)
-    return tf.dynamic_stitch(places, parts)
+    """[K, 7, 7, C] from boxes [K, 5]: four samples per bin, of the level of each box's size."""
+    return multiscale_roi_align(pyramid, boxes, BINS, SCALES, 2, aligned=True, mode=mode)
 
 
 def proposals(count: int, size: int, seed: int = 1) -> tf.Tensor:
@@ -102,7 +88,7 @@ def main(size: int = 800, count: int = 2000) -> None:
             loss = tf.reduce_mean(pooled**2)
         return pooled, tape.gradient(loss, model.trainable_variables)
 
-    levels = tf.math.bincount(assign_levels(boxes), minlength=6).numpy()[2:]
+    levels = tf.math.bincount(assign_levels(boxes, SCALES), minlength=len(LEVELS)).numpy()
     print("boxes on P2 to P5:", *levels)
     for mode in ("max", "avg"):
         step(images, boxes, mode)  # traces

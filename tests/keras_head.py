@@ -75,6 +75,54 @@ def layers() -> None:
         FOUND[f"pool {mode}"] = array(roidl.keras.RoIPool(2, SCALE, mode=mode)(FEATURES, BOXES))
 
 
+# Of an image of 36 x 32 pixels: a side of 8 pixels is the border between the two maps.
+MAPS = [FEATURES, np.ascontiguousarray(FEATURES[:, ::2, ::2] * 2)]
+SCALES = [1 / 4, 1 / 8]
+RULE: dict[str, Any] = {"canonical_scale": 8, "canonical_level": 3}
+SIDES = np.array([5.5, 13.5, 7.5, 20.5], np.float32)[:, None]
+GROUPED = np.concatenate([BOXES[..., :2], BOXES[..., :2] + SIDES], -1)
+COUNTS = np.array([3, 4])
+
+
+def pyramids() -> None:
+    layer = roidl.keras.MultiScaleRoIAlign((2, 3), SCALES, 2, aligned=True, **RULE)
+    pooled = FOUND["pyramid"] = array(layer(MAPS, GROUPED))
+    again = type(layer).from_config(layer.get_config())
+    padded = GROUPED.copy()
+    padded[0, 3:] = np.nan
+    counted = array(again(MAPS, padded, counts=COUNTS))
+    FOUND["padding is zero?"] = (counted[0, 3:] == 0).all()
+    FOUND["counted rows are the same?"] = (counted[1] == pooled[1]).all() and (
+        counted[0, :3] == pooled[0, :3]
+    ).all()
+    levels = np.array([[0, 1, 0, 1]] * N, np.int32)
+    FOUND["given levels?"] = (array(layer(MAPS, GROUPED, levels=levels)) == pooled).all()
+    flat = pooled.reshape(N * L, 2, 3, C)
+    listed = layer(MAPS, [keras.ops.convert_to_tensor(part) for part in GROUPED])
+    FOUND["pyramid of a list?"] = (array(listed) == flat).all()
+    indices = np.repeat(np.arange(N, dtype=np.int32), L)
+    apart = layer(MAPS, GROUPED.reshape(-1, 4), batch_indices=indices)
+    FOUND["pyramid of indices?"] = (array(apart) == flat).all()
+    first = roidl.keras.MultiScaleRoIAlign(
+        (2, 3), SCALES, 2, True, data_format="channels_first", **RULE
+    )
+    swapped = array(first([each.transpose(0, 3, 1, 2) for each in MAPS], GROUPED))
+    FOUND["pyramid channels first?"] = np.allclose(
+        swapped.transpose(0, 1, 3, 4, 2), pooled, atol=1e-6
+    )
+    maps = [keras.Input((None, None, C)), keras.Input((None, None, C))]
+    boxes, counts = keras.Input((L, 4)), keras.Input((), dtype="int32")
+    FOUND["symbolic pyramid?"] = layer(maps, boxes, counts=counts).shape == (None, L, 2, 3, C)
+    said = raises(ValueError, lambda: layer([*maps, maps[0]], boxes))
+    FOUND["wrong maps are told?"] = "scales must have one number for each of the 3 maps" in said
+    said = raises(ValueError, lambda: layer(maps, keras.KerasTensor((None, 5)), counts=counts))
+    FOUND["wrong counts are told?"] = "boxes must have shape [N, L, 4] with counts" in said
+    said = raises(ValueError, lambda: roidl.keras.MultiScaleRoIAlign(1, SCALES[::-1]))
+    FOUND["wrong scales are told?"] = "scales must fall from map to map" in said
+    half = roidl.keras.MultiScaleRoIAlign(1, SCALES, dtype="mixed_float16")(MAPS, GROUPED)
+    FOUND["half pyramid?"] = keras.backend.standardize_dtype(half.dtype) == "float16"
+
+
 def half_precision() -> None:
     """Boxes far from the origin of a large map: 2049 is no number of float16's."""
     stripes = np.zeros((1, 2, 2100, 1), np.float32)
@@ -105,7 +153,7 @@ def symbols() -> None:
 
 
 def examples() -> None:
-    for kind in (roidl.keras.RoIAlign, roidl.keras.RoIPool):
+    for kind in (roidl.keras.RoIAlign, roidl.keras.RoIPool, roidl.keras.MultiScaleRoIAlign):
         runner = doctest.DocTestRunner()
         for test in doctest.DocTestFinder(recurse=False).find(kind, globs={}):
             runner.run(test)
@@ -124,6 +172,40 @@ def head() -> Any:
     x = keras.layers.Concatenate()(joined)
     x = keras.layers.Dense(16, activation="tanh")(x)
     return keras.Model([features, boxes], keras.layers.Dense(1)(x))
+
+
+def pyramid_head() -> Any:
+    features, boxes = keras.Input((H, W, C)), keras.Input((L, 4))
+    counts = keras.Input((), dtype="int32")
+    fine = keras.layers.Conv2D(6, 3, padding="same", activation="tanh")(features)
+    coarse = keras.layers.Conv2D(6, 3, 2, padding="same", activation="tanh")(fine)
+    layer = roidl.keras.MultiScaleRoIAlign(2, SCALES, 2, True, **RULE)
+    x = keras.layers.Reshape((L, -1))(layer([fine, coarse], boxes, counts=counts))
+    return keras.Model([features, boxes, counts], keras.layers.Dense(1, use_bias=False)(x))
+
+
+def pyramid_training() -> None:
+    rng = np.random.default_rng(84)
+    count = 32
+    features = rng.standard_normal((count, H, W, C), dtype=np.float32)
+    low = rng.uniform(0, 12, (count, L, 2))
+    boxes = np.concatenate([low, low + rng.uniform(4, 18, (count, L, 2))], -1).astype(np.float32)
+    counts = rng.integers(1, L + 1, count).astype(np.int32)
+    boxes[np.arange(L) >= counts[:, None]] = np.nan
+    target = np.where(np.arange(L) < counts[:, None], features.mean((1, 2, 3))[:, None], 0)
+    model = pyramid_head()
+    shapes = [weight.shape for weight in model.get_weights()]
+    model.set_weights([rng.normal(0, 0.25, shape).astype(np.float32) for shape in shapes])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    given = [features, boxes, counts]
+    fitted = model.fit(given, target[..., None], 8, 8, shuffle=False, verbose=0)
+    FOUND["pyramid losses"] = np.array(fitted.history["loss"])
+    expected = model.predict(given, verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "head.keras"
+        model.save(path)
+        got = keras.models.load_model(path).predict(given, verbose=0)
+    FOUND["the saved pyramid is the same?"] = np.allclose(got, expected, atol=1e-6)
 
 
 def training() -> None:
@@ -166,6 +248,8 @@ def mixed_precision() -> None:
 
 if __name__ == "__main__":
     keras.config.set_image_data_format("channels_last")
-    for part in (layers, half_precision, symbols, examples, training, mixed_precision):
+    for part in (layers, pyramids, half_precision, symbols, examples):
+        part()
+    for part in (training, pyramid_training, mixed_precision):
         part()
     np.savez(sys.argv[1], **FOUND)

@@ -81,6 +81,21 @@ def test_layers_against_the_oracle(one: Found) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+def test_a_pyramid_against_the_oracle(one: Found) -> None:
+    import keras_head as head
+
+    boxes = head.GROUPED.reshape(-1, 4)
+    rows = np.concatenate([np.repeat(np.arange(head.N), head.L)[:, None], boxes], 1)
+    got = one["pyramid"].reshape(-1, *one["pyramid"].shape[2:]).transpose(0, 3, 1, 2)
+    level = (boxes[:, 2] - boxes[:, 0] > 8).astype(int)
+    for k, features in enumerate(head.MAPS):
+        at = np.flatnonzero(level == k)
+        assert len(at) > 0
+        x = features.transpose(0, 3, 1, 2)
+        want = oracle.roi_align(x, rows[at], (2, 3), head.SCALES[k], 2, True)
+        np.testing.assert_allclose(got[at], want, rtol=1e-5, atol=1e-6)
+
+
 def test_boxes_keep_their_precision(one: Found) -> None:
     """In float16 the box would begin at 2048, and be between a stripe of 1 and one of 0."""
     np.testing.assert_array_equal(one["half"].ravel(), [1])
@@ -89,6 +104,8 @@ def test_boxes_keep_their_precision(one: Found) -> None:
 def test_a_head_converges(one: Found) -> None:
     losses = one["losses"]
     assert losses[-1] < losses[0] / 5
+    losses = one["pyramid losses"]
+    assert losses[-1] < losses[0] / 2
 
 
 def test_the_backends_agree(found: dict[str, Found]) -> None:
@@ -96,5 +113,6 @@ def test_the_backends_agree(found: dict[str, Found]) -> None:
         pytest.skip("only one backend is installed")
     first, *others = found.values()
     for other in others:
-        np.testing.assert_allclose(other["losses"], first["losses"], rtol=1e-4)
+        for losses in ("losses", "pyramid losses"):
+            np.testing.assert_allclose(other[losses], first[losses], rtol=1e-4)
         np.testing.assert_allclose(other["predictions"], first["predictions"], atol=1e-3)

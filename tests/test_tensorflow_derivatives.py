@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from conftest import Lib
 from operators import every_operator as each_operator
 
 STEP = 1e-6
+NAN_IS_SAID = "this is part of a function that is differentiated from outside"
+# Where boxes are what a graph was given, a warning says which gradient there would be NaN.
+pytestmark = pytest.mark.filterwarnings(f"ignore:.*{NAN_IS_SAID}")
 BOXES = np.array([[0, 1.13, 0.77, 6.21, 5.43], [1, 2.31, 1.12, 7.77, 4.9], [0, 0.6, 0.7, 3.3, 6.1]])
 MODES = ("avg", "max", "max_onnx")
 each_mode = pytest.mark.parametrize("mode", MODES)
@@ -197,7 +201,8 @@ def test_second_derivatives_along_the_boxes_are_refused(mode: str, tf: Any) -> N
     refused(tf, second, twice)
     refused(tf, second, tf.function(twice))
     if mode == "avg":  # a function does not say what its gradient is needed for
-        got = p.twice(tf.function(p.to_boxes), p.along_b, "b")
+        with pytest.warns(UserWarning, match=f"{NOT_TWICE}; {NAN_IS_SAID}"):
+            got = p.twice(tf.function(p.to_boxes), p.along_b, "b")
         assert np.isnan(got).all()
     if mode != "avg":
         mixed = NOT_ONNX if mode == "max_onnx" else AVG_ONLY
@@ -208,15 +213,27 @@ def test_second_derivatives_along_the_boxes_are_refused(mode: str, tf: Any) -> N
 
 
 def test_a_gradient_that_is_not_there(tf: Any) -> None:
-    """An eager tape knows what is asked for; so does one in a graph; from outside, it is NaN."""
+    """An eager tape knows what is asked for; so does one in a graph; from outside, it is NaN.
+
+    There, nothing is said where nothing flows back along the boxes.
+    """
     p = Problem(tf, "roi_align", "max_onnx")
     refused(tf, NOT_ONNX, lambda: p.to_boxes(p.x, p.b))
     refused(tf, NOT_ONNX, lambda: tf.function(p.to_boxes)(p.x, p.b))
     loss = tf.function(p.loss)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([p.x, p.b])
-        value = loss(p.x, p.b)
+        with pytest.warns(UserWarning, match=f"{NOT_ONNX}; {NAN_IS_SAID}.* tf.stop_gradient"):
+            value = loss(p.x, p.b)
     assert np.isnan(tape.gradient(value, p.b)).all()
+    close(tape.gradient(value, p.x), p.to_input(p.x, p.b))
+
+    stopped = tf.function(lambda x, b: p.loss(x, tf.stop_gradient(b)))
+    with warnings.catch_warnings(), tf.GradientTape(persistent=True) as tape:
+        warnings.simplefilter("error")
+        tape.watch([p.x, p.b])
+        value = stopped(p.x, p.b)
+    assert tape.gradient(value, p.b) is None
     close(tape.gradient(value, p.x), p.to_input(p.x, p.b))
 
 

@@ -1,16 +1,27 @@
-"""RoIAlign and RoIPool as layers of Keras 3, on its TensorFlow, PyTorch and JAX backends."""
+"""RoIAlign and RoIPool as layers of Keras 3, on its TensorFlow, PyTorch and JAX backends.
+
+`MultiScaleRoIAlign` is RoIAlign on a feature pyramid.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from ._params import RoiAlignParams, RoiPoolParams, align_params, pool_params
+from ._params import (
+    Pyramid,
+    RoiAlignParams,
+    RoiPoolParams,
+    align_params,
+    pool_params,
+    pyramid_of,
+)
 from ._shapes import Metadata, check_known, check_known_list, check_params, known_result
 
-__all__ = ["RoIAlign", "RoIPool"]
+__all__ = ["MultiScaleRoIAlign", "RoIAlign", "RoIPool"]
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -38,19 +49,16 @@ def _metadata(tensor: Tensor) -> Metadata:
     return tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype)
 
 
-class _Pooling(keras.layers.Layer):  # type: ignore[misc]
-    """What both layers share: arguments, shapes, and the call of the backend's function."""
+class _Layer(keras.layers.Layer):  # type: ignore[misc]
+    """What all layers share: the order of axes, boxes and their shapes."""
 
     op: str
     params: RoiAlignParams | RoiPoolParams
 
-    def __init__(
-        self, output_size: Any, spatial_scale: float, mode: str, data_format: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, output_size: Any, mode: str, data_format: Any, **kwargs: Any) -> None:
         # Boxes keep their type: a coordinate of 2049 is none of float16's. The features are cast.
         super().__init__(autocast=False, **kwargs)
         self.output_size = _as_pair(output_size)
-        self.spatial_scale = spatial_scale
         self.mode = mode
         self.data_format = data_format or keras.config.image_data_format()
         if self.data_format not in LAYOUTS:
@@ -64,25 +72,27 @@ class _Pooling(keras.layers.Layer):  # type: ignore[misc]
         return LAYOUTS[self.data_format]
 
     def _options(self) -> dict[str, Any]:
-        return {
-            "output_size": self.output_size,
-            "spatial_scale": self.spatial_scale,
-            "mode": self.mode,
-        }
+        """The arguments of the function, and of the layer."""
+        return {"output_size": self.output_size, "mode": self.mode}
 
-    def call(self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None) -> Tensor:
-        function = getattr(_adapter(), self.op)
-        input = keras.ops.cast(input, self.compute_dtype)
-        return function(
-            input, boxes, **self._options(), layout=self.layout, batch_indices=batch_indices
-        )
+    def _function(self) -> Any:
+        return getattr(_adapter(), self.op)
 
-    def compute_output_spec(
-        self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None
+    def _features(self, array: Tensor) -> Metadata:
+        return tuple(array.shape), self.compute_dtype
+
+    def _output_spec(
+        self,
+        maps: Sequence[Tensor],
+        boxes: Any,
+        batch_indices: Tensor | None,
+        pyramid: Pyramid | None = None,
     ) -> Any:
-        features: Metadata = (tuple(input.shape), self.compute_dtype)
+        """The result, if what is known of the shapes fits together."""
+        features = [self._features(each) for each in maps]
+        first = features[0][0]
         if isinstance(boxes, (list, tuple)):
-            images = features[0][0] if len(features[0]) == 4 else None
+            images = first[0] if len(first) == 4 else None
             check_known_list(self.op, [_metadata(part) for part in boxes], images)
             counts = [part.shape[0] for part in boxes]
             rows: Metadata = ((None if None in counts else sum(counts), 4), "float32")
@@ -90,17 +100,40 @@ class _Pooling(keras.layers.Layer):  # type: ignore[misc]
         else:
             rows = _metadata(boxes)
             indices = None if batch_indices is None else _metadata(batch_indices)
-        check_known(self.op, self.params, [features], rows, indices)
-        shape = known_result(self.params, features[0], rows[0])
+        check_known(self.op, self.params, features, rows, indices, pyramid)
+        shape = known_result(self.params, first, rows[0])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._options(), "data_format": self.data_format}
+
+
+class _Pooling(_Layer):
+    """What the layers on one map share."""
+
+    def __init__(
+        self, output_size: Any, spatial_scale: float, mode: str, data_format: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(output_size, mode, data_format, **kwargs)
+        self.spatial_scale = spatial_scale
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "spatial_scale": self.spatial_scale}
+
+    def call(self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None) -> Tensor:
+        input = keras.ops.cast(input, self.compute_dtype)
+        options = {"layout": self.layout, "batch_indices": batch_indices}
+        return self._function()(input, boxes, **self._options(), **options)
+
+    def compute_output_spec(
+        self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None
+    ) -> Any:
+        return self._output_spec([input], boxes, batch_indices)
 
     def compute_output_shape(
         self, input_shape: Shape, boxes_shape: Shape, batch_indices_shape: Shape | None = None
     ) -> Shape:
         return known_result(self.params, input_shape, boxes_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self._options(), "data_format": self.data_format}
 
 
 @keras.saving.register_keras_serializable(package="roidl")
@@ -214,3 +247,117 @@ class RoIPool(_Pooling):
         super().__init__(output_size, spatial_scale, mode, data_format, **kwargs)
         self.params = pool_params(self.op, **self._options(), layout=self.layout)
         check_params(self.op, self.params)
+
+
+@keras.saving.register_keras_serializable(package="roidl")
+class MultiScaleRoIAlign(_Layer):
+    """Pool every region of interest from the map of its size; see `roidl.multiscale_roi_align`.
+
+    Parameters
+    ----------
+    output_size : int or (height, width)
+        Bins per region.
+    scales : list of floats
+        Cells of each map per pixel of the image, e.g. [1/4, 1/8, 1/16, 1/32].
+    sampling_ratio, aligned, mode, data_format
+        As of `RoIAlign`.
+    canonical_scale, canonical_level : float
+        A box of ``canonical_scale`` pixels belongs to the map of scale ``2**-canonical_level``.
+    **kwargs
+        As of every layer: ``name``, ``dtype``, ...
+
+    Call with ``inputs``, a list of maps [N, H_i, W_i, C], finest first, and ``boxes`` as of
+    `RoIAlign`. With ``boxes`` [N, L, 4], ``counts`` [N] says how many of the L rows of an image are
+    boxes: the results of the others are 0, and they have no gradient. ``levels`` [K] (or [N, L])
+    are the indices of the boxes' maps, in place of the rule.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `roidl.multiscale_roi_align`.
+
+    Examples
+    --------
+    >>> import keras, numpy as np, roidl.keras
+    >>> maps = [np.full((1, size, size, 1), size, np.float32) for size in (64, 32)]
+    >>> boxes = np.array([[[0, 0, 100, 100], [0, 0, 250, 250], [0, 0, 0, 0]]], np.float32)
+    >>> layer = roidl.keras.MultiScaleRoIAlign(1, [1 / 4, 1 / 8], data_format="channels_last")
+    >>> pooled = layer(maps, boxes, counts=np.array([2]))  # the third row is padding
+    >>> keras.ops.convert_to_numpy(pooled).ravel().round(3).tolist()
+    [64.0, 32.0, 0.0]
+    """
+
+    op = "multiscale_roi_align"
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        scales: Sequence[float],
+        sampling_ratio: int | tuple[int, int] = -1,
+        aligned: bool = False,
+        *,
+        mode: str = "avg",
+        canonical_scale: float = 224,
+        canonical_level: float = 4,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(output_size, mode, data_format, **kwargs)
+        self.sampling_ratio, self.aligned = _as_pair(sampling_ratio), aligned
+        self.pyramid = pyramid_of(self.op, None, scales, canonical_scale, canonical_level)
+        sampling = self.sampling_ratio, aligned
+        self.params = align_params(self.op, output_size, 1.0, *sampling, mode, self.layout)
+        one: Metadata = (1, 1, 1, 1), "float32"
+        check_known(
+            self.op, self.params, [one] * len(scales), ((0, 5), "float32"), None, self.pyramid
+        )
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            **super()._options(),
+            "scales": list(self.pyramid.scales),
+            "sampling_ratio": self.sampling_ratio,
+            "aligned": self.aligned,
+            "canonical_scale": self.pyramid.canonical_scale,
+            "canonical_level": self.pyramid.canonical_level,
+        }
+
+    def call(
+        self,
+        inputs: Sequence[Tensor],
+        boxes: Tensor,
+        batch_indices: Tensor | None = None,
+        counts: Tensor | None = None,
+        levels: Tensor | None = None,
+    ) -> Tensor:
+        maps = [keras.ops.cast(each, self.compute_dtype) for each in inputs]
+        return self._function()(
+            maps,
+            boxes,
+            **self._options(),
+            layout=self.layout,
+            batch_indices=batch_indices,
+            counts=counts,
+            levels=levels,
+        )
+
+    def compute_output_spec(
+        self,
+        inputs: Sequence[Tensor],
+        boxes: Tensor,
+        batch_indices: Tensor | None = None,
+        counts: Tensor | None = None,
+        levels: Tensor | None = None,
+    ) -> Any:
+        rule = self.pyramid
+        pyramid_of(self.op, inputs, rule.scales, rule.canonical_scale, rule.canonical_level)
+        pyramid = rule._replace(
+            levels=None if levels is None else _metadata(levels),
+            counts=None if counts is None else _metadata(counts),
+        )
+        return self._output_spec(inputs, boxes, batch_indices, pyramid)
+
+    def compute_output_shape(
+        self, inputs_shape: Sequence[Shape], boxes_shape: Shape, **shapes: Any
+    ) -> Shape:
+        return known_result(self.params, inputs_shape[0], boxes_shape)

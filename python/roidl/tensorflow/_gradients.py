@@ -66,12 +66,15 @@ class _Node:
     def needs(self, place: int) -> bool | None:
         """Whether the gradient to an input is asked for; None: a graph does not say.
 
-        An integer has no gradient.
+        An integer has no gradient, and nothing flows past tf.stop_gradient.
         """
-        if not self.op.inputs[place].dtype.is_floating:
+        input = self.op.inputs[place]
+        if not input.dtype.is_floating:
             return False
         skipped = getattr(self.op, "skip_input_indices", None)
-        return None if skipped is None else place not in skipped
+        if skipped is not None:
+            return place not in skipped
+        return False if input.op.type in ("StopGradient", "Const") else None
 
     def if_needed(self, place: int, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
         return None if self.needs(place) is False else make(*arguments)
