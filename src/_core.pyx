@@ -109,8 +109,8 @@ cdef class PyramidView:
     cdef View counts
 
 
-cdef PyramidView pyramid_view(pyramid, const char* op, stream=None, metadata=None):
-    """Its arrays are read by `metadata` where they are only described."""
+cdef PyramidView pyramid_view(pyramid, const char* op, stream=None, cbool described=False):
+    """Of arrays, or of their metadata where they are only `described`."""
     cdef PyramidView view
     cdef int i
     if pyramid is None:
@@ -120,12 +120,12 @@ cdef PyramidView pyramid_view(pyramid, const char* op, stream=None, metadata=Non
         view.pyramid.scales[i] = scale
     view.pyramid.canonical_scale = pyramid.canonical_scale
     view.pyramid.canonical_level = pyramid.canonical_level
-    if metadata is None:
+    if not described:
         view.levels = view_or_none(pyramid.levels, op, b"levels", stream)
         view.counts = view_or_none(pyramid.counts, op, b"counts", stream)
     else:
-        view.levels = None if pyramid.levels is None else metadata(pyramid.levels)
-        view.counts = None if pyramid.counts is None else metadata(pyramid.counts)
+        view.levels = described_or_none(pyramid.levels, op, b"levels")
+        view.counts = described_or_none(pyramid.counts, op, b"counts")
     view.pyramid.levels = tensor_or_null(view.levels)
     view.pyramid.counts = tensor_or_null(view.counts)
     return view

@@ -1,10 +1,14 @@
-# For tracing, where a framework knows shapes and dtypes only: the checks and the words of run time;
-# part of _core.pyx.
+# Shapes alone, for tracing, where a framework knows shapes and dtypes only: the checks and the words
+# of run time; part of _core.pyx.
 
 cdef dict TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
 
 
-cdef View view_of_metadata(metadata):
+cdef View described_or_none(metadata, const char* op, const char* name):
+    return None if metadata is None else view_of_metadata(metadata, op, name)
+
+
+cdef View view_of_metadata(metadata, const char* op, const char* name):
     """From (shape, name of the dtype), in CPU memory."""
     cdef View view = View.__new__(View)
     cdef int64_t sizes[64]
@@ -23,7 +27,7 @@ cdef View view_of_metadata(metadata):
     source.shape = sizes
     source.strides = NULL
     source.byte_offset = 0
-    view.tensor = read_dltensor(source, b"roidl", b"an array")
+    view.tensor = read_dltensor(source, op, name)
     return view
 
 
@@ -31,53 +35,20 @@ def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None)
     """The shape of a forward call's result, or the error of the call. Each array is a pair
     (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
     pairs too, input is a list."""
-    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
+    cdef bytes name = op.encode()
+    described = ([view_of_metadata(input, name, b"input")] if pyramid is None else
+                 [view_of_metadata(each, name, f"input[{number}]".encode())
+                  for number, each in enumerate(input)])
+    cdef MapList x = maps_from(described)
+    cdef Maps maps = x.maps(name)
+    cdef View b = view_of_metadata(boxes, name, b"boxes")
+    cdef View i = described_or_none(batch_indices, name, b"batch_indices")
+    cdef PyramidView p = pyramid_view(pyramid, name, None, True)
     if "sampling_height" in params:
-        return shape_tuple(pooled_shape(call.align(params)))
-    return shape_tuple(pooled_shape(call.pool(params)))
-
-
-def cuda_workspace(str op, str entry, dict params, input, boxes, batch_indices, pyramid=None):
-    """How many bytes the operator `entry` takes on a CUDA device besides its arrays, or the error
-    that there is no library for CUDA. The arguments are those of result_shape."""
-    cdef bytes name = entry.encode()
-    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
-    cdef RoiAlignProblem align
-    cdef RoiPoolProblem pool
-    if "sampling_height" in params:
-        align = call.align(params)
-        return c_cuda_workspace(name, align)
-    pool = call.pool(params)
-    return c_cuda_workspace(name, pool)
-
-
-cdef class Described:
-    """A call whose arrays are known by shape and dtype alone."""
-    cdef bytes op
-    cdef MapList input
-    cdef View boxes, indices
-    cdef PyramidView pyramid
-
-    cdef RoiAlignProblem align(self, dict params) except *:
-        cdef RoiAlignParams fields = params
-        return make_roi_align(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
-                              tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
-
-    cdef RoiPoolProblem pool(self, dict params) except *:
-        cdef RoiPoolParams fields = params
-        return make_roi_pool(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
-                             tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
-
-
-cdef Described described(str op, input, boxes, batch_indices, pyramid):
-    cdef Described call = Described.__new__(Described)
-    call.op = op.encode()
-    call.input = maps_from([view_of_metadata(each) for each in
-                            ([input] if pyramid is None else input)])
-    call.boxes = view_of_metadata(boxes)
-    call.indices = None if batch_indices is None else view_of_metadata(batch_indices)
-    call.pyramid = pyramid_view(pyramid, call.op, None, view_of_metadata)
-    return call
+        return shape_tuple(pooled_shape(make_roi_align(name, params, maps, b.tensor,
+                                                       tensor_or_null(i), pyramid_or_null(p))))
+    return shape_tuple(pooled_shape(make_roi_pool(name, params, maps, b.tensor,
+                                                  tensor_or_null(i), pyramid_or_null(p))))
 
 
 def check_array(str op, str name, value):
@@ -90,6 +61,6 @@ def check_box_list(str op, list boxes, int64_t images):
     cdef bytes name = op.encode()
     cdef View view
     for index, metadata in enumerate(boxes):
-        view = view_of_metadata(metadata)
+        view = view_of_metadata(metadata, name, f"boxes[{index}]".encode())
         check_listed_boxes(name, view.tensor, index)
     check_list_length(name, len(boxes), images)

@@ -107,6 +107,23 @@ def test_broadcast_arrays(get_lib: Callable[[str], Lib], name: str, op: str, mod
         check(Results(*(None if r is None else lib.to_numpy(r) for r in results)), expected)
 
 
+@every_operator
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_numbers_and_arrays_of_numpy_take_a_short_way(op: str, mode: str, layout: str) -> None:
+    """Names for all arguments, and a list for a size, do not: the bits are the same."""
+    function = getattr(roidl, op)
+    for dtype in ("float32", "float16", "bfloat16", "float64"):
+        input, boxes, _ = small_problem(dtype)
+        array = from_nchw(input, layout)
+        for view in (array, array[..., ::-1], np.asfortranarray(array)):
+            short = function(view, boxes, SIZE, mode=mode, layout=layout)
+            options = {"output_size": list(SIZE), "mode": mode, "layout": layout}
+            long = function(input=view, boxes=boxes, **options)
+            assert short.flags.c_contiguous
+            assert short.dtype == long.dtype
+            np.testing.assert_array_equal(short, long)
+
+
 # Large results ------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ def _number(op: str, name: str, value: Any) -> float:
         raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
 
 
-def _flag(op: str, name: str, value: Any) -> bool:
+def flag(op: str, name: str, value: Any) -> bool:
     if value is True or value is False:
         return value
     try:
@@ -160,7 +160,7 @@ def align_params(
         _number(op, "spatial_scale", spatial_scale),
         sampling_height,
         sampling_width,
-        _flag(op, "aligned", aligned),
+        flag(op, "aligned", aligned),
         _choice(op, "mode", mode, ALIGN_MODES),
         _choice(op, "layout", layout, LAYOUTS),
     )
