@@ -10,7 +10,7 @@ namespace {
 // or -1 for a winner that no feature moves. The ONNX mode counts corners, two to a sample.
 template <class A>
 struct Winner {
-  Block<A> value = fill<A>(0);
+  Block<A> value;
   IndexBlock<A> y, x;
   bool empty = true;
 
@@ -19,8 +19,14 @@ struct Winner {
     using Indices = typename Native<Index<A>>::Vector;
     const Indices new_y = at_y - Indices{}, new_x = at_x - Indices{};
     for (int i = 0; i < kVectors; ++i) {
+      if (empty) {
+        value.v[i] = candidate.v[i];
+        y.v[i] = new_y;
+        x.v[i] = new_x;
+        continue;
+      }
       const auto old = value.v[i], now = candidate.v[i];
-      const Indices wins = empty ? ~Indices{} : (now > old) | ((now != now) & (old == old));
+      const Indices wins = ~(now <= old) & (old == old);
       value.v[i] = wins ? now : old;
       y.v[i] = wins ? new_y : y.v[i];
       x.v[i] = wins ? new_x : x.v[i];
@@ -29,27 +35,26 @@ struct Winner {
   }
 };
 
-// The same without the place, for the forward pass.
+// The same without the place, for the forward pass; what is empty holds -infinity.
 template <class A>
 struct Largest {
-  Block<A> value = fill<A>(0);
-  bool empty = true;
+  Block<A> value = fill<A>(-__builtin_inff());
 
   ROIDL_INLINE void consider(const Block<A>& candidate, Index<A>, Index<A>) {
     using Indices = typename Native<Index<A>>::Vector;
     for (int i = 0; i < kVectors; ++i) {
       const auto old = value.v[i], now = candidate.v[i];
       // Not (now <= old) is: larger, or one of the two is NaN; an old NaN stays.
-      const Indices wins = empty ? ~Indices{} : ~(now <= old) & (old == old);
+      const Indices wins = ~(now <= old) & (old == old);
       value.v[i] = wins ? now : old;
     }
-    empty = false;
   }
 };
 
 // The rows of a sample row: those whose weight is not zero.
 template <class A>
-struct RowPair {
+class RowPair {
+ public:
   const A* low = nullptr;
   const A* high = nullptr;
   A weight_low, weight_high;
@@ -70,38 +75,40 @@ struct RowPair {
     if (high != nullptr) add_product(value, weight_high, load(high + x * cell_stride));
     return value;
   }
-};
-
-// The values of the samples of one row of them.
-template <class A>
-class SampleRow {
- public:
-  // Where the samples are close, `between` keeps what lies between the rows; else it is computed
-  // where it is needed, by the same operations.
-  SampleRow(const SamplesRoi<A>& roi, const RowPair<A>& rows, int64_t samples, A* between)
-      : x_(roi.x), rows_(rows), x_begin_(roi.x_begin) {
-    if (roi.x_end - roi.x_begin > 2 * samples) return;
-    between_ = between;
-    for (int64_t x = roi.x_begin; x < roi.x_end; ++x)
-      store(between + (x - roi.x_begin) * kLanes<A>, rows.at(x));
-  }
-  ROIDL_INLINE Block<A> value(int32_t j) const {
-    Block<A> value = fill<A>(0);
-    if (x_.weight_low[j] != 0) add_product(value, x_.weight_low[j], column(x_.low[j]));
-    if (x_.weight_high[j] != 0) add_product(value, x_.weight_high[j], column(x_.high[j]));
-    return value;
+  // The same at the columns [begin, end), to `values`.
+  void at_columns(int64_t begin, int64_t end, A* values) const {
+    if (low != nullptr && high != nullptr)
+      return each_column(begin, end, values, [&](int64_t x) {
+        Block<A> value = fill<A>(0);
+        add_product(value, weight_low, load(low + x));
+        add_product(value, weight_high, load(high + x));
+        return value;
+      });
+    const A* row = low != nullptr ? low : high;
+    const A weight = low != nullptr ? weight_low : weight_high;
+    each_column(begin, end, values, [&](int64_t x) {
+      Block<A> value = fill<A>(0);
+      if (row != nullptr) add_product(value, weight, load(row + x));
+      return value;
+    });
   }
 
  private:
-  ROIDL_INLINE Block<A> column(int64_t x) const {
-    return between_ != nullptr ? load(between_ + (x - x_begin_) * kLanes<A>) : rows_.at(x);
+  template <class Value>
+  ROIDL_INLINE void each_column(int64_t begin, int64_t end, A* values, Value&& value) const {
+    for (int64_t x = begin; x < end; ++x, values += kLanes<A>)
+      store(values, value(x * cell_stride));
   }
-
-  const Samples<A>& x_;
-  const RowPair<A>& rows_;
-  int64_t x_begin_;
-  const A* between_ = nullptr;
 };
+
+// The value of sample j of x from the columns of its row.
+template <class A, class Column>
+ROIDL_INLINE Block<A> sample_value(const Samples<A>& x, int32_t j, Column&& column) {
+  Block<A> value = fill<A>(0);
+  if (x.weight_low[j] != 0) add_product(value, x.weight_low[j], column(x.low[j]));
+  if (x.weight_high[j] != 0) add_product(value, x.weight_high[j], column(x.high[j]));
+  return value;
+}
 
 template <class A, class Best>
 ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t j,
@@ -140,6 +147,11 @@ struct Bests {
       : best(scratch.take<Best>(task.output_width)),
         outside(scratch.take<bool>(task.output_width)),
         between(scratch.take<A>(task.max_cells * kLanes<A>)) {}
+  // Whether anything was considered for the bin.
+  ROIDL_INLINE bool exists(const SamplesRoi<A>& roi, int64_t p, int64_t q) const {
+    return outside[q] ||
+           (roi.y.start[p] < roi.y.start[p + 1] && roi.x.start[q] < roi.x.start[q + 1]);
+  }
   ROIDL_INLINE void consider_outside(int64_t q, bool exists) {
     if (exists && !outside[q]) best[q].consider(fill<A>(0), -1, -1);
     outside[q] |= exists;
@@ -169,11 +181,20 @@ void find_bests(const Task& task, const SamplesRoi<A>& roi, int64_t p, WindowRow
         bests.consider_outside(q, x.off_after[q]);
       }
     };
+    // Where the samples lie close, what lies between the rows is wanted more than once.
+    A* between = bests.between - roi.x_begin * kLanes<A>;
     if (task.onnx) {
       each_bin([&](Best& best, int32_t j) { consider_corners(roi, i, j, pair, best); });
+    } else if (roi.x_end - roi.x_begin > 2 * samples) {
+      each_bin([&](Best& best, int32_t j) {
+        best.consider(sample_value(x, j, [&](int64_t c) { return pair.at(c); }), i, j);
+      });
     } else {
-      const SampleRow<A> row(roi, pair, samples, bests.between);
-      each_bin([&](Best& best, int32_t j) { best.consider(row.value(j), i, j); });
+      pair.at_columns(roi.x_begin, roi.x_end, bests.between);
+      each_bin([&](Best& best, int32_t j) {
+        best.consider(sample_value(x, j, [&](int64_t c) { return load(between + c * kLanes<A>); }),
+                      i, j);
+      });
     }
   }
   for (int64_t q = 0; q < width; ++q) bests.consider_outside(q, y.off_after[p]);
@@ -192,13 +213,14 @@ void max_forward(const Task& task) {
         for (int64_t p = 0; p < task.output_height; ++p) {
           find_bests(task, roi, p, rows, bests);
           for (int64_t q = 0; q < task.output_width; ++q)
-            store(out + (p * task.output_width + q) * kLanes<A>, bests.best[q].value);
+            store(out + (p * task.output_width + q) * kLanes<A>,
+                  bests.exists(roi, p, q) ? bests.best[q].value : fill<A>(0));
         }
         store_grid<T>(out, task.pooled, task, roi.row, channel, channels, staging);
       });
 }
 
-// Calls visit(bin's first value in a grid, best) for every bin that can reach the rows [begin,
+// Calls visit(p, q, best) for every bin that can reach the rows [begin,
 // end).
 template <class T, class A, class Visit>
 void for_each_winner(const Task& task, const SamplesRoi<A>& roi, WindowRows<T>& rows,
@@ -207,7 +229,7 @@ void for_each_winner(const Task& task, const SamplesRoi<A>& roi, WindowRows<T>& 
     if (!meets(roi.y, p, begin, end)) continue;
     find_bests(task, roi, p, rows, bests);
     for (int64_t q = 0; q < task.output_width; ++q)
-      if (!bests.best[q].empty) visit((p * task.output_width + q) * kLanes<A>, bests.best[q]);
+      if (!bests.best[q].empty) visit(p, q, bests.best[q]);
   }
 }
 
@@ -235,6 +257,45 @@ struct TouchWindow {
   }
 };
 
+// Adds a bin's gradient where its winners stand. Of few candidates, each is added to for all the
+// channels at once that it won; else channel by channel.
+template <class A, class Inside>
+ROIDL_INLINE void spread_winner(const Task& task, const SamplesRoi<A>& roi, int64_t p, int64_t q,
+                                const Winner<A>& winner, const A* grad, const Plane<A>& plane,
+                                Inside&& inside) {
+  constexpr int64_t kFew = 9;
+  const Samples<A>&y = roi.y, &x = roi.x;
+  const int64_t candidates = int64_t{y.start[p + 1] - y.start[p]} * (x.start[q + 1] - x.start[q]);
+  if (task.onnx || candidates > kFew) {
+    for (int c = 0; c < task.channels; ++c)
+      for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
+        if (inside(row, column)) plane.row(row)[column * plane.cell_stride + c] += weight * grad[c];
+      });
+    return;
+  }
+  using Indices = typename Native<Index<A>>::Vector;
+  const Block<A> all = load(grad), zero = fill<A>(0);
+  for (int32_t i = y.start[p]; i < y.start[p + 1]; ++i)
+    for (int32_t j = x.start[q]; j < x.start[q + 1]; ++j) {
+      Block<A> won;
+      for (int v = 0; v < kVectors; ++v) {
+        const Indices here = (winner.y.v[v] == i - Indices{}) & (winner.x.v[v] == j - Indices{});
+        won.v[v] = here ? all.v[v] : zero.v[v];
+      }
+      const auto add = [&](A weight, int64_t row, int64_t column) {
+        if (weight == 0 || !inside(row, column)) return;
+        A* cell = plane.row(row) + column * plane.cell_stride;
+        Block<A> sum = load(cell);
+        add_product(sum, weight, won);
+        store(cell, sum);
+      };
+      add(y.weight_low[i] * x.weight_low[j], y.low[i], x.low[j]);
+      add(y.weight_low[i] * x.weight_high[j], y.low[i], x.high[j]);
+      add(y.weight_high[i] * x.weight_low[j], y.high[i], x.low[j]);
+      add(y.weight_high[i] * x.weight_high[j], y.high[i], x.high[j]);
+    }
+}
+
 template <class T>
 void max_backward(const Task& task) {
   using A = accumulator<T>;
@@ -252,14 +313,9 @@ void max_backward(const Task& task) {
         rows.enter(roi, 0, task.channels);
         load_grid<T>(task.pooled, task, roi.row, 0, task.channels, grad);
         for_each_winner(task, roi, rows, bests, task.y_begin, task.y_end,
-                        [&](int64_t bin, const Winner<A>& winner) {
-                          for (int c = 0; c < task.channels; ++c)
-                            for_each_corner(roi, winner, c, task.onnx,
-                                            [&](A weight, int64_t row, int64_t column) {
-                                              if (inside(row, column))
-                                                plane.row(row)[column * plane.cell_stride + c] +=
-                                                    weight * grad[bin + c];
-                                            });
+                        [&](int64_t p, int64_t q, const Winner<A>& winner) {
+                          const A* at = grad + (p * task.output_width + q) * kLanes<A>;
+                          spread_winner(task, roi, p, q, winner, at, plane, inside);
                         });
       });
 }
@@ -279,7 +335,9 @@ void max_jvp(const Task& task) {
         tangent.enter(roi, channel, channels);
         std::memset(static_cast<void*>(out), 0, values * sizeof(A));
         for_each_winner(
-            task, roi, rows, bests, 0, task.height, [&](int64_t bin, const Winner<A>& winner) {
+            task, roi, rows, bests, 0, task.height,
+            [&](int64_t p, int64_t q, const Winner<A>& winner) {
+              const int64_t bin = (p * task.output_width + q) * kLanes<A>;
               for (int c = 0; c < channels; ++c)
                 for_each_corner(
                     roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
@@ -329,11 +387,13 @@ void max_boxes(const Task& task) {
       task, scratch,
       [&](const SamplesRoi<A>& roi, WindowRows<T>& rows, int64_t channel, int64_t channels) {
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
-        for_each_winner(
-            task, roi, rows, bests, 0, task.height, [&](int64_t bin, const Winner<A>& winner) {
-              for (int c = 0; c < channels; ++c)
-                add_edges(roi, winner, c, grad[bin + c], rows, task.boxes_gradient + roi.row * 4);
-            });
+        for_each_winner(task, roi, rows, bests, 0, task.height,
+                        [&](int64_t p, int64_t q, const Winner<A>& winner) {
+                          const int64_t bin = (p * task.output_width + q) * kLanes<A>;
+                          for (int c = 0; c < channels; ++c)
+                            add_edges(roi, winner, c, grad[bin + c], rows,
+                                      task.boxes_gradient + roi.row * 4);
+                        });
       });
 }
 

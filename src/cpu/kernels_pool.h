@@ -13,19 +13,17 @@ ROIDL_INLINE void max_down(const A* const* rows, int64_t begin, int64_t end, int
                            Index<A>* cell) {
   using Indices = typename Native<Index<A>>::Vector;
   Block<A> best[Count];
-  IndexBlock<A> where[Count];
+  IndexBlock<A> where[Count];  // the row
   for (int u = 0; u < Count; ++u) {
     best[u] = more ? load(value + u * kLanes<A>) : load(rows[0] + offsets[u]);
     for (int i = 0; i < kVectors; ++i)
-      where[u].v[i] = static_cast<Index<A>>(begin * width) + columns[u] - Indices{};
-    if (more) where[u] = load_index<A>(cell + u * kLanes<A>);
+      where[u].v[i] = static_cast<Index<A>>(more ? -1 : begin) - Indices{};
   }
   for (int64_t y = begin + !more; y < end; ++y) {
     const A* row = rows[y - begin];
-    const Index<A> first = static_cast<Index<A>>(y * width);
+    const Indices at = static_cast<Index<A>>(y) - Indices{};
     for (int u = 0; u < Count; ++u) {
       const Block<A> now = load(row + offsets[u]);
-      const Indices at = first + columns[u] - Indices{};
       for (int i = 0; i < kVectors; ++i) {
         const auto old = best[u].v[i];
         // Not (now <= old) is: larger, or one of the two is NaN; an old NaN stays.
@@ -37,6 +35,11 @@ ROIDL_INLINE void max_down(const A* const* rows, int64_t begin, int64_t end, int
   }
   for (int u = 0; u < Count; ++u) {
     store(value + u * kLanes<A>, best[u]);
+    const IndexBlock<A> before = load_index<A>(cell + u * kLanes<A>);
+    for (int i = 0; i < kVectors; ++i) {
+      const Indices at = where[u].v[i] * static_cast<Index<A>>(width) + columns[u];
+      where[u].v[i] = more ? (where[u].v[i] < 0 ? before.v[i] : at) : at;
+    }
     store_index<A>(cell + u * kLanes<A>, where[u]);
   }
 }
@@ -59,11 +62,14 @@ ROIDL_INLINE void max_along(const A* value, const Index<A>* cell, int64_t count,
     const IndexBlock<A> at = load_index<A>(cell + x * stride);
     for (int i = 0; i < kVectors; ++i) {
       const auto old = best.v[i], candidate = now.v[i];
-      const Indices is_nan = candidate != candidate, earlier = at.v[i] < where.v[i];
-      const Indices wins =
-          (candidate > old) | (is_nan & (old == old)) | (earlier & (is_nan | (candidate == old)));
+      // Larger, or the first NaN; else, of equals and of NaNs, the earlier. Each is one mask.
+      const Indices wins = ~(candidate <= old) & (old == old);
       best.v[i] = wins ? candidate : old;
       where.v[i] = wins ? at.v[i] : where.v[i];
+      const Indices equal = (candidate == best.v[i]) & (at.v[i] < where.v[i]);
+      where.v[i] = equal ? at.v[i] : where.v[i];
+      const Indices nans = (candidate != candidate) & (old != old) & (at.v[i] < where.v[i]);
+      where.v[i] = nans ? at.v[i] : where.v[i];
     }
   }
   store(best_value, best);

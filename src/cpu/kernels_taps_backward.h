@@ -46,11 +46,15 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Pla
   const int64_t count = cells.end - cells.begin, sums_stride = count * lanes;
   if (count == 0 || rows.begin == rows.end) return;
   for (int64_t j = 0; j < count; ++j) columns[j] = x.position[cells.begin + j] * plane.cell_stride;
-  // The bins that reach these rows.
-  const auto ends = std::minmax_element(y.column_bin + y.column_start[rows.begin],
-                                        y.column_bin + y.column_start[rows.end]);
-  const int64_t last_bin = *ends.second;
-  for (int64_t p = *ends.first; p <= last_bin; p += kSpreadRows) {
+  // The bins that reach these rows: all, unless some rows are another task's.
+  int64_t first_bin = 0, last_bin = task.output_height - 1;
+  if (rows.end - rows.begin < y.count) {
+    const auto ends = std::minmax_element(y.column_bin + y.column_start[rows.begin],
+                                          y.column_bin + y.column_start[rows.end]);
+    first_bin = *ends.first;
+    last_bin = *ends.second;
+  }
+  for (int64_t p = first_bin; p <= last_bin; p += kSpreadRows) {
     const int64_t bins = least(kSpreadRows, last_bin + 1 - p);
     for (int64_t j = 0; j < count; ++j) {
       const int32_t* start = x.column_start + cells.begin + j;

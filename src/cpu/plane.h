@@ -133,13 +133,11 @@ class PackedPlane {
   }
 
   // Makes cells [begin, end) of row y hold the features.
-  void read(const MapTask& map, int64_t image, int64_t channel, int64_t channels, int64_t y,
-            int64_t begin, int64_t end) {
-    extend(y, begin, end, [&](int64_t from, int64_t to) {
-      Row<const T> row = map_row<const T>(map, image, channel, y);
-      row.data += from * row.cell_stride;
-      pack<T>(row, to - from, channels, plane_.row(y) + from * kLanes<A>);
-    });
+  ROIDL_INLINE void read(const MapTask& map, int64_t image, int64_t channel, int64_t channels,
+                         int64_t y, int64_t begin, int64_t end) {
+    const State& state = state_[y & plane_.row_mask];
+    if (state.y != y || begin < state.begin || end > state.end)
+      read_more(map, image, channel, channels, y, begin, end);
   }
 
  private:
@@ -147,6 +145,14 @@ class PackedPlane {
     int64_t y, begin, end;
   };
 
+  void read_more(const MapTask& map, int64_t image, int64_t channel, int64_t channels, int64_t y,
+                 int64_t begin, int64_t end) {
+    extend(y, begin, end, [&](int64_t from, int64_t to) {
+      Row<const T> row = map_row<const T>(map, image, channel, y);
+      row.data += from * row.cell_stride;
+      pack<T>(row, to - from, channels, plane_.row(y) + from * kLanes<A>);
+    });
+  }
   template <class Fill>
   ROIDL_INLINE void extend(int64_t y, int64_t begin, int64_t end, Fill&& fill) {
     State& state = state_[y & plane_.row_mask];

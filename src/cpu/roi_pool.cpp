@@ -23,12 +23,13 @@ template <class A>
 struct Sums {
   A* data;
   int64_t cell, channel;
-  int64_t cells, channels;
-  int64_t ready = 0;  // the cells before this one are
+  int64_t first, stop;  // the cells of the task: others may have those before and after
+  int64_t channels;
+  int64_t ready = first;  // the cells before this one are
 
   void make_ready(int64_t needed) {
     constexpr int64_t kChunk = 2048;
-    const int64_t end = std::min(cells, (needed + kChunk - 1) / kChunk * kChunk);
+    const int64_t end = std::min(stop, (needed + kChunk - 1) / kChunk * kChunk);
     if (end <= ready) return;
     const bool planes = cell == 1;
     for (int64_t i = planes ? 0 : ready; i < (planes ? channels : end); ++i) {
@@ -102,30 +103,41 @@ class Scatter {
     const int64_t channels = std::min(together_, problem_.channels - channel);
     T* target = static_cast<T*>(view.data) + plane % problem_.images * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
-      if (in_place_) return add_all(plane, channel, {target, view.w, view.c, cells, channels});
+      if (in_place_) return add_all(plane, channel, {target, view.w, view.c, 0, cells, channels});
     }
-    memory.resize(static_cast<size_t>(cells * together_));
-    const int64_t cell = innermost_ ? together_ : 1, step = innermost_ ? 1 : cells;
-    add_all(plane, channel, {memory.data(), cell, step, cells, channels});
-    for (int64_t y = 0; y < map.height; ++y)
-      for (int64_t x = 0; x < map.width; ++x)
-        for (int64_t c = 0; c < channels; ++c)
-          target[y * view.h + x * view.w + c * view.c] =
-              static_cast<T>(memory[(y * map.width + x) * cell + c * step]);
+    // Sums beside the gradient, of as many rows of the map at a time as take little memory.
+    const int64_t row = map.width * together_;
+    if (cells == 0) return;
+    const int64_t band =
+        std::clamp<int64_t>(kMostBytes / (row * int64_t{sizeof(A)}), 1, map.height);
+    memory.resize(static_cast<size_t>(band * row));
+    const int64_t cell = innermost_ ? together_ : 1, step = innermost_ ? 1 : band * map.width;
+    for (int64_t begin = 0; begin < map.height; begin += band) {
+      const int64_t end = std::min(map.height, begin + band);
+      A* sums = memory.data() - begin * map.width * cell;
+      add_all(plane, channel, {sums, cell, step, begin * map.width, end * map.width, channels});
+      for (int64_t y = begin; y < end; ++y)
+        for (int64_t x = 0; x < map.width; ++x)
+          for (int64_t c = 0; c < channels; ++c)
+            target[y * view.h + x * view.w + c * view.c] =
+                static_cast<T>(sums[(y * map.width + x) * cell + c * step]);
+    }
   }
 
   void add_all(int64_t plane, int64_t channel, Sums<A> sums) {
-    for (const int64_t k : rois_[plane]) add_roi(k, channel, sums);
-    sums.make_ready(sums.cells);
+    const Map& map = problem_.maps[plane / problem_.images];
+    for (const int64_t k : rois_[plane]) add_roi(k, channel, map.height * map.width, sums);
+    sums.make_ready(sums.stop);
   }
 
-  void add(int64_t at, T value, int64_t c, Sums<A>& sums) {
+  void add(int64_t at, T value, int64_t c, int64_t cells, Sums<A>& sums) {
     // One test keeps out what is not ready, the empty bins, and whatever else may be passed.
-    if (static_cast<uint64_t>(at) >= static_cast<uint64_t>(sums.ready)) {
-      if (at < 0 || at >= sums.cells) {
+    if (static_cast<uint64_t>(at - sums.first) >= static_cast<uint64_t>(sums.ready - sums.first)) {
+      if (at < 0 || at >= cells) {
         if (at != kEmpty) wrong_ = at;
         return;
       }
+      if (at < sums.first || at >= sums.stop) return;
       sums.make_ready(at + 1);
     }
     sums.data[at * sums.cell + c * sums.channel] += static_cast<A>(value);
@@ -133,7 +145,7 @@ class Scatter {
 
   // The order in which channels and bins are walked is that of the sums in memory; each sum gets
   // its terms in the order of RoIs and bins either way.
-  void add_roi(int64_t k, int64_t channel, Sums<A>& sums) {
+  void add_roi(int64_t k, int64_t channel, int64_t cells, Sums<A>& sums) {
     const PooledView &grads = problem_.pooled, &argmax = problem_.argmax;
     const T* grad = static_cast<const T*>(grads.data) + grads.offset(k) + channel * grads.c;
     const int32_t* cell =
@@ -144,23 +156,24 @@ class Scatter {
         for (int64_t q = 0; q < width; ++q)
           for (int64_t c = 0; c < sums.channels; ++c)
             add(cell[p * argmax.h + q * argmax.w + c * argmax.c],
-                grad[p * grads.h + q * grads.w + c * grads.c], c, sums);
+                grad[p * grads.h + q * grads.w + c * grads.c], c, cells, sums);
       return;
     }
     const auto is_row = [&](const PooledView& view) { return view.w == 1 && view.h == width; };
     const bool rows = is_row(grads) && is_row(argmax);
     for (int64_t c = 0; c < sums.channels; ++c, grad += grads.c, cell += argmax.c) {
       if (rows) {
-        for (int64_t q = 0; q < height * width; ++q) add(cell[q], grad[q], c, sums);
+        for (int64_t q = 0; q < height * width; ++q) add(cell[q], grad[q], c, cells, sums);
         continue;
       }
       for (int64_t p = 0; p < height; ++p)
         for (int64_t q = 0; q < width; ++q)
-          add(cell[p * argmax.h + q * argmax.w], grad[p * grads.h + q * grads.w], c, sums);
+          add(cell[p * argmax.h + q * argmax.w], grad[p * grads.h + q * grads.w], c, cells, sums);
     }
   }
 
-  static constexpr int64_t kEmpty = -1;  // the argmax of an empty bin
+  static constexpr int64_t kEmpty = -1;           // the argmax of an empty bin
+  static constexpr int64_t kMostBytes = 8 << 20;  // of sums beside the gradient
   const RoiPoolProblem& problem_;
   bool innermost_ = true;                   // channels are innermost in the gradients' memory
   bool in_place_ = true;                    // its planes are what is added to
