@@ -98,7 +98,7 @@ class Worker:
             "min": min(times),
             "median": statistics.median(times),
             "timings": len(times),
-            "graph": self._engine.time_in_graph(call) if last else None,
+            "graph": self._engine.time_in_graph(call),
         }
         times.clear()
         if last:
