@@ -14,7 +14,7 @@ struct alignas(kWeights == 1 ? 2 * sizeof(A) : 16) Tap {  // read at once
   A weight[kWeights];
 };
 
-struct alignas(8) Span {
+struct Span {
   int32_t first, stop;
 };
 

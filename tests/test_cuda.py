@@ -146,23 +146,62 @@ def test_results_are_the_same_bits_every_time(op: str, mode: str, lib: Lib) -> N
             np.testing.assert_array_equal(one, other)
 
 
-def test_cupy_on_a_stream_of_its_own_and_captured_in_a_graph(
-    get_lib: Callable[[str], Lib],
+@every_operator
+def test_a_small_call_has_the_bits_of_a_large_one(op: str, mode: str, lib: Lib) -> None:
+    # Small ones are one kernel, which finds for itself what another finds beforehand elsewhere.
+    input, boxes, grad = features_of(1, 37, 35, 33), boxes_of(3, 35, 33), features_of(403, 37, 3, 2)
+    nowhere = np.tile(np.array([0, -900, -900, -800, -800], np.float32), (400, 1))
+    small = call(op, mode, *map(lib.asarray, (input, boxes, grad[:3].copy())))
+    large = call(op, mode, *map(lib.asarray, (input, np.concatenate([boxes, nowhere]), grad)))
+    for name in Results._fields:
+        one, other = getattr(small, name), getattr(large, name)
+        if one is not None:
+            one, other = lib.to_numpy(one), lib.to_numpy(other)
+            np.testing.assert_array_equal(one, other if name == "grad_input" else other[:3])
+
+
+@pytest.mark.parametrize("count", [3, 600])  # one kernel, and two
+def test_cupy_on_streams_of_its_own_and_captured_in_a_graph(
+    count: int, get_lib: Callable[[str], Lib]
 ) -> None:
     lib = get_lib("cupy")
     import cupy
 
-    input, boxes = lib.asarray(features_of(1, 8, 30, 30)), lib.asarray(boxes_of(20, 30, 30))
+    input, boxes = lib.asarray(features_of(1, 8, 30, 30)), lib.asarray(boxes_of(count, 30, 30))
     expected = cupy.asnumpy(roidl.roi_align(input, boxes, 7))
-    out = cupy.zeros_like(cupy.asarray(expected))
+    grad = lib.asarray(features_of(count, 8, 7, 7))
+    wanted = cupy.asnumpy(roidl.roi_align_backward(grad, boxes, input.shape))
+    out, back = cupy.zeros_like(grad), cupy.zeros_like(input)
+    with cupy.cuda.Stream.ptds:  # the default stream of this thread
+        np.testing.assert_array_equal(cupy.asnumpy(roidl.roi_align(input, boxes, 7)), expected)
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         np.testing.assert_array_equal(cupy.asnumpy(roidl.roi_align(input, boxes, 7)), expected)
         stream.begin_capture()
         roidl.roi_align(input, boxes, 7, out=out)
+        roidl.roi_align_backward(grad, boxes, input.shape, out=back)
         graph = stream.end_capture()
-        graph.launch(stream)
-        stream.synchronize()
+        for _ in range(2):
+            out[...], back[...] = 7, 7
+            graph.launch(stream)
+            stream.synchronize()
+            np.testing.assert_array_equal(cupy.asnumpy(out), expected)
+            np.testing.assert_array_equal(cupy.asnumpy(back), wanted)
+
+
+def test_cupy_on_another_device(get_lib: Callable[[str], Lib]) -> None:
+    lib = get_lib("cupy")
+    import cupy
+
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU")
+    input, boxes = features_of(1, 8, 30, 30), boxes_of(20, 30, 30)
+    expected = cupy.asnumpy(roidl.roi_align(lib.asarray(input), lib.asarray(boxes), 7))
+    with cupy.cuda.Device(1):
+        there = lib.asarray(input), lib.asarray(boxes)
+    out = roidl.roi_align(*there, 7)  # device 0 is the current one
+    assert out.device.id == 1
+    assert cupy.cuda.Device().id == 0
     np.testing.assert_array_equal(cupy.asnumpy(out), expected)
 
 
@@ -170,10 +209,22 @@ def test_a_result_of_more_elements_than_an_int_counts(get_lib: Callable[[str], L
     lib = get_lib("cupy")
     import cupy
 
-    if cupy.cuda.Device().mem_info[0] < 20 << 30:
-        pytest.skip("less than 20 GiB of GPU memory are free")
+    if cupy.cuda.Device().mem_info[1] < 40 << 30:
+        pytest.skip("the GPU has less than 40 GiB of memory")
     input, boxes = features_of(1, 1024, 8, 8, dtype=np.float16), boxes_of(11_000, 8, 8)
-    out = roidl.roi_align(lib.asarray(input), lib.asarray(boxes), 14, sampling_ratio=1)
-    assert out.size > 2**31
-    last = roidl.roi_align(input, boxes[-3:], 14, sampling_ratio=1)
-    np.testing.assert_allclose(cupy.asnumpy(out[-3:]), last, atol=2e-3)
+    for layout in ("NCHW", "NHWC"):
+        features = input if layout == "NCHW" else input.transpose(0, 2, 3, 1).copy()
+        out = roidl.roi_align(
+            lib.asarray(features), lib.asarray(boxes), 14, sampling_ratio=1, layout=layout
+        )
+        assert out.size > 2**31
+        last = roidl.roi_align(features, boxes[-3:], 14, sampling_ratio=1, layout=layout)
+        np.testing.assert_allclose(cupy.asnumpy(out[-3:]), last, atol=2e-3)
+        # Its gradient: only the last rows have any.
+        out[:-3] = 0
+        kept = cupy.asnumpy(out[-3:]).astype(np.float32)
+        shape = features.shape
+        got = roidl.roi_align_backward(out, lib.asarray(boxes), shape, 1, 1, layout=layout)
+        want = roidl.roi_align_backward(kept, boxes[-3:], shape, 1, 1, layout=layout)
+        np.testing.assert_allclose(cupy.asnumpy(got), want, atol=2e-3 * np.abs(want).max())
+        del out, got
