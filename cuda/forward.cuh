@@ -48,7 +48,9 @@ struct ForwardRows {
     const Span *const y = roi.y, *const x = roi.x;
     const Tap<A, 1>*const y_taps = roi.y_taps, *const x_taps = roi.x_taps;
     const int32_t columns = x[bins_x].stop;
-    const int32_t most = columns > 0 ? sums / columns : sums;
+    // What is counted at a time, in either direction, stays below the sums or is one row.
+    const int32_t longest = columns > bins_x ? columns : bins_x;
+    const int32_t most = longest < sums ? sums / longest : 1;
     const int32_t all = some * bins_y;
     for (int32_t first = 0; first < all; first += most) {
       const int32_t rows = all - first < most ? all - first : most;
