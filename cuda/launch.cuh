@@ -271,7 +271,8 @@ class Scratch {
 
 // Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.
 inline int64_t enough_blocks(const Problem& problem) {
-  if (only_measures(problem)) return 1;
+  // Of one multiprocessor: larger devices take no more memory, as more of their calls are small.
+  if (only_measures(problem)) return 4;
   int multiprocessors = 0;
   check(problem, cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
                                         problem.device.device_id));
