@@ -69,12 +69,13 @@ int64_t level_of(const Problem& problem, int64_t k) {
 }
 
 void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tensor& boxes,
-                   int32_t* levels, void* stream) {
+                   int32_t* levels, void* stream, bool may_wait) {
   Problem problem;
   problem.op = op;
   problem.num_maps = maps;
   problem.device = boxes.device;
   problem.stream = stream;
+  problem.may_wait = may_wait;
   const Backend& backend = backend_of(problem);
   for (int i = 0; i < maps; ++i) {
     check_scale(op, "scales", pyramid.scales[i]);

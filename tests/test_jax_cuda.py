@@ -1,15 +1,12 @@
-"""`roidl.jax` on CUDA. Without a GPU: what is lowered, how handlers answer; with one: results."""
+"""`roidl.jax` on CUDA: what is lowered, without a GPU; results, with one."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,6 @@ import roidl
 from cases import random_boxes
 from conftest import NumpyArray
 from trials import from_nchw
-from xla_runtime import CAPTURABLE, INTERNAL, OURS, STREAM, THEIRS, UNIMPLEMENTED, Runtime
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -111,6 +107,51 @@ def test_second_derivatives_and_vmap_are_lowered_for_cuda() -> None:
     assert workspaces(mapped)["roidl_roi_align_backward"] > 2 * one["roidl_roi_align_backward"]
 
 
+def pyramid(
+    op: str, padded: bool
+) -> tuple[Callable[..., Any], list[NumpyArray], NumpyArray, tuple[NumpyArray, ...]]:
+    """A call on two maps, their gradients included, and its arrays."""
+    from roidl import jax as front_end
+
+    rng = np.random.default_rng(71)
+    maps = [rng.standard_normal((2, 3, 12 // n, 16 // n)).astype(np.float32) for n in (1, 2)]
+    boxes = random_boxes(rng, 8, 2, 12, 16, 1.0).astype(np.float32)
+    more: tuple[NumpyArray, ...] = (np.array([0, 1] * 4, np.int32),)
+    if padded:
+        boxes, more = boxes[:, 1:].reshape(2, 4, 4), (np.array([4, 2], np.int32),)
+    function = getattr(front_end, f"multiscale_{op}")
+
+    def run(maps: Any, boxes: Any, last: Any) -> Any:
+        how = {"counts": last} if padded else {"levels": last}
+
+        def pooled(maps: Any, boxes: Any) -> Any:
+            return function(maps, boxes, SIZE, [1.0, 0.5], canonical_scale=10, **how)
+
+        result, pull = jax.vjp(pooled, maps, boxes)
+        return result, pull(result)
+
+    return run, maps, boxes, more
+
+
+@needs_library
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("op", ["roi_align", "roi_pool"])
+def test_several_maps_are_lowered_for_cuda(op: str, padded: bool) -> None:
+    function, maps, boxes, more = pyramid(op, padded)
+    text = lowered(function, maps, boxes, *more)
+    assert re.search(r" (transpose|copy)\(", text) is None
+    assert workspaces(text).keys() >= {f"roidl_{op}", f"roidl_{op}_backward"}
+
+
+def test_the_rule_of_levels_is_lowered_for_cuda() -> None:
+    from roidl.jax import assign_levels
+
+    _, boxes = problem()
+    text = lowered(lambda boxes: assign_levels(boxes, [1.0, 0.5]), boxes)
+    ((results, target, _),) = CALL.findall(text)
+    assert (target, results.partition("[")[0]) == ("roidl_assign_levels", "s32")
+
+
 @needs_library
 def test_a_program_for_two_platforms_has_both_calls() -> None:
     text = lowered(pool("roi_align", "avg"), *problem(), platforms=("cpu", "cuda"))
@@ -141,115 +182,6 @@ def test_without_a_library_for_cuda_lowering_says_so_and_the_cpu_works() -> None
         "(1, 2, 2, 2)",
         "roi_align: not implemented on device cuda",
     ]
-
-
-# Handlers -----------------------------------------------------------------------------------------
-OPERATORS = ["roi_align", "roi_align_backward", "roi_align_backward_boxes", "roi_align_jvp",
-             "roi_align_jvp_boxes", "roi_align_jvp_boxes_backward", "roi_pool",
-             "roi_pool_backward", "roi_pool_jvp", "assign_levels"]  # fmt: skip
-
-
-@pytest.mark.parametrize("platform", ["cpu", "cuda"])
-@pytest.mark.parametrize("op", OPERATORS)
-def test_handlers_have_the_runtimes_version_and_may_be_captured(op: str, platform: str) -> None:
-    runtime = Runtime()
-    metadata = runtime.metadata(f"roidl_{platform}_{op}")
-    assert (metadata.version.major, metadata.version.minor) == runtime.version
-    assert metadata.traits == CAPTURABLE
-    assert runtime.errors == []
-
-
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_nothing_is_done_before_a_program_runs(stage: int) -> None:
-    runtime = Runtime(stream_fails=True)
-    assert runtime.call("roidl_cuda_roi_align", stage) is None
-
-
-def test_xlas_own_error_is_passed_on() -> None:
-    runtime = Runtime(stream_fails=True)
-    assert runtime.call("roidl_cuda_roi_align") == THEIRS
-    assert runtime.errors == []
-
-
-@pytest.mark.parametrize("op", OPERATORS)
-def test_where_cuda_is_not_usable_a_handler_says_why(op: str) -> None:
-    if roidl.build_info()["cuda"]["usable"]:
-        pytest.skip("CUDA is usable here")
-    runtime = Runtime()
-    assert runtime.call(f"roidl_cuda_{op}") == OURS
-    ((code, sentence),) = runtime.errors
-    words = "CUDA cannot be used here: .+" if is_built else "not implemented on device cuda"
-    assert re.fullmatch(f"{op}: {words}", sentence)
-    assert code == (INTERNAL if is_built else UNIMPLEMENTED)
-
-
-def test_a_handler_without_operands_says_what_is_missing() -> None:
-    runtime = Runtime()
-    assert runtime.call("roidl_cpu_roi_pool") == OURS
-    assert runtime.errors == [
-        (INTERNAL, "roi_pool: the XLA custom call has no operand input"),
-    ]
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, int], list[Any], bool]:
-    """Addresses; what operators were given, by tests/cpp/device_library.cpp; the last line."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    here = Path(__file__).parent
-    library = str(tmp_path_factory.mktemp("cuda") / "library.so")
-    source = str(here / "cpp" / "device_library.cpp")
-    flags = ["-shared", "-fPIC", "-std=c++17", "-Wall", "-Wextra", "-Werror"]
-    command = [compiler, *flags, f"-I{here.parent / 'src'}", source, "-o", library]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    environment = {
-        **os.environ,
-        "ROIDL_CUDA_LIBRARY": library,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(here),
-    }
-    script = [sys.executable, str(here / "jax_scripts" / "handlers.py")]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    first, *calls, last = map(json.loads, done.stdout.splitlines())
-    return first, calls, last
-
-
-GIVEN = {
-    "roi_align": {"input": "features"},
-    "roi_align_backward": {"gradient": "features"},
-    "roi_pool": {"input": "features"},
-    "roi_pool with argmax": {"input": "features", "argmax": "argmax"},
-    "roi_pool_backward": {"gradient": "features", "argmax": "argmax"},
-}
-
-
-@pytest.mark.parametrize("lent", ["enough", "little"])
-@pytest.mark.parametrize("name", GIVEN)
-def test_operators_get_the_buffers_the_stream_its_device_and_the_workspace(
-    name: str, lent: str, told: tuple[dict[str, int], list[Any], bool]
-) -> None:
-    addresses, calls, _ = told
-    call = calls[2 * list(GIVEN).index(name) + (lent == "little")]
-    expected = {"boxes": "boxes", "pooled": "pooled"} | GIVEN[name]
-    if lent == "enough":  # or the kernels have to see for themselves
-        expected["workspace"] = lent
-    arrays = {role: call[role] for role in ("input", "gradient", "argmax", *expected)}
-    arrays["workspace"] = call["workspace"]
-    assert {role: address for role, address in arrays.items() if address} == {
-        role: addresses[array] for role, array in expected.items()
-    }
-    assert call["op"] == name.partition(" ")[0]
-    assert (call["stream"], call["device"]) == (STREAM, STREAM >> 8)  # the library's own answer
-    assert not call["may_wait"]
-
-
-def test_as_much_is_lent_as_operators_take(
-    told: tuple[dict[str, int], list[Any], bool],
-) -> None:
-    assert told[-1]
 
 
 # On a GPU -----------------------------------------------------------------------------------------
@@ -326,6 +258,24 @@ def test_second_derivatives_and_vmap(devices: list[Any]) -> None:
     assert_equal(both(second, (features, boxes), devices[0]))
     stacked = np.stack([features, 2 * features]), np.stack([boxes, boxes[::-1]])
     assert_equal(both(jax.vmap(gradient), stacked, devices[0]))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("op", ["roi_align", "roi_pool"])
+def test_several_maps(op: str, padded: bool, devices: list[Any]) -> None:
+    function, maps, boxes, more = pyramid(op, padded)
+    assert_equal(
+        both(
+            lambda low, high, *rest: function([low, high], *rest), (*maps, boxes, *more), devices[0]
+        )
+    )
+
+
+def test_the_rule_of_levels(devices: list[Any]) -> None:
+    from roidl.jax import assign_levels
+
+    _, boxes = problem()
+    assert_equal(both(lambda boxes: assign_levels(boxes, [1.0, 0.5]), (boxes,), devices[0]))
 
 
 def test_the_last_of_several_devices(devices: list[Any]) -> None:

@@ -124,7 +124,6 @@ void pool_jvp(const Call& call) {
 
 // vmap puts more dimensions in front: they are so many more rows.
 void levels(const Call& call) {
-  if (call.is_on_cuda()) fail(ErrorKind::unsupported, call.op(), "not implemented on cuda");
   Tensor boxes = call.operand(0, "boxes");
   while (boxes.ndim > 2) {
     boxes.shape[1] *= boxes.shape[0];
@@ -133,7 +132,8 @@ void levels(const Call& call) {
     std::copy(boxes.strides + 1, boxes.strides + 1 + boxes.ndim, boxes.strides);
   }
   assign_levels(call.op(), call.pyramid(), call.maps(), boxes,
-                static_cast<int32_t*>(call.result(0, "levels").data));
+                static_cast<int32_t*>(call.result(0, "levels").data), call.stream(),
+                /*may_wait=*/false);
 }
 
 // ---- the doors ---------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ class Call {
   const char* op() const { return op_; }
   int maps() const { return static_cast<int>(maps_); }
   bool has_pyramid() const { return has_pyramid_; }
-  bool is_on_cuda() const { return place_.is_cuda; }
+  void* stream() const { return place_.stream; }
 
   Tensor operand(int64_t index, const char* name) const {
     if (index >= frame_.args.size) missing("operand", name);

@@ -1,5 +1,5 @@
 // A library for CUDA devices whose operators compute nothing: they say in a line of JSON what they
-// were given. tests/test_jax_cuda.py puts it in the place of libroidl_cuda.so.
+// were given. tests/test_xla_handlers.py puts it in the place of libroidl_cuda.so.
 #include "device_library.h"
 
 #include <cstdint>
