@@ -175,3 +175,5 @@ def test_no_index_reaches_into_another_example() -> None:
         torch.vmap(call)(*given)
     with pytest.raises(ValueError, match="boxes must have shape"):
         torch.vmap(call)(*given[:2], given[2][..., :3], *given[3:])
+    with pytest.raises(ValueError, match="assign_levels: boxes must have shape"):
+        torch.vmap(lambda boxes: ops.assign_levels(boxes, SCALES))(given[2][0])

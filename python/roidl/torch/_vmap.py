@@ -161,6 +161,8 @@ def _rule(
 
 def _levels_rule(info: Any, in_dims: tuple[Any, ...], boxes: Tensor, *rule: Any) -> Any:
     boxes = boxes.movedim(in_dims[0], 0)
+    if boxes.dim() == 2:  # in the words of one example, which has too few axes
+        return torch.ops.roidl.assign_levels(boxes[0], *rule), None
     levels = torch.ops.roidl.assign_levels(boxes.reshape(-1, boxes.shape[-1]), *rule)
     return levels.reshape(boxes.shape[:-1]), 0
 
