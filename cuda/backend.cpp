@@ -20,8 +20,9 @@ const Backend backend = {"cuda",
                          cuda::roi_pool_jvp,
                          cuda::assign_levels};
 
-const DeviceLibrary library = {kDeviceLibraryLayout, &backend,   ROIDL_CUDA_ARCHITECTURES,
-                               cuda::why_unusable,   cuda::read, cuda::device_of_stream};
+const DeviceLibrary library = {
+    kDeviceLibraryLayout,   &backend,  ROIDL_CUDA_ARCHITECTURES, cuda::why_unusable, cuda::read,
+    cuda::device_of_stream, cuda::wait};
 
 }  // namespace
 

@@ -27,6 +27,8 @@ void roi_align_max_jvp(const RoiAlignProblem& problem);
 // Null if there is a device to run on, else CUDA's reason why there is none.
 const char* why_unusable();
 int32_t device_of_stream(const Problem& problem);
+// Waits for all that the problem's device has been given to do, on whatever stream.
+void wait(const Problem& problem);
 // Copies memory of the problem's device to the host, and waits for it.
 void read(const Problem& problem, void* to, const void* from, size_t bytes);
 

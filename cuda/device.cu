@@ -51,6 +51,11 @@ int32_t device_of_stream(const Problem& problem) {
   return device;
 }
 
+void wait(const Problem& problem) {
+  const DeviceGuard guard(problem);
+  check(problem, cudaDeviceSynchronize());
+}
+
 void read(const Problem& problem, void* to, const void* from, size_t bytes) {
   const DeviceGuard guard(problem);
   copy_to_host(problem, to, from, bytes);

@@ -11,10 +11,11 @@ namespace roidl {
 
 struct Backend;
 
-// Both libraries have to mean the same by a problem, and by a backend.
-inline constexpr uint64_t kBackendEntries = 10;
+// Both libraries have to mean the same by a problem, a backend, and this table.
+inline constexpr uint64_t kBackendEntries = 10, kLibraryEntries = 7;
 inline constexpr uint64_t kDeviceLibraryLayout =
-    (sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem)) * 65536 + kBackendEntries;
+    (sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem)) * 65536 + kLibraryEntries * 256 +
+    kBackendEntries;
 
 struct DeviceLibrary {
   uint64_t layout;
@@ -24,6 +25,8 @@ struct DeviceLibrary {
   // Copies to the host on the problem's stream and waits for it.
   void (*read)(const Problem&, void* to, const void* from, size_t bytes);
   int32_t (*device_of_stream)(const Problem&);
+  // Waits for all that the problem's device has been given to do, on whatever stream.
+  void (*wait)(const Problem&);
 };
 
 // The library that computes on CUDA devices, libroidl_cuda.so beside this one or what the

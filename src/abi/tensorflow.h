@@ -42,6 +42,11 @@ struct ShapeHandle;
 struct DimensionHandle;
 
 // The functions that are called, under their own names.
+struct AllocatorAttributes {
+  size_t struct_size;
+  unsigned char on_host;
+};
+
 struct Functions {
   Status* (*TF_NewStatus)();
   void (*TF_DeleteStatus)(Status*);
@@ -97,6 +102,8 @@ struct Functions {
   void (*TF_OpKernelConstruction_Failure)(KernelConstruction*, Status*);
   void (*TF_OpKernelContext_Failure)(KernelContext*, Status*);
   void (*TF_GetInput)(KernelContext*, int, Tensor**, Status*);
+  Tensor* (*TF_AllocateTemp)(KernelContext*, DataType, const int64_t* dims, int num_dims,
+                             AllocatorAttributes*, Status*);
   Tensor* (*TF_AllocateOutput)(KernelContext*, int, DataType, const int64_t* dims, int num_dims,
                                size_t bytes, Status*);
 };
@@ -145,6 +152,7 @@ void visit_functions(Functions& functions, Visit&& visit) {
   visit("TF_OpKernelConstruction_Failure", f.TF_OpKernelConstruction_Failure);
   visit("TF_OpKernelContext_Failure", f.TF_OpKernelContext_Failure);
   visit("TF_GetInput", f.TF_GetInput);
+  visit("TF_AllocateTemp", f.TF_AllocateTemp);
   visit("TF_AllocateOutput", f.TF_AllocateOutput);
 }
 

@@ -45,6 +45,13 @@ struct Operator {
   static void compute(Call& call, const Attributes& attributes) { function(call, attributes); }
 };
 
+// What an operator on several maps is called on one.
+const char* on_one_map(const char* name) {
+  constexpr const char* prefix = "multiscale_";
+  const size_t length = std::strlen(prefix);
+  return std::strncmp(name, prefix, length) == 0 ? name + length : name;
+}
+
 template <class Attributes, bool several>
 void* create_kernel(tf::KernelConstruction* construction) {
   auto* attributes = new (std::nothrow) Attributes{};
@@ -57,11 +64,12 @@ void* create_kernel(tf::KernelConstruction* construction) {
   return attributes;
 }
 
-template <class Operator, bool several>
+template <class Operator, bool several, bool on_gpu>
 void compute_kernel(void* attributes, tf::KernelContext* context) {
   guarded(
       [&] {
-        Call call(Operator::name + (several ? 0 : std::strlen("multiscale_")), context);
+        const char* kernel = on_one_map(Operator::name);
+        Call call(several ? Operator::name : kernel, kernel, context, on_gpu);
         Operator::compute(call, *static_cast<const typename Operator::Attributes*>(attributes));
       },
       [&](tf::Status* status) { api.TF_OpKernelContext_Failure(context, status); });
@@ -111,18 +119,26 @@ class Builder {
     attribute(count + ": int >= 0");
   }
 
+  // `on_host`: what a kernel for a GPU has in the host's memory all the same.
   template <class Operator, bool several>
-  void finish(void (*infer)(tf::ShapeContext*, tf::Status*)) {
+  void finish(void (*infer)(tf::ShapeContext*, tf::Status*),
+              std::initializer_list<const char*> on_host) {
     api.TF_OpDefinitionBuilderSetShapeInferenceFunction(op_, infer);
     Status status;
     api.TF_RegisterOpDefinition(op_, status);
     check(status);
-    using Attributes = typename Operator::Attributes;
-    tf::KernelBuilder* kernel =
-        api.TF_NewKernelBuilder(name_.c_str(), "CPU", create_kernel<Attributes, several>,
-                                compute_kernel<Operator, several>, delete_kernel<Attributes>);
-    api.TF_RegisterKernelBuilder(name_.c_str(), kernel, status);
-    check(status);
+    const auto add = [&](const char* device, auto* compute,
+                         std::initializer_list<const char*> names) {
+      using Attributes = typename Operator::Attributes;
+      tf::KernelBuilder* kernel =
+          api.TF_NewKernelBuilder(name_.c_str(), device, create_kernel<Attributes, several>,
+                                  compute, delete_kernel<Attributes>);
+      for (const char* name : names) api.TF_KernelBuilder_HostMemory(kernel, name);
+      api.TF_RegisterKernelBuilder(name_.c_str(), kernel, status);
+      check(status);
+    };
+    add("CPU", compute_kernel<Operator, several, false>, {});
+    if (cuda_library() != nullptr) add("GPU", compute_kernel<Operator, several, true>, on_host);
   }
 
  private:
@@ -146,7 +162,7 @@ void define_one(const Definition& what) {
   op.attribute(std::string("T: ") + kFloats);
   op.attribute(kNumbers);
   op.attribute("params: string");
-  op.finish<Operator, several>(what.infer);
+  op.finish<Operator, several>(what.infer, {"grid"});
 }
 
 // On one map and on several.
@@ -205,13 +221,14 @@ void define_the_rest() {
   levels.output("levels: int32");
   levels.attribute(kNumbers);
   levels.attribute("params: string");
-  levels.finish<Operator<Rule, compute_assign_levels, kAssignLevels>, true>(infer_levels);
+  levels.finish<Operator<Rule, compute_assign_levels, kAssignLevels>, true>(infer_levels, {});
 
   Builder refusal("RoidlRefusal");
   refusal.input("refused: bool");
   refusal.output("zero: float");
   refusal.attribute("sentence: string");
-  refusal.finish<Operator<Refusal, compute_refusal, kRoiAlign>, true>(infer_like<0>);
+  refusal.finish<Operator<Refusal, compute_refusal, kRoiAlign>, true>(infer_like<0>,
+                                                                      {"refused", "zero"});
 }
 
 [[maybe_unused]] const bool registered = [] {

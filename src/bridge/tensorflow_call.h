@@ -1,10 +1,14 @@
 // One call of a kernel as TensorFlow makes it: its tensors as the core's, in the order in which
 // every node has them.
 #pragma once
+#include <cstddef>
+
 #include "bridge/tensorflow_attributes.h"
 #include "bridge/tensorflow_status.h"
+#include "device_library.h"
 #include "problem.h"
 #include "tensor.h"
+#include "workspace.h"
 
 namespace roidl::bridge {
 
@@ -28,9 +32,18 @@ inline constexpr TypePair kTypes[] = {
 };
 
 // The tensors of one call; TensorFlow's hold on their memory ends with it.
+//
+// On a GPU: TensorFlow's C API does not tell the stream of its own CUDA devices (TF_GetStream is
+// for devices that were plugged in), and that stream does not wait for any other. So a call waits
+// for the device before and after, and runs on the legacy default stream in between.
 class Call {
  public:
-  Call(const char* op, tf::KernelContext* context) : op_(op), context_(context) {}
+  // `op` is what users call the operator; `kernel` is what it is called on one map.
+  Call(const char* op, const char* kernel, tf::KernelContext* context, bool on_gpu)
+      : op_(op),
+        kernel_(kernel),
+        context_(context),
+        device_(on_gpu ? device_of_stream(op, nullptr) : abi::DLDevice{abi::kDLCPU, 0}) {}
   ~Call() {
     while (count_ > 0) api.TF_DeleteTensor(held_[--count_]);
   }
@@ -39,10 +52,24 @@ class Call {
 
   const char* op() const { return op_; }
 
-  // Runs the core's operator, all outputs being there.
+  // Runs the core's operator. All outputs are there: their memory may still be in use by what the
+  // device has been given to do before.
+  template <class ProblemType, class Run>
+  void run(ProblemType& problem, Run&& run) {
+    if (device_.device_type == abi::kDLCPU) return run();
+    Workspace workspace = lend(problem);
+    problem.workspace = &workspace;
+    wait_around(problem, run);
+  }
+
+  // The same of what takes no memory besides its arrays.
   template <class Run>
-  void run(const Problem&, Run&& run) {
+  void wait_around(const Problem& problem, Run&& run) {
+    if (device_.device_type == abi::kDLCPU) return run();
+    const DeviceLibrary& library = *cuda_library();
+    library.wait(problem);
     run();
+    library.wait(problem);
   }
 
   Tensor input(int i) {
@@ -74,7 +101,7 @@ class Call {
     for (const TypePair& pair : kTypes)
       if (pair.theirs == type) source.dtype = pair.ours;
     source.data = api.TF_TensorData(tensor);
-    source.device = {abi::kDLCPU, 0};
+    source.device = device_;
     source.ndim = api.TF_NumDims(tensor);
     source.shape = shape;
     for (int axis = 0; axis < source.ndim && axis < kMaxDims; ++axis)
@@ -82,10 +109,27 @@ class Call {
     return read_dltensor(source, op_, "an array");
   }
 
-  const char* op_;
-  tf::KernelContext* context_;
+  // TensorFlow has most of a GPU's memory to itself, so what kernels need is asked of it.
+  template <class ProblemType>
+  Workspace lend(const ProblemType& problem) {
+    ProblemType measured = problem;
+    Workspace workspace;
+    workspace.bytes = cuda_workspace(kernel_, measured);
+    if (workspace.bytes == 0) return workspace;
+    tf::AllocatorAttributes on_device{
+        offsetof(tf::AllocatorAttributes, on_host) + sizeof(on_device.on_host), 0};
+    tf::Tensor* memory =
+        api.TF_AllocateTemp(context_, tf::kUint8, &workspace.bytes, 1, &on_device, status_);
+    workspace.data = static_cast<char*>(api.TF_TensorData(hold(memory)));
+    return workspace;
+  }
+
+  const char* const op_;
+  const char* const kernel_;
+  tf::KernelContext* const context_;
+  const abi::DLDevice device_;
   Status status_;
-  // Inputs and outputs that a node has: twice the maps in, one for each out, and less than 8 more.
+  // Twice the maps in, one for each out, and less than 8 more.
   static constexpr int kMost = 3 * kMaxMaps + 8;
   tf::Tensor* held_[kMost];
   int count_ = 0;

@@ -129,8 +129,12 @@ inline void compute_assign_levels(Call& call, const Rule& rule) {
   Shape rows = shape_of(boxes);
   --rows.ndim;
   const Tensor levels = call.output(0, kInt32, rows);
-  assign_levels(call.op(), rule.pyramid, rule.maps, boxes, static_cast<int32_t*>(levels.data),
-                nullptr);
+  Problem problem;
+  problem.op = call.op();
+  problem.device = boxes.device;
+  call.wait_around(problem, [&] {
+    assign_levels(call.op(), rule.pyramid, rule.maps, boxes, static_cast<int32_t*>(levels.data));
+  });
 }
 
 // A derivative that is not offered: an error when it is computed, if `refused` says so, and 0

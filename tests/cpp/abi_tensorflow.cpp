@@ -6,6 +6,7 @@
 #include <tensorflow/c/tf_status.h>
 #include <tensorflow/c/tf_tensor.h>
 
+#include <cstddef>
 #include <type_traits>
 
 #include "abi/tensorflow.h"
@@ -77,7 +78,12 @@ SAME_FUNCTION(TF_OpKernelConstruction_GetAttrString);
 SAME_FUNCTION(TF_OpKernelConstruction_Failure);
 SAME_FUNCTION(TF_OpKernelContext_Failure);
 SAME_FUNCTION(TF_GetInput);
+SAME_FUNCTION(TF_AllocateTemp);
 SAME_FUNCTION(TF_AllocateOutput);
+
+static_assert(sizeof(ours::AllocatorAttributes) == sizeof(::TF_AllocatorAttributes) &&
+              offsetof(ours::AllocatorAttributes, on_host) ==
+                  offsetof(::TF_AllocatorAttributes, on_host));
 
 SAME_VALUE(kFloat, TF_FLOAT);
 SAME_VALUE(kDouble, TF_DOUBLE);
