@@ -1,6 +1,6 @@
 # The operators and their gradients on one map, with results that the caller's library makes; part
-# of _core.pyx. A result is what make(shape, strides, dtype's name) returns: the strides are those of
-# a dense array in the map's order in memory; others serve as well.
+# of _core.pyx. A result is what make(shape, strides, dtype's name) returns: the strides are those
+# of a dense array in the map's order in memory; others serve as well.
 
 cdef new_align(const RoiAlignParams& params, View x, View b, View i, make):
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align", params, Maps(&x.tensor), b.tensor,
