@@ -150,10 +150,10 @@ cdef RoiPoolParams pool_params(params) except *:
 
 
 # ---- operators ---------------------------------------------------------------------------------
-# All take: op (as the user called it), params (a tuple of the struct's fields), boxes, batch_indices
-# or None, allocate(shape, dtype's name), device (None on CPU; else what _arrays.Device says), out
-# or None; then what is their own; last a pyramid, or None where input is one array and not a list.
-# They return the result.
+# All take: op (as the user called it), params (a tuple of the struct's fields), boxes,
+# batch_indices or None, allocate(shape, dtype's name), device (None on CPU; else what
+# _libraries.Device says), out or None; then what is their own; last a pyramid, or None where input
+# is one array and not a list. They return the result.
 
 def roi_align(bytes op, params, boxes, batch_indices, allocate, device, out, input,
               pyramid):

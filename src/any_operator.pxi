@@ -14,7 +14,6 @@ cdef dict OPERATOR_NUMBERS = {
 }
 
 
-
 def run_operator(str op, params, leader, boxes, batch_indices, other, input_shape, out,
                  argmax, int threads, pyramid=None):
     """Run any operator, those of forward mode included, for an adapter without kernels of its own.

@@ -1,6 +1,6 @@
-# The operators and their gradients on one map, with results that the caller's library makes; part of
-# _core.pyx. A result is what make(shape, strides, dtype's name) returns: the strides are those of a
-# dense array in the map's order in memory; others serve as well.
+# The operators and their gradients on one map, with results that the caller's library makes; part
+# of _core.pyx. A result is what make(shape, strides, dtype's name) returns: the strides are those
+# of a dense array in the map's order in memory; others serve as well.
 
 cdef new_align(const RoiAlignParams& params, View x, View b, View i, make):
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align", params, Maps(&x.tensor), b.tensor,
@@ -66,8 +66,9 @@ cdef made(make, const Shape& shape, cbool channels_last, str dtype):
 
 cdef Tensor map_of_shape(const char* op, View gradient, View boxes, tuple map_shape,
                          int layout) except *:
-    """A map without data, of (images, height, width, whether channels lie next to each other). The gradient to the result has its channels, and boxes that are grouped
-    by image have its images: where arrays are sharded, these are the shard's."""
+    """A map without data, of (images, height, width, whether channels lie next to each other). The
+    gradient to the result has its channels, and boxes that are grouped by image have its images:
+    where arrays are sharded, these are the shard's."""
     check_float(op, b"grad_output", gradient.tensor)
     cdef int ndim = gradient.tensor.ndim
     if ndim < 4:

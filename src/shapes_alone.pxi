@@ -1,5 +1,5 @@
-# Shapes alone, for tracing, where a framework knows shapes and dtypes only: the checks and the words
-# of run time; part of _core.pyx.
+# For tracing, where a framework knows shapes and dtypes only: the checks and the words of run time;
+# part of _core.pyx.
 
 cdef dict TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
 
@@ -35,20 +35,57 @@ def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None)
     """The shape of a forward call's result, or the error of the call. Each array is a pair
     (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
     pairs too, input is a list."""
-    cdef bytes name = op.encode()
-    described = ([view_of_metadata(input, name, b"input")] if pyramid is None else
-                 [view_of_metadata(each, name, f"input[{number}]".encode())
-                  for number, each in enumerate(input)])
-    cdef MapList x = maps_from(described)
-    cdef Maps maps = x.maps(name)
-    cdef View b = view_of_metadata(boxes, name, b"boxes")
-    cdef View i = described_or_none(batch_indices, name, b"batch_indices")
-    cdef PyramidView p = pyramid_view(pyramid, name, None, True)
+    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
     if "sampling_height" in params:
-        return shape_tuple(pooled_shape(make_roi_align(name, params, maps, b.tensor,
-                                                       tensor_or_null(i), pyramid_or_null(p))))
-    return shape_tuple(pooled_shape(make_roi_pool(name, params, maps, b.tensor,
-                                                  tensor_or_null(i), pyramid_or_null(p))))
+        return shape_tuple(pooled_shape(call.align(params)))
+    return shape_tuple(pooled_shape(call.pool(params)))
+
+
+def cuda_workspace(str op, str entry, dict params, input, boxes, batch_indices, pyramid=None):
+    """How many bytes the operator `entry` takes on a CUDA device besides its arrays, or the error
+    that there is no library for CUDA. The arguments are those of result_shape."""
+    cdef bytes name = entry.encode()
+    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
+    cdef RoiAlignProblem align
+    cdef RoiPoolProblem pool
+    if "sampling_height" in params:
+        align = call.align(params)
+        return c_cuda_workspace(name, align)
+    pool = call.pool(params)
+    return c_cuda_workspace(name, pool)
+
+
+cdef class Described:
+    """A call whose arrays are known by shape and dtype alone."""
+    cdef bytes op
+    cdef MapList input
+    cdef View boxes, indices
+    cdef PyramidView pyramid
+
+    cdef RoiAlignProblem align(self, dict params) except *:
+        cdef RoiAlignParams fields = params
+        return make_roi_align(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
+                              tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
+
+    cdef RoiPoolProblem pool(self, dict params) except *:
+        cdef RoiPoolParams fields = params
+        return make_roi_pool(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
+                             tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
+
+
+cdef Described described(str op, input, boxes, batch_indices, pyramid):
+    cdef Described call = Described.__new__(Described)
+    call.op = op.encode()
+    cdef const char* name = call.op
+    if pyramid is None:
+        call.input = maps_from([view_of_metadata(input, name, b"input")])
+    else:
+        call.input = maps_from([view_of_metadata(each, name, f"input[{number}]".encode())
+                                for number, each in enumerate(input)])
+    call.boxes = view_of_metadata(boxes, name, b"boxes")
+    call.indices = described_or_none(batch_indices, name, b"batch_indices")
+    call.pyramid = pyramid_view(pyramid, name, None, True)
+    return call
 
 
 def check_array(str op, str name, value):

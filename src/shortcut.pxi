@@ -1,5 +1,5 @@
-# The short way of a public function: arguments that most calls pass, taken straight to the operator;
-# part of _core.pyx.
+# The short way of a public function: arguments that most calls pass are taken straight to the
+# operator; part of _core.pyx.
 
 cdef object REQUIRED = object()
 
@@ -133,7 +133,7 @@ cdef class BoundCall:
     cdef View i
 
     def run(self, cbool with_argmax=False):
-        """The result; of RoIPool with the argmax, if that is asked for here or was by the caller."""
+        """The result; of RoIPool with the argmax, if it is asked for, here or by the caller."""
         cdef ThreadLimit* limit = self.shortcut.new_limit()
         try:
             if self.shortcut.aligns:

@@ -155,6 +155,10 @@ MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
     "aligned to an array": lambda x, b: ops.roi_align(x, b, 2, aligned=np.ones(2)),
     "argmax of an array": lambda x, b: ops.roi_pool(x, b, 2, return_argmax=np.ones(2)),
     "another layout": lambda x, b: ops.roi_pool(x, b, 2, layout="CHWN"),
+    "an argmax of means": lambda x, b: ops.roi_pool(x, b, 2, mode="avg", return_argmax=True),
+    "an argmax of means, in a graph": lambda x, b: ops.roi_pool(
+        x.requires_grad_(), b, 2, mode="avg", return_argmax=True
+    ),
     "three axes": lambda x, b: ops.roi_pool(x[0], b, 2),
     "nine axes": lambda x, b: ops.roi_pool(x[(None,) * 5], b, 2),
     "integers": lambda x, b: ops.roi_pool(x.int(), b, 2),

@@ -203,7 +203,7 @@ def _run_graph(name: str, call: Arguments, outer: tuple[bool, bool] | None = Non
         return _APPLY[name](*_fence(name, call), outer)
     # The graph needs the argmax, whoever else does.
     selects = call.params.mode == POOL_MODES["max"]
-    return _APPLY[name](*call._replace(extra=(selects,)), outer)
+    return _APPLY[name](*call._replace(extra=(selects or call.extra[0],)), outer)
 
 
 def apply(
