@@ -61,6 +61,9 @@ ROIDL_INLINE void add_product(Block<A>& sum, A weight, const Block<A>& values) {
   for (int i = 0; i < kVectors; ++i) sum.v[i] += weight * values.v[i];
 }
 
+// The same where they are all that is at work: half of 32 registers, or of 16.
+inline constexpr int kManyBlocks = kVectors == 1 ? 16 : kUnroll;
+
 // How many units one step takes, as a type.
 template <int Count>
 struct Steps {
@@ -80,6 +83,28 @@ ROIDL_INLINE void unrolled(int64_t count, Body&& body) {
   if constexpr (Most > 2)
     if (count - i >= 2) body(Steps<2>{}, i), i += 2;
   for (; i < count; ++i) body(Steps<1>{}, i);
+}
+
+// Calls body(Steps<count>{}) for the one count in [Low, High] that it is.
+template <int Low, int High, class Body>
+ROIDL_INLINE void counted(int64_t count, Body&& body) {
+  if constexpr (Low == High) {
+    body(Steps<Low>{});
+  } else {
+    constexpr int middle = (Low + High) / 2;
+    if (count <= middle)
+      counted<Low, middle>(count, body);
+    else
+      counted<middle + 1, High>(count, body);
+  }
+}
+
+// As unrolled, with a single step for what is left at the end.
+template <int Most, class Body>
+ROIDL_INLINE void unrolled_whole(int64_t count, Body&& body) {
+  int64_t i = 0;
+  for (; i + Most <= count; i += Most) body(Steps<Most>{}, i);
+  if (i < count) counted<1, Most - 1>(count - i, [&](auto steps) { body(steps, i); });
 }
 
 template <class A>
@@ -116,16 +141,17 @@ ROIDL_INLINE void store_index(Index<A>* address, const IndexBlock<A>& block) {
   for (int i = 0; i < kVectors; ++i) vectors[i] = block.v[i];
 }
 
-// Swaps, in rows i and i + Step, the off-diagonal halves of every 2 Step lanes.
+// Swaps, in rows i and i + Step, the off-diagonal halves of every 2 Step lanes; within the pieces
+// of 16 bytes that a processor shuffles fastest.
 template <class A, int Step>
 ROIDL_INLINE void transpose_step(typename Native<A>::Vector* rows) {
-  constexpr int n = Native<A>::lanes;
+  constexpr int n = Native<A>::lanes, piece = 16 / static_cast<int>(sizeof(A));
   typename Native<Index<A>>::Vector low{}, high{};
   for (int j = 0; j < n; ++j) {
     low[j] = (j & Step) ? n + j - Step : j;
     high[j] = (j & Step) ? n + j : j + Step;
   }
-  for (int i = 0; i < n; ++i) {
+  for (int i = 0; i < piece; ++i) {
     if (i & Step) continue;
     const auto a = rows[i], b = rows[i + Step];
     rows[i] = __builtin_shuffle(a, b, low);
@@ -133,20 +159,45 @@ ROIDL_INLINE void transpose_step(typename Native<A>::Vector* rows) {
   }
 }
 
+// A vector of pieces of 16 bytes that lie `stride` apart: cheaper than to load whole vectors and to
+// move the pieces between them.
+template <class A>
+ROIDL_INLINE typename Native<A>::Vector load_pieces(const A* from, int64_t stride) {
+#if ROIDL_VECTOR_BYTES == 64
+  const auto piece = [&](int i) {
+    return _mm_loadu_ps(reinterpret_cast<const float*>(from + i * stride));
+  };
+  __m512 pieces = _mm512_castps128_ps512(piece(0));
+  pieces = _mm512_insertf32x4(pieces, piece(1), 1);
+  pieces = _mm512_insertf32x4(pieces, piece(2), 2);
+  pieces = _mm512_insertf32x4(pieces, piece(3), 3);
+  return bit_cast<typename Native<A>::Vector>(pieces);
+#elif ROIDL_VECTOR_BYTES == 32
+  const auto piece = [&](int i) {
+    return _mm_loadu_ps(reinterpret_cast<const float*>(from + i * stride));
+  };
+  return bit_cast<typename Native<A>::Vector>(
+      _mm256_insertf128_ps(_mm256_castps128_ps256(piece(0)), piece(1), 1));
+#else
+  static_cast<void>(stride);
+  return *reinterpret_cast<const typename Native<A>::Loose*>(from);
+#endif
+}
+
 // A square of native vectors: to[j * to_stride + i] = from[i * from_stride + j].
 template <class A>
 ROIDL_INLINE void transpose_square(const A* from, int64_t from_stride, A* to, int64_t to_stride) {
-  constexpr int n = Native<A>::lanes;
-  using Loose = typename Native<A>::Loose;
-  typename Native<A>::Vector rows[n];
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) rows[i] = *reinterpret_cast<const Loose*>(from + i * from_stride);
-  if constexpr (n > 1) transpose_step<A, 1>(rows);
-  if constexpr (n > 2) transpose_step<A, 2>(rows);
-  if constexpr (n > 4) transpose_step<A, 4>(rows);
-  if constexpr (n > 8) transpose_step<A, 8>(rows);
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) *reinterpret_cast<Loose*>(to + i * to_stride) = rows[i];
+  constexpr int n = Native<A>::lanes, piece = 16 / static_cast<int>(sizeof(A));
+#pragma GCC unroll 8
+  for (int j = 0; j < n; j += piece) {
+    typename Native<A>::Vector rows[piece];
+    for (int i = 0; i < piece; ++i)
+      rows[i] = load_pieces(from + i * from_stride + j, piece * from_stride);
+    transpose_step<A, 1>(rows);
+    if constexpr (piece > 2) transpose_step<A, 2>(rows);
+    for (int i = 0; i < piece; ++i)
+      *reinterpret_cast<typename Native<A>::Loose*>(to + (j + i) * to_stride) = rows[i];
+  }
 }
 
 // Any rectangle: to[j * to_stride + i] = from[i * from_stride + j], i < rows, j < columns.
@@ -175,7 +226,7 @@ inline void stream(T* to, const T* from, int64_t count) {
   const int64_t misaligned = reinterpret_cast<intptr_t>(target) % kBlockBytes;
   int64_t at = misaligned == 0 ? 0 : kBlockBytes - misaligned;
   if (at > bytes) at = bytes;
-  std::memcpy(target, source, at);
+  if (at > 0) std::memcpy(target, source, at);
   for (; at + kBlockBytes <= bytes; at += kBlockBytes)
     for (int part = 0; part < kBlockBytes; part += kVectorBytes) {
 #if ROIDL_VECTOR_BYTES == 64
@@ -188,7 +239,7 @@ inline void stream(T* to, const T* from, int64_t count) {
                        _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + at + part)));
 #endif
     }
-  std::memcpy(target + at, source + at, bytes - at);
+  if (at < bytes) std::memcpy(target + at, source + at, bytes - at);
 #else
   std::memcpy(to, from, count * sizeof(T));
 #endif

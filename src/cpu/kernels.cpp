@@ -1,6 +1,7 @@
 // The kernels for one instruction set: compiled several times, with ROIDL_ISA naming the set and
 // ROIDL_VECTOR_BYTES the width of its registers.
 #include "isa.h"
+#include "kernels_forward.h"
 #include "kernels_max.h"
 #include "kernels_pool.h"
 #include "kernels_taps.h"
@@ -15,16 +16,10 @@ namespace {
 
 template <class T>
 constexpr Kernels kernels_of() {
-  return {taps_forward<T>,
-          taps_backward<T>,
-          taps_boxes<T>,
-          taps_jvp_boxes<T>,
-          taps_jvp_boxes_backward<T>,
-          max_forward<T>,
-          max_backward<T>,
-          max_boxes<T>,
-          max_jvp<T>,
-          pool_forward<T>};
+  return {taps_sweep<T>,  taps_forward<T>,   taps_backward<T>,
+          taps_boxes<T>,  taps_jvp_boxes<T>, taps_jvp_boxes_backward<T>,
+          max_forward<T>, max_backward<T>,   max_boxes<T>,
+          max_jvp<T>,     pool_forward<T>};
 }
 
 }  // namespace

@@ -102,6 +102,15 @@ struct RoiList {
   }
 };
 
+// Rows [begin, end) of a RoI's window, no more than the ring holds. A RoI of several parts has a
+// slot for their sums.
+struct Part {
+  const Roi* roi;
+  int32_t begin, end;
+  int32_t slot;  // -1: the RoI is one part
+  bool first, last;
+};
+
 // A bump allocator over memory that the caller owns.
 struct Scratch {
   char* next;
@@ -130,13 +139,18 @@ struct PooledTask {
 struct Task {
   const Roi* const* rois;  // of one image, by first row of the map
   int64_t count;
+  const Part* parts;  // or these, by first row
+  int64_t part_count;
+  int64_t slots;
   int64_t image;
   int64_t height, width;
   int64_t output_height, output_width;
   int64_t channels;
   bool direct;        // channels are innermost and whole blocks: the map is read where it lies
+  int64_t blocks;     // of channels that taps_sweep packs together: 1 or 2
   int64_t ring_rows;  // rows of a packed plane that are kept, a power of two
   int64_t max_cells;  // the most distinct rows or columns that a RoI touches
+  int64_t max_width;  // the widest window
   bool streams;       // the results are too many for the caches
   bool onnx;          // the max modes: over weighted corners instead of interpolated samples
   // For gradients to the maps: the RoIs, the part of the map that the task writes, and the rows of
@@ -177,7 +191,19 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
   return planes * plane + gradient + 3 * grid + sums + places + bests;
 }
 
+// The same for taps_sweep.
+inline int64_t sweep_scratch_bytes(const Task& task) {
+  constexpr int64_t line = kBlockBytes;
+  const int64_t blocks = task.direct ? kBlocksTogether : task.blocks;
+  const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 16) * blocks * line;
+  const int64_t tiles = task.direct ? 0 : task.height * (task.width / 1024 + 1) * 8 + 2 * line;
+  const int64_t grid = task.output_height * task.output_width * blocks * line;
+  const int64_t sums = kRowsTogether * task.max_width * blocks * line;
+  return plane + tiles + (3 + task.slots) * grid + sums;
+}
+
 struct Kernels {
+  void (*taps_sweep)(const Task&);  // taps_forward in parts
   void (*taps_forward)(const Task&);
   void (*taps_backward)(const Task&);
   void (*taps_boxes)(const Task&);      // the gradient to the boxes

@@ -29,49 +29,63 @@ struct Row {
 
 inline constexpr int kTile = 16;  // cells that are converted and transposed together
 
+// One tile of at most kTile cells, kLanes channels; cells follow each other.
 template <class T>
-void pack(const Row<const T>& from, int64_t count, int64_t channels, accumulator<T>* to) {
+ROIDL_INLINE void pack_tile(const T* from, int64_t channel_stride, int64_t cells,
+                            accumulator<T>* to, int64_t to_stride) {
+  using A = accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    transpose(from, channel_stride, lanes, cells, to, to_stride);
+  } else {
+    A tile[lanes * kTile];
+    for (int c = 0; c < lanes; ++c) {
+      const T* line = from + c * channel_stride;
+      for (int64_t i = 0; i < cells; ++i) tile[c * kTile + i] = static_cast<A>(line[i]);
+    }
+    transpose(tile, kTile, lanes, cells, to, to_stride);
+  }
+}
+
+template <class T>
+void pack(const Row<const T>& from, int64_t count, int64_t channels, accumulator<T>* to,
+          int64_t to_stride = kLanes<accumulator<T>>) {
   using A = accumulator<T>;
   constexpr int lanes = kLanes<A>;
   if (channels == lanes && from.cell_stride == 1) {
-    for (int64_t x = 0; x < count; x += kTile) {
-      const int64_t cells = least(kTile, count - x);
-      if constexpr (sizeof(T) == sizeof(A)) {
-        transpose(from.data + x, from.channel_stride, lanes, cells, to + x * lanes, lanes);
-      } else {
-        A tile[lanes * kTile];
-        for (int c = 0; c < lanes; ++c) {
-          const T* line = from.data + c * from.channel_stride + x;
-          for (int64_t i = 0; i < cells; ++i) tile[c * kTile + i] = static_cast<A>(line[i]);
-        }
-        transpose(tile, kTile, lanes, cells, to + x * lanes, lanes);
-      }
-    }
+    for (int64_t x = 0; x < count; x += kTile)
+      pack_tile<T>(from.data + x, from.channel_stride, least(kTile, count - x), to + x * to_stride,
+                   to_stride);
     return;
   }
   for (int64_t x = 0; x < count; ++x) {
-    A* cell = to + x * lanes;
+    A* cell = to + x * to_stride;
     const T* source = from.data + x * from.cell_stride;
+    if (channels == lanes && from.channel_stride == 1) {
+      for (int c = 0; c < lanes; ++c) cell[c] = static_cast<A>(source[c]);
+      continue;
+    }
     for (int64_t c = 0; c < channels; ++c)
       cell[c] = static_cast<A>(source[c * from.channel_stride]);
     for (int64_t c = channels; c < lanes; ++c) cell[c] = 0;
   }
 }
 
-// `from` holds one block a cell, or several side by side when there are more channels.
+// `from` holds one block a cell, or several side by side.
 template <class T>
-void unpack(const accumulator<T>* from, int64_t count, int64_t channels, const Row<T>& to) {
+void unpack(const accumulator<T>* from, int64_t from_stride, int64_t count, int64_t channels,
+            const Row<T>& to) {
   using A = accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const int64_t from_stride = most(lanes, channels);
   if (channels == lanes && to.cell_stride == 1) {
     for (int64_t x = 0; x < count; x += kTile) {
       const int64_t cells = least(kTile, count - x);
       if constexpr (sizeof(T) == sizeof(A)) {
-        transpose(from + x * lanes, lanes, cells, lanes, to.data + x, to.channel_stride);
+        transpose(from + x * from_stride, from_stride, cells, lanes, to.data + x,
+                  to.channel_stride);
       } else {
         A tile[lanes * kTile];
-        transpose(from + x * lanes, lanes, cells, lanes, tile, kTile);
+        transpose(from + x * from_stride, from_stride, cells, lanes, tile, kTile);
         for (int c = 0; c < lanes; ++c) {
           T* line = to.data + c * to.channel_stride + x;
           for (int64_t i = 0; i < cells; ++i) line[i] = static_cast<T>(tile[c * kTile + i]);
@@ -91,6 +105,11 @@ void unpack(const accumulator<T>* from, int64_t count, int64_t channels, const R
     }
     for (int64_t c = 0; c < channels; ++c) target[c * to.channel_stride] = static_cast<T>(cell[c]);
   }
+}
+
+template <class T>
+void unpack(const accumulator<T>* from, int64_t count, int64_t channels, const Row<T>& to) {
+  unpack<T>(from, most(kLanes<accumulator<T>>, channels), count, channels, to);
 }
 
 template <class T>
@@ -208,16 +227,16 @@ void load_grid(const PooledTask& pooled, const Task& task, int64_t k, int64_t ch
                              });
 }
 
-// `staging` holds a grid; without it, or where the results of a block do not lie together, the
-// stores go through the caches.
+// Cells of `grid` lie grid_stride apart. `staging` holds a grid; without it, or where the results
+// of a block do not lie together, the stores go through the caches.
 template <class T>
 void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task& task, int64_t k,
-                int64_t channel, int64_t channels, T* staging) {
+                int64_t channel, int64_t channels, T* staging, int64_t grid_stride) {
   constexpr int64_t lanes = kLanes<accumulator<T>>;
   const int64_t bins = task.output_height * task.output_width;
   const bool together = pooled.w == 1 && pooled.h == task.output_width && pooled.c == bins;
   if (staging != nullptr && together && channels == lanes) {
-    unpack<T>(grid, bins, lanes, Row<T>{staging, bins, 1});
+    unpack<T>(grid, grid_stride, bins, lanes, Row<T>{staging, bins, 1});
     stream(pooled_row<T>(pooled, k, channel), staging, bins * lanes);
     return;
   }
@@ -225,15 +244,22 @@ void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task
     if (staging != nullptr && pooled.c == 1 && channels % lanes == 0) {
       T* row = pooled_row<T>(pooled, k, channel);
       for (int64_t p = 0; p < task.output_height; ++p)
-        for (int64_t q = 0; q < task.output_width; ++q, grid += channels)
+        for (int64_t q = 0; q < task.output_width; ++q, grid += grid_stride)
           stream(row + p * pooled.h + q * pooled.w, reinterpret_cast<const T*>(grid), channels);
       return;
     }
   }
   for_each_grid_row<T>(pooled, task, k, channel,
                        [&](const Row<T>& row, int64_t first, int64_t count) {
-                         unpack<T>(grid + first * most(lanes, channels), count, channels, row);
+                         unpack<T>(grid + first * grid_stride, grid_stride, count, channels, row);
                        });
+}
+
+template <class T>
+void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task& task, int64_t k,
+                int64_t channel, int64_t channels, T* staging) {
+  store_grid<T>(grid, pooled, task, k, channel, channels, staging,
+                most(kLanes<accumulator<T>>, channels));
 }
 
 template <class T>

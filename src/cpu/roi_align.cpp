@@ -15,7 +15,7 @@ std::unique_ptr<Tables> tables_of(const RoiAlignProblem& problem, TapsFor use) {
   return problem.mode == AlignMode::avg ? make_taps<A>(problem, use) : make_samples<A>(problem);
 }
 
-// `max` may be null where the max modes are not offered.
+// `max` may be null where the max modes are not offered; the forward of averages is run_average.
 void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps, Kernel max,
               double* boxes_gradient = nullptr) {
   visit_accumulator(problem.dtype, [&](auto type) {
@@ -24,7 +24,9 @@ void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps,
       Task task = base_task(problem, windows);
       task.onnx = problem.mode == AlignMode::max_onnx;
       task.boxes_gradient = boxes_gradient;
-      run(problem, windows, task, problem.mode == AlignMode::avg ? taps : max);
+      const bool avg = problem.mode == AlignMode::avg;
+      if (avg && use == TapsFor::forward) return run_average(problem, windows, task);
+      run(problem, windows, task, avg ? taps : max);
     });
   });
 }
@@ -46,7 +48,7 @@ void run_gradient(const RoiAlignProblem& problem, TapsFor use, Kernel taps, Kern
 void roi_align_forward(const RoiAlignProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_mode(problem, TapsFor::forward, run_by_roi, kernels.taps_forward, kernels.max_forward);
+  run_mode(problem, TapsFor::forward, run_by_roi, nullptr, kernels.max_forward);
 }
 
 void roi_align_backward(const RoiAlignProblem& problem) {
@@ -67,7 +69,7 @@ void roi_align_backward_boxes(const RoiAlignProblem& problem) {
 void roi_align_jvp(const RoiAlignProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_mode(problem, TapsFor::forward, run_by_roi, kernels.taps_forward, kernels.max_jvp);
+  run_mode(problem, TapsFor::forward, run_by_roi, nullptr, kernels.max_jvp);
 }
 
 void roi_align_jvp_boxes(const RoiAlignProblem& problem) {

@@ -219,21 +219,21 @@ void gather(const RoiPoolProblem& problem) {
 void roi_pool_forward(const RoiPoolProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  const auto run = [&](Tables& tables, Kernel kernel) {
-    run_in_batches(problem, tables, [&](const Windows& windows) {
+  if (problem.mode == PoolMode::max) {
+    expect_pooled(problem, problem.argmax, sizeof(int32_t));
+    return run_in_batches(problem, *make_bins(problem), [&](const Windows& windows) {
       Task task = base_task(problem, windows);
       const PooledView& argmax = problem.argmax;
       task.argmax = {argmax.data, argmax.per_image, argmax.image, argmax.row,
                      argmax.c,    argmax.h,         argmax.w};
-      run_by_roi(problem, windows, task, kernel);
+      run_by_roi(problem, windows, task, kernels.pool_forward);
     });
-  };
-  if (problem.mode == PoolMode::max) {
-    expect_pooled(problem, problem.argmax, sizeof(int32_t));
-    return run(*make_bins(problem), kernels.pool_forward);
   }
   visit_accumulator(problem.dtype, [&](auto type) {
-    run(*make_taps<typename decltype(type)::type>(problem, TapsFor::forward), kernels.taps_forward);
+    const auto tables = make_taps<typename decltype(type)::type>(problem, TapsFor::forward);
+    run_in_batches(problem, *tables, [&](const Windows& windows) {
+      run_average(problem, windows, base_task(problem, windows));
+    });
   });
 }
 

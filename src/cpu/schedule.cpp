@@ -9,6 +9,7 @@
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
+#include "parts.h"
 
 namespace roidl::cpu {
 
@@ -25,6 +26,14 @@ constexpr int64_t kDirectRois = 8;
 constexpr double kDirectWindow = 2 << 20;
 // Rows of a map that a thread keeps packed, in bytes.
 constexpr int64_t kRingBytes = 8 << 20;
+// The same for sweeps: the ring shares the L2 with what is streamed through it. Of fewer rows than
+// these, windows would fall into too many parts; of wider maps, they would be too many bytes.
+constexpr int64_t kSweepBytes = 1 << 20;
+constexpr int64_t kLowestRing = 8;
+constexpr int64_t kSweepWidth = 4096;
+constexpr int64_t kSweepCells = int64_t{1} << 34;  // a bit for every 16
+// The sums of RoIs that are worked on in parts; with more of them, the map is packed again.
+constexpr int64_t kSlotBytes = 1 << 20;
 // The part of a map that a task sums up before it writes it, in bytes: most of what a core's L2
 // holds. Shorter bands than these rows would work through the same RoIs too often.
 constexpr int64_t kGradientBytes = 7 << 18;
@@ -68,8 +77,8 @@ Task part_of(const Problem& problem, Task task, int64_t map_index, int64_t first
 }
 
 struct Piece {
-  int64_t plane;  // map * images + image
-  int64_t roi_begin, roi_end;
+  int64_t plane;               // map * images + image
+  int64_t roi_begin, roi_end;  // or parts
   int64_t channel, channels;
   bool direct;
 };
@@ -80,6 +89,7 @@ double work(const Problem& problem, const Windows& windows) {
   return (windows.cells + 4 * bins) * static_cast<double>(problem.channels) * kNanoseconds;
 }
 
+// `planes`: how many a task packs; 0 for taps_sweep.
 void run_pieces(const Problem& problem, const Windows& windows, const Task& base, Kernel kernel,
                 const std::vector<Piece>& pieces, double nanoseconds, int planes) {
   int64_t bytes = 0;
@@ -88,7 +98,8 @@ void run_pieces(const Problem& problem, const Windows& windows, const Task& base
                                   [&](const Piece& piece) { return piece.direct == direct; });
     Task task = base;
     task.direct = direct;
-    if (used) bytes = std::max(bytes, scratch_bytes(task, planes));
+    if (used)
+      bytes = std::max(bytes, planes > 0 ? scratch_bytes(task, planes) : sweep_scratch_bytes(task));
   }
   parallel(static_cast<int64_t>(pieces.size()), nanoseconds, [&](Tasks& tasks) {
     const std::unique_ptr<char, Deleter> memory = take_memory(bytes);
@@ -96,8 +107,14 @@ void run_pieces(const Problem& problem, const Windows& windows, const Task& base
       const Piece& piece = pieces[i];
       Task task =
           part_of(problem, base, piece.plane / problem.images, piece.channel, piece.channels);
-      task.rois = windows.sorted.data() + piece.roi_begin;
-      task.count = piece.roi_end - piece.roi_begin;
+      const int64_t count = piece.roi_end - piece.roi_begin;
+      if (planes > 0 || piece.direct) {
+        task.rois = windows.sorted.data() + piece.roi_begin;
+        task.count = count;
+      } else {
+        task.parts += piece.roi_begin;
+        task.part_count = count;
+      }
       task.image = piece.plane % problem.images;
       task.direct = piece.direct;
       task.scratch = {memory.get(), memory.get() + bytes};
@@ -117,6 +134,23 @@ void split_rois(std::vector<Piece>& pieces, const Windows& windows, Piece piece,
     piece.roi_end = std::min(end, i + size);
     pieces.push_back(piece);
   }
+}
+
+// How many channels are read where they lie.
+int64_t channels_in_place(const Problem& problem, const Windows& windows) {
+  const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  const bool same_type = problem.dtype == kFloat32 || problem.dtype == kFloat64;
+  bool innermost = true, one_input = true;
+  for (int i = 0; i < problem.num_maps; ++i) {
+    innermost &= problem.maps[i].features.c == 1 || channels == 1;
+    one_input &= problem.maps[i].tangent.data == nullptr;
+  }
+  // Channels that are innermost are read where they lie, if a window of them fits the cache; else,
+  // and for the last part of a block, packing pays.
+  const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)) *
+                        static_cast<double>(channels) * problem.dtype.bits / 8;
+  const bool in_place = same_type && innermost && one_input && window < kDirectWindow;
+  return in_place ? channels / lanes * lanes : 0;
 }
 
 }  // namespace
@@ -139,6 +173,7 @@ Windows windows_of(const Problem& problem, const std::vector<const Roi*>& sorted
   for (const Roi* roi : sorted) {
     ++windows.plane_start[roi->map * problem.images + roi->image + 1];
     windows.tallest = std::max<int64_t>(windows.tallest, roi->y_end - roi->y_begin);
+    windows.widest = std::max<int64_t>(windows.widest, roi->x_end - roi->x_begin);
     windows.cells += static_cast<double>(roi->y_end - roi->y_begin) * (roi->x_end - roi->x_begin);
   }
   for (int64_t i = 0; i < planes; ++i) windows.plane_start[i + 1] += windows.plane_start[i];
@@ -148,11 +183,14 @@ Windows windows_of(const Problem& problem, const std::vector<const Roi*>& sorted
 Task base_task(const Problem& problem, const Windows& windows) {
   const PooledView& pooled = problem.pooled;
   Task task{};
-  for (int i = 0; i < problem.num_maps; ++i)  // scratch is enough for the widest
+  for (int i = 0; i < problem.num_maps; ++i) {  // scratch is enough for the largest
     task.width = std::max(task.width, problem.maps[i].width);
+    task.height = std::max(task.height, problem.maps[i].height);
+  }
   task.output_height = problem.output_height;
   task.output_width = problem.output_width;
   task.max_cells = windows.max_cells;
+  task.max_width = windows.widest;
   task.ring_rows = 2;
   while (task.ring_rows < windows.tallest &&
          2 * task.ring_rows * (task.width + 16) * kBlockBytes <= kRingBytes)
@@ -165,21 +203,53 @@ Task base_task(const Problem& problem, const Windows& windows) {
   return task;
 }
 
+void run_average(const Problem& problem, const Windows& windows, const Task& base) {
+  if (base.width > kSweepWidth || base.height * base.width > kSweepCells)
+    return run_by_roi(problem, windows, base, kernels_for(problem.dtype).taps_forward);
+  const int64_t lanes = lanes_of(problem), channels = problem.channels;
+  expect_pooled(problem, problem.pooled, problem.dtype.bits / 8);
+  const int64_t direct = channels_in_place(problem, windows);
+  Task task = base;
+  const int64_t row_bytes = (task.width + 16) * kBlockBytes;
+  // Blocks that are worked on together share the way through the taps.
+  const bool two = channels - direct > lanes && task.ring_rows * row_bytes * 2 <= kSweepBytes;
+  task.blocks = two ? 2 : 1;
+  while (task.ring_rows > kLowestRing && task.ring_rows * row_bytes > kSweepBytes)
+    task.ring_rows /= 2;
+  const int64_t grid_bytes =
+      problem.output_height * problem.output_width * task.blocks * kBlockBytes;
+  const int64_t most_slots = std::max<int64_t>(1, kSlotBytes / std::max<int64_t>(1, grid_bytes));
+
+  const int64_t planes = problem.num_maps * problem.images;
+  const int64_t together = lanes * task.blocks;
+  const int64_t blocks = (channels - direct + together - 1) / together;
+  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
+  const int64_t shares = std::max<int64_t>(1, wanted / std::max<int64_t>(1, planes * blocks));
+  std::vector<Part> parts;
+  std::vector<PartBatch> batches;
+  for (int64_t i = 0; blocks > 0 && i < planes; ++i)
+    task.slots = std::max(
+        task.slots, make_parts(windows, i, shares, task.ring_rows, most_slots, parts, batches));
+  task.parts = parts.data();
+
+  std::vector<Piece> pieces;
+  for (int64_t i = 0; direct > 0 && i < planes; ++i)
+    split_rois(pieces, windows, {i, 0, 0, 0, direct, true}, kDirectRois);
+  const int64_t groups =
+      std::min(blocks, wanted / std::max<int64_t>(1, static_cast<int64_t>(batches.size())) + 1);
+  const int64_t step = groups > 0 ? (blocks + groups - 1) / groups * together : 1;
+  for (const PartBatch& batch : batches)
+    for (int64_t channel = direct; channel < channels; channel += step)
+      pieces.push_back({batch.plane, batch.part_begin, batch.part_end, channel,
+                        std::min(step, channels - channel), false});
+  run_pieces(problem, windows, task, kernels_for(problem.dtype).taps_sweep, pieces,
+             work(problem, windows), 0);
+}
+
 void run_by_roi(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
   expect_pooled(problem, problem.pooled, problem.dtype.bits / 8);
-  const bool same_type = problem.dtype == kFloat32 || problem.dtype == kFloat64;
-  bool innermost = true, one_input = true;
-  for (int i = 0; i < problem.num_maps; ++i) {
-    innermost &= problem.maps[i].features.c == 1 || channels == 1;
-    one_input &= problem.maps[i].tangent.data == nullptr;
-  }
-  // Channels that are innermost are read where they lie, if a window of them fits the cache; else,
-  // and for the last part of a block, packing pays.
-  const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)) *
-                        static_cast<double>(channels) * problem.dtype.bits / 8;
-  const bool in_place = same_type && innermost && one_input && window < kDirectWindow;
-  const int64_t direct = in_place ? channels / lanes * lanes : 0;
+  const int64_t direct = channels_in_place(problem, windows);
   const int64_t blocks = (channels - direct + lanes - 1) / lanes;
   const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
   const int64_t planes = problem.num_maps * problem.images;
@@ -192,7 +262,8 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
       split_rois(pieces, windows, {i, 0, 0, channel, std::min(lanes, channels - channel), false},
                  std::max<int64_t>(1, (rois + parts - 1) / parts));
   }
-  run_pieces(problem, windows, task, kernel, pieces, work(problem, windows), one_input ? 1 : 2);
+  run_pieces(problem, windows, task, kernel, pieces, work(problem, windows),
+             problem.maps[0].tangent.data == nullptr ? 1 : 2);
 }
 
 namespace {

@@ -18,7 +18,7 @@ struct Windows {
   std::vector<const Roi*> sorted;    // by map, image, and first row of the map
   std::vector<int64_t> plane_start;  // [maps * images + 1] into sorted
   int64_t max_cells = 1;
-  int64_t tallest = 1;
+  int64_t tallest = 1, widest = 1;
   double cells = 0;  // summed over the windows
 };
 
@@ -34,6 +34,9 @@ using Run = void (*)(const Problem&, const Windows&, const Task&, Kernel);
 
 // Results by RoI: any split of RoIs and channels will do.
 void run_by_roi(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel);
+// The forward of averages: the same, but windows that are taller than what fits the cache come in
+// parts; the general kernel where the map is too wide for that.
+void run_average(const Problem& problem, const Windows& windows, const Task& task);
 // Results summed over channels: a task owns some RoIs.
 void run_by_box(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel);
 

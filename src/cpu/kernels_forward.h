@@ -1,0 +1,267 @@
+// The forward kernel of averages: a sweep down the map that works on the parts of the RoIs' windows
+// as soon as their rows are packed; or in place, RoI by RoI.
+#pragma once
+#include "sweep.h"
+
+namespace roidl::cpu {
+namespace {
+
+// The taps [first, last) of one bin.
+struct TapRange {
+  int32_t first, last;
+};
+
+// Those of bin p that lie in rows [begin, end). Cells of a bin come in ascending order, or in
+// descending order where the box is turned around, so they are neighbours.
+template <class A>
+ROIDL_INLINE TapRange taps_between(const Taps<A>& y, int64_t p, int32_t begin, int32_t end) {
+  TapRange taps{y.start[p], y.start[p + 1]};
+  const auto outside = [&](int32_t tap) {
+    const int32_t cell = y.position[y.slot[tap]];
+    return cell < begin || cell >= end;
+  };
+  while (taps.first < taps.last && outside(taps.first)) ++taps.first;
+  while (taps.first < taps.last && outside(taps.last - 1)) --taps.last;
+  return taps;
+}
+
+// The sums of kRowsTogether rows of bins over one block of a column lie side by side.
+template <class A>
+inline constexpr int64_t kSumsStride = kRowsTogether * kLanes<A>;
+
+// The compiler would rather keep the address of everything that lies behind it.
+template <class A>
+ROIDL_INLINE const A* one_address(const A* address) {
+  __asm__("" : "+r"(address));
+  return address;
+}
+
+// sums[(c * Blocks + b) * kSumsStride] = the taps of y over block b of column c, at offset[c].
+template <class A, int Columns, int Blocks>
+ROIDL_INLINE void sum_cells(const Taps<A>& y, TapRange taps, const Plane<A>& plane,
+                            const int64_t (&offset)[Columns], A* sums) {
+  Block<A> sum[Columns][Blocks];
+  for (int c = 0; c < Columns; ++c)
+    for (int b = 0; b < Blocks; ++b) sum[c][b] = fill<A>(0);
+  for (int32_t tap = taps.first; tap < taps.last; ++tap) {
+    const A* row = plane.row(y.position[y.slot[tap]]);
+    const A weight = y.weight[tap];
+    for (int c = 0; c < Columns; ++c) {
+      const A* cell = one_address(row + offset[c]);
+      for (int b = 0; b < Blocks; ++b) add_product(sum[c][b], weight, load(cell + b * kLanes<A>));
+    }
+  }
+  for (int c = 0; c < Columns; ++c)
+    for (int b = 0; b < Blocks; ++b) store(sums + (c * Blocks + b) * kSumsStride<A>, sum[c][b]);
+}
+
+// Columns of a window: those that have taps, or, if these are most of them, all.
+template <class A>
+struct WindowColumns {
+  const Taps<A>& x;
+  int32_t first, count;
+  bool all;
+
+  explicit WindowColumns(const Taps<A>& taps) : x(taps), first(0), count(taps.count), all(false) {
+    if (count == 0) return;
+    first = x.position[0];
+    const int32_t width = x.position[count - 1] + 1 - first;
+    all = count * 4 >= width * 3;
+    if (all) count = width;
+  }
+  ROIDL_INLINE int64_t index(int32_t tap) const {
+    return all ? x.position[x.slot[tap]] - first : x.slot[tap];
+  }
+};
+
+// One row of bins: sums [columns][Blocks] at kSumsStride.
+template <class A, int Blocks>
+ROIDL_INLINE void sum_row_of_bins(const Taps<A>& y, TapRange taps, const WindowColumns<A>& columns,
+                                  const Plane<A>& plane, A* sums) {
+  constexpr int64_t lanes = kLanes<A>;
+  if (columns.all && plane.cell_stride == Blocks * lanes) {
+    // Cells that follow each other are as good as blocks that do.
+    unrolled_whole<kManyBlocks>(columns.count * Blocks, [&](auto count, int64_t j) {
+      const int64_t offset[1] = {columns.first * plane.cell_stride + j * lanes};
+      sum_cells<A, 1, decltype(count)::value>(y, taps, plane, offset, sums + j * kSumsStride<A>);
+    });
+    return;
+  }
+  constexpr int kTogether = kUnroll / Blocks > 4 ? 4 : kUnroll / Blocks > 0 ? kUnroll / Blocks : 1;
+  unrolled<kTogether>(columns.count, [&](auto count, int64_t j) {
+    constexpr int together = decltype(count)::value;
+    int64_t offset[together];
+    for (int c = 0; c < together; ++c)
+      offset[c] =
+          (columns.all ? columns.first + j + c : columns.x.position[j + c]) * plane.cell_stride;
+    sum_cells<A, together, Blocks>(y, taps, plane, offset, sums + j * Blocks * kSumsStride<A>);
+  });
+}
+
+// out[r] = the taps of x over row r of sums, for Count rows; or added to what is there.
+template <class A, int Count>
+ROIDL_INLINE void sum_row_sums(const WindowColumns<A>& columns, TapRange taps, const A* sums,
+                               int64_t column_stride, A* out, int64_t out_stride, bool add) {
+  Block<A> sum[Count];
+  for (int u = 0; u < Count; ++u) sum[u] = add ? load(out + u * out_stride) : fill<A>(0);
+  for (int32_t tap = taps.first; tap < taps.last; ++tap) {
+    const A* column = one_address(sums + columns.index(tap) * column_stride);
+    const A weight = columns.x.weight[tap];
+    for (int u = 0; u < Count; ++u) add_product(sum[u], weight, load(column + u * kLanes<A>));
+  }
+  for (int u = 0; u < Count; ++u) store(out + u * out_stride, sum[u]);
+}
+
+// out [bins][Blocks][kLanes] = Wy . plane . Wx^T, over rows [begin, end) of the map if `add`: then
+// it is added to. `sums` holds kRowsTogether rows of columns. meanwhile() is called now and then.
+template <class A, int Blocks, class Meanwhile>
+void average(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane, A* sums, A* out,
+             Meanwhile&& meanwhile, bool add = false, int32_t begin = 0, int32_t end = 0) {
+  constexpr int64_t lanes = kLanes<A>, cell = Blocks * lanes;
+  const WindowColumns<A> columns(roi.x);
+  const int64_t width = task.output_width;
+  for (int64_t p = 0; p < task.output_height;) {
+    int64_t rows = 0;
+    for (; rows < kRowsTogether && p + rows < task.output_height; ++rows) {
+      const TapRange taps = add ? taps_between(roi.y, p + rows, begin, end)
+                                : TapRange{roi.y.start[p + rows], roi.y.start[p + rows + 1]};
+      if (add && taps.first == taps.last) break;
+      sum_row_of_bins<A, Blocks>(roi.y, taps, columns, plane, sums + rows * lanes);
+      meanwhile();
+    }
+    for (int64_t q = 0; q < width; ++q) {
+      for (int64_t b = 0; b < Blocks; ++b)
+        unrolled(rows, [&](auto count, int64_t r) {
+          sum_row_sums<A, decltype(count)::value>(
+              columns, {roi.x.start[q], roi.x.start[q + 1]}, sums + b * kSumsStride<A> + r * lanes,
+              Blocks * kSumsStride<A>, out + ((p + r) * width + q) * cell + b * lanes, width * cell,
+              add);
+        });
+      meanwhile();
+    }
+    p += rows + (add && rows < kRowsTogether ? 1 : 0);  // a bin without taps here has been seen
+  }
+}
+
+template <class T, int Blocks>
+void average_packed(const Task& task) {
+  using A = accumulator<T>;
+  constexpr int64_t lanes = kLanes<A>;
+  Scratch scratch = task.scratch;
+  const int64_t bins = task.output_height * task.output_width, values = bins * Blocks * lanes;
+  A* sums = scratch.take<A>(task.max_width * Blocks * kSumsStride<A>);
+  A* whole = scratch.take<A>(values);
+  A* slots = scratch.take<A>(task.slots * values);
+  T* staging[2] = {scratch.take<T>(values), scratch.take<T>(values)};
+  const PooledTask& pooled = task.pooled;
+  const bool flows =
+      task.streams && pooled.w == 1 && pooled.h == task.output_width && pooled.c == bins;
+  const int64_t steps = task.output_height + (task.output_height + kRowsTogether - 1) /
+                                                 kRowsTogether * task.output_width;
+  Outflow<T> outflow;
+  const auto meanwhile = [&] { outflow.step(); };
+  Sweep<T> sweep(task, scratch);
+  for (int64_t channel = 0; channel < task.channels; channel += Blocks * lanes) {
+    const int64_t channels = least(Blocks * lanes, task.channels - channel);
+    sweep.restart(channel, channels);
+    for (int64_t i = 0; i < task.part_count; ++i) {
+      const Part& part = task.parts[i];
+      const TapsRoi<A>& roi = static_cast<const TapsRoi<A>&>(*part.roi);
+      T* const to = pooled_row<T>(pooled, roi.row, channel);
+      if (part.last && flows) {
+        // Lines that are shared with neighbours go through the cache.
+        __builtin_prefetch(to, 1);
+        __builtin_prefetch(to + bins * channels - 1, 1);
+      }
+      sweep.pack_up_to(part.end);
+      A* out = whole;
+      if (part.slot < 0) {
+        average<A, Blocks>(task, roi, sweep.plane(), sums, out, meanwhile);
+      } else {
+        out = slots + part.slot * values;
+        if (part.first) std::memset(static_cast<void*>(out), 0, values * sizeof(A));
+        average<A, Blocks>(task, roi, sweep.plane(), sums, out, meanwhile, true, part.begin,
+                           part.end);
+      }
+      if (!part.last) continue;
+      if (flows && channels == Blocks * lanes) {
+        for (int64_t b = 0; b < Blocks; ++b)
+          unpack<T>(out + b * lanes, Blocks * lanes, bins, lanes,
+                    Row<T>{staging[0] + b * bins * lanes, bins, 1});
+        outflow.start(to, staging[0], values, steps);
+        T* const used = staging[0];
+        staging[0] = staging[1];
+        staging[1] = used;
+        continue;
+      }
+      for (int64_t c = 0; c < channels; c += lanes)
+        store_grid<T>(out + c, pooled, task, roi.row, channel + c, least(lanes, channels - c),
+                      task.streams ? staging[0] : nullptr, Blocks * lanes);
+    }
+  }
+  outflow.finish();
+  end_streams();
+}
+
+// How many channels lie before the first whole line of every bin, where bins are whole lines.
+template <class T>
+int64_t channels_before_line(const PooledTask& pooled) {
+  constexpr int64_t line = kBlockBytes / static_cast<int64_t>(sizeof(T));
+  const int64_t strides = pooled.image | pooled.row | pooled.h | pooled.w;
+  if (pooled.c != 1 || strides % line != 0) return 0;
+  return -(reinterpret_cast<intptr_t>(pooled.data) / static_cast<int64_t>(sizeof(T))) & (line - 1);
+}
+
+// Where channels are innermost and whole blocks: the map is read where it lies.
+template <class T>
+void average_in_place(const Task& task) {
+  using A = accumulator<T>;
+  constexpr int64_t lanes = kLanes<A>;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    Scratch scratch = task.scratch;
+    A* sums = scratch.take<A>(kRowsTogether * task.max_width * kBlocksTogether * lanes);
+    A* out = scratch.take<A>(task.output_height * task.output_width * kBlocksTogether * lanes);
+    T* staging = take_staging<T>(task, scratch);
+    // Streamed lines must be whole ones: blocks begin where lines do, and what is left at both ends
+    // is taken from blocks of its own.
+    const int64_t before = staging != nullptr ? channels_before_line<T>(task.pooled) : 0;
+    const int64_t whole = (task.channels - before) / lanes,
+                  after = task.channels - before - whole * lanes;
+    const MapTask& map = task.features;
+    for (int64_t i = 0; i < task.count; ++i) {
+      const TapsRoi<A>& roi = static_cast<const TapsRoi<A>&>(*task.rois[i]);
+      const auto block_of = [&](int64_t channel) {
+        return Plane<A>{static_cast<A*>(map.data) + task.image * map.n + channel, map.h, map.w, -1};
+      };
+      const auto end_of_line = [&](int64_t channel, int64_t first, int64_t count) {
+        if (count == 0) return;
+        average<A, 1>(task, roi, block_of(channel), sums, out, [] {});
+        T* row = pooled_row<T>(task.pooled, roi.row, channel + first);
+        const A* grid = out + first;
+        for (int64_t p = 0; p < task.output_height; ++p)
+          for (int64_t q = 0; q < task.output_width; ++q, grid += lanes)
+            std::memcpy(row + p * task.pooled.h + q * task.pooled.w, grid, count * sizeof(T));
+      };
+      end_of_line(0, 0, before);
+      end_of_line(task.channels - lanes, lanes - after, after);
+      unrolled<kBlocksTogether>(whole, [&](auto count, int64_t block) {
+        constexpr int blocks = decltype(count)::value;
+        const int64_t channel = before + block * lanes;
+        average<A, blocks>(task, roi, block_of(channel), sums, out, [] {});
+        store_grid<T>(out, task.pooled, task, roi.row, channel, blocks * lanes, staging);
+      });
+    }
+    end_streams();
+  }
+}
+
+template <class T>
+void taps_sweep(const Task& task) {
+  if (task.direct)
+    average_in_place<T>(task);
+  else
+    task.blocks == 2 ? average_packed<T, 2>(task) : average_packed<T, 1>(task);
+}
+
+}  // namespace
+}  // namespace roidl::cpu
