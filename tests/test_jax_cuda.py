@@ -149,7 +149,8 @@ def test_the_rule_of_levels_is_lowered_for_cuda() -> None:
     _, boxes = problem()
     text = lowered(lambda boxes: assign_levels(boxes, [1.0, 0.5]), boxes)
     ((results, target, _),) = CALL.findall(text)
-    assert (target, results.partition("[")[0]) == ("roidl_assign_levels", "s32")
+    assert target == "roidl_assign_levels"
+    assert results.lstrip("(").startswith("s32[6]")  # one of a pair in older versions
 
 
 @needs_library

@@ -15,7 +15,9 @@ import tomllib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import roidl
@@ -205,7 +207,7 @@ def test_shapes_alone_are_enough_for_the_result_and_for_the_words() -> None:
         _core.result_shape("roi_pool", pool, ((2, 8, 8, 3), "complex64"), grouped, None)
     nine = ((1,) * 9, "float32")
     for place, name in enumerate(("input", "boxes", "batch_indices")):
-        arrays = [features, rows, indices]
+        arrays: Any = [features, rows, indices]
         arrays[place] = nine
         with pytest.raises(ValueError, match=f"^roi_pool: {name} has 9 dimensions, at most 8"):
             _core.result_shape("roi_pool", pool, *arrays)
