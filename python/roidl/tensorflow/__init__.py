@@ -54,7 +54,10 @@ def run(call: Call) -> Any:
     if pyramid is None:
         if not isinstance(input, _Tensor):
             input = as_tensor(op, "input", input)
-        boxes, indices = boxes_of(call, input)
+        if indices is None and isinstance(boxes, _Tensor):  # saves a call
+            indices = []
+        else:
+            boxes, indices = boxes_of(call, input)
         inputs: tuple[Any, ...] = input, indices
     else:
         maps = [as_tensor(op, f"input[{i}]", each) for i, each in enumerate(arguments[0])]

@@ -29,8 +29,6 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
 def boxes_of(call: Call, input: Tensor) -> Boxes:
     """Rows and batch indices, from any form of boxes."""
     boxes, indices = call.boxes, call.batch_indices
-    if indices is None and isinstance(boxes, tf.Tensor):
-        return boxes, []
     if isinstance(boxes, (list, tuple, tf.RaggedTensor)):
         if indices is not None:
             raise ValueError(f"{call.op}: batch_indices must be None when boxes is a list")
