@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,20 +206,12 @@ def test_shapes_alone_are_enough_for_the_result_and_for_the_words() -> None:
         _core.result_shape("roi_pool", pool, ((2, 8, 8, 3), "complex64"), grouped, None)
     nine = ((1,) * 9, "float32")
     for place, name in enumerate(("input", "boxes", "batch_indices")):
-        arrays = [features, rows, indices]
+        arrays: Any = [features, rows, indices]
         arrays[place] = nine
         with pytest.raises(ValueError, match=f"^roi_pool: {name} has 9 dimensions, at most 8"):
             _core.result_shape("roi_pool", pool, *arrays)
     with pytest.raises(ValueError, match=r"^roi_pool: boxes\[1\] has 9 dimensions, at most 8"):
         _core.check_box_list("roi_pool", [((1, 4), "float32"), nine], 2)
-
-
-@pytest.mark.parametrize("name", ["roi_pool", "multiscale_roi_pool"])
-def test_return_argmax_is_a_flag_like_others(name: str) -> None:
-    input, boxes = np.ones((1, 1, 8, 8)), np.ones((1, 5))
-    maps: Any = ([input], boxes, 2, [1.0]) if name.startswith("multi") else (input, boxes, 2)
-    with pytest.raises(TypeError, match=f"^{name}: return_argmax must be True or False, got array"):
-        getattr(roidl, name)(*maps, return_argmax=np.array([True, False]))
 
 
 def test_a_list_of_boxes_is_checked_by_its_shapes() -> None:
