@@ -1,39 +1,40 @@
 # The operators and their gradients on one map, with results that the caller's library makes; part
-# of _core.pyx. A result is what make(shape, strides, dtype's name) returns: the strides are those
+# of _core.pyx. A result is what make(shape, strides, dtypes[name]) returns: the strides are those
 # of a dense array in the map's order in memory; others serve as well.
 
-cdef new_align(const RoiAlignParams& params, View x, View b, View i, make):
+cdef new_align(const RoiAlignParams& params, View x, View b, View i, make, dict dtypes):
     cdef RoiAlignProblem problem = make_roi_align(b"roi_align", params, Maps(&x.tensor), b.tensor,
                                                   tensor_or_null(i), NULL)
     result = made(make, pooled_shape(problem), is_channels_last(params.layout, x),
-                  dtype_name(x.tensor))
+                  dtypes[dtype_name(x.tensor)])
     cdef View y = view_of(result, b"roi_align", b"the result")
     call_align(ALIGN, problem, Maps(&x.tensor), b.tensor, Maps(), Maps(&y.tensor))
     return result
 
 
 cdef new_align_backward(const RoiAlignParams& params, View g, View b, View i, View x,
-                        tuple map_shape, make):
+                        tuple map_shape, make, dict dtypes):
     cdef const char* op = b"roi_align_backward"
     cdef Tensor features = map_of_shape(op, g, b, map_shape, params.layout)
     cdef RoiAlignProblem problem = make_roi_align(op, params, Maps(&features), b.tensor,
                                                   tensor_or_null(i), NULL)
-    result = made(make, input_shape(problem), map_shape[3], dtype_name(g.tensor))
+    result = made(make, input_shape(problem), map_shape[3], dtypes[dtype_name(g.tensor)])
     cdef View y = view_of(result, op, b"the result")
     call_align(ALIGN_BACKWARD, problem, Maps(&g.tensor), b.tensor, Maps(tensor_or_null(x)),
                Maps(&y.tensor))
     return result
 
 
-cdef tuple new_pool(const RoiPoolParams& params, View x, View b, View i, cbool with_argmax, make):
+cdef tuple new_pool(const RoiPoolParams& params, View x, View b, View i, cbool with_argmax, make,
+                    dict dtypes):
     """The result, and the argmax or None."""
     cdef cbool channels_last = is_channels_last(params.layout, x)
     cdef RoiPoolProblem problem = make_roi_pool(b"roi_pool", params, Maps(&x.tensor), b.tensor,
                                                 tensor_or_null(i), NULL)
-    result = made(make, pooled_shape(problem), channels_last, dtype_name(x.tensor))
+    result = made(make, pooled_shape(problem), channels_last, dtypes[dtype_name(x.tensor)])
     argmax = None
     if with_argmax:
-        argmax = made(make, pooled_shape(problem), channels_last, "int32")
+        argmax = made(make, pooled_shape(problem), channels_last, dtypes["int32"])
     cdef View y = view_of(result, b"roi_pool", b"the result")
     cdef View a = view_or_none(argmax, b"roi_pool", b"argmax")
     call_pool(POOL, problem, Maps(&x.tensor), b.tensor, Maps(), Maps(&y.tensor),
@@ -42,12 +43,12 @@ cdef tuple new_pool(const RoiPoolParams& params, View x, View b, View i, cbool w
 
 
 cdef new_pool_backward(const RoiPoolParams& params, View g, View b, View i, View argmax,
-                       tuple map_shape, make):
+                       tuple map_shape, make, dict dtypes):
     cdef const char* op = b"roi_pool_backward"
     cdef Tensor features = map_of_shape(op, g, b, map_shape, params.layout)
     cdef RoiPoolProblem problem = make_roi_pool(op, params, Maps(&features), b.tensor,
                                                 tensor_or_null(i), NULL)
-    result = made(make, input_shape(problem), map_shape[3], dtype_name(g.tensor))
+    result = made(make, input_shape(problem), map_shape[3], dtypes[dtype_name(g.tensor)])
     cdef View y = view_of(result, op, b"the result")
     call_pool(POOL_BACKWARD, problem, Maps(&g.tensor), b.tensor, Maps(tensor_or_null(argmax)),
               Maps(&y.tensor), NULL)
@@ -58,7 +59,7 @@ cdef cbool is_channels_last(int layout, View features):
     return layout == 0 and has_channels_last(features.tensor)
 
 
-cdef made(make, const Shape& shape, cbool channels_last, str dtype):
+cdef made(make, const Shape& shape, cbool channels_last, dtype):
     cdef int64_t strides[64]
     dense_strides(shape, channels_last, strides)
     return make(shape_tuple(shape), tuple([strides[axis] for axis in range(shape.ndim)]), dtype)

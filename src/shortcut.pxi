@@ -12,6 +12,7 @@ cdef class Shortcut:
     cdef bytes op
     cdef object kind
     cdef object make
+    cdef dict dtypes
     cdef object limit
     cdef object altered
     cdef dict modes
@@ -21,14 +22,15 @@ cdef class Shortcut:
     cdef Py_ssize_t num_positional
     cdef Py_ssize_t mode_place
 
-    def __init__(self, str op, signature, kind, make, dict modes, dict layouts, limit=None,
-                 altered=None):
-        """Of a function of that `inspect.Signature`. A result is make(shape, strides, dtype's
-        name); limit() says how many threads may be used; altered(array) whether the array's
+    def __init__(self, str op, signature, kind, make, dict dtypes, dict modes, dict layouts,
+                 limit=None, altered=None):
+        """Of a function of that `inspect.Signature`. A result is make(shape, strides,
+        dtypes[name]); limit() says how many threads may be used; altered(array) whether the array's
         values are not those in its memory."""
         self.aligns = op == "roi_align"
         self.op = op.encode()
-        self.kind, self.make, self.limit, self.altered = kind, make, limit, altered
+        self.kind, self.make, self.dtypes = kind, make, dtypes
+        self.limit, self.altered = limit, altered
         self.modes, self.layouts = modes, layouts
         parameters = list(signature.parameters.values())
         self.places = {each.name: place for place, each in enumerate(parameters)}
@@ -112,8 +114,10 @@ cdef class Shortcut:
         cdef ThreadLimit* limit = self.new_limit()
         try:
             if self.aligns:
-                return new_align_backward(align_params(params), g, b, i, o, map_shape, self.make)
-            return new_pool_backward(pool_params(params), g, b, i, o, map_shape, self.make)
+                return new_align_backward(align_params(params), g, b, i, o, map_shape, self.make,
+                                          self.dtypes)
+            return new_pool_backward(pool_params(params), g, b, i, o, map_shape, self.make,
+                                     self.dtypes)
         finally:
             del limit
 
@@ -137,9 +141,11 @@ cdef class BoundCall:
         cdef ThreadLimit* limit = self.shortcut.new_limit()
         try:
             if self.shortcut.aligns:
-                return new_align(self.align, self.x, self.b, self.i, self.shortcut.make)
+                return new_align(self.align, self.x, self.b, self.i, self.shortcut.make,
+                                 self.shortcut.dtypes)
             with_argmax = with_argmax or self.return_argmax
-            pair = new_pool(self.pool, self.x, self.b, self.i, with_argmax, self.shortcut.make)
+            pair = new_pool(self.pool, self.x, self.b, self.i, with_argmax, self.shortcut.make,
+                            self.shortcut.dtypes)
             return pair if with_argmax else pair[0]
         finally:
             del limit

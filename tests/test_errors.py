@@ -375,3 +375,11 @@ def test_threads_that_are_no_number(threads: Any) -> None:
     sentence = f"set_num_threads: threads must be an integer, got {threads!r}"
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         roidl.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["roi_pool", "multiscale_roi_pool"])
+def test_return_argmax_is_a_flag_like_others(name: str) -> None:
+    input, boxes = np.ones((1, 1, 8, 8)), np.ones((1, 5))
+    maps: Any = ([input], boxes, 2, [1.0]) if name.startswith("multi") else (input, boxes, 2)
+    with pytest.raises(TypeError, match=f"^{name}: return_argmax must be True or False, got array"):
+        getattr(roidl, name)(*maps, return_argmax=np.array([True, False]))

@@ -215,14 +215,6 @@ def test_shapes_alone_are_enough_for_the_result_and_for_the_words() -> None:
         _core.check_box_list("roi_pool", [((1, 4), "float32"), nine], 2)
 
 
-@pytest.mark.parametrize("name", ["roi_pool", "multiscale_roi_pool"])
-def test_return_argmax_is_a_flag_like_others(name: str) -> None:
-    input, boxes = np.ones((1, 1, 8, 8)), np.ones((1, 5))
-    maps: Any = ([input], boxes, 2, [1.0]) if name.startswith("multi") else (input, boxes, 2)
-    with pytest.raises(TypeError, match=f"^{name}: return_argmax must be True or False, got array"):
-        getattr(roidl, name)(*maps, return_argmax=np.array([True, False]))
-
-
 def test_a_list_of_boxes_is_checked_by_its_shapes() -> None:
     _core.check_box_list("roi_align", [((3, 4), "float32"), ((0, 4), "int64")], 2)
     with pytest.raises(ValueError, match=r"boxes\[1\] must have shape \[L, 4\], got \[3, 5\]"):

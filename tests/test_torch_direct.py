@@ -294,6 +294,7 @@ def test_other_tensors_take_the_long_way(kind: str) -> None:
         direct.inspect.signature(ops.roi_align),
         torch.Tensor,
         direct._make,
+        direct._DTYPES,
         direct.ALIGN_MODES,
         direct.LAYOUTS,
         torch.get_num_threads,

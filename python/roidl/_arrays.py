@@ -152,6 +152,9 @@ def run(call: Call) -> Any:
 _adapt = front_end(run)
 
 
+_NAMES = {name: name for name in ("float16", "bfloat16", "float32", "float64", "int32")}
+
+
 def _make(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Array:
     return _numpy_empty(shape, dtype)  # in C order, whatever the input's
 
@@ -159,7 +162,9 @@ def _make(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Array
 def _shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, with a short way for what most calls pass."""
     modes = POOL_MODES if op == "roi_pool" else ALIGN_MODES
-    bind = _core.Shortcut(op, inspect.signature(function), np.ndarray, _make, modes, LAYOUTS).bind
+    bind = _core.Shortcut(
+        op, inspect.signature(function), np.ndarray, _make, _NAMES, modes, LAYOUTS
+    ).bind
 
     @functools.wraps(function)
     def shortened(*args: Any, **kwargs: Any) -> Any:

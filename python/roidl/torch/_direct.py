@@ -27,7 +27,6 @@ _added_keys = torch._C._dispatch_tls_local_include_set
 _num_function_modes = torch._C._len_torch_function_stack
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
-_empty = torch.empty_strided
 
 # What the dispatcher adds to the keys of every call, inside inference mode and outside. Whoever
 # listens adds one more: modes, functorch, tracers.
@@ -54,8 +53,12 @@ _DTYPES = {
 }
 
 
-def _make(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Tensor:
-    return _empty(shape, strides, dtype=_DTYPES[dtype])
+def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype)
+
+
+# What compiled graphs of PyTorch make their tensors with costs half as much.
+_make = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", _empty)
 
 
 def _node(op: str, shortcut: Any) -> Callable[..., Tensor]:
@@ -102,6 +105,7 @@ def shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
         inspect.signature(function),
         torch.Tensor,
         _make,
+        _DTYPES,
         modes,
         LAYOUTS,
         torch.get_num_threads,
