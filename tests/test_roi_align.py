@@ -335,6 +335,32 @@ def test_dense_grid_along_both_axes() -> None:
 
 
 @pytest.mark.each_instruction_set
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_windows_taller_than_what_is_kept_of_the_map(layout: str, dtype: str) -> None:
+    """They are summed up in parts, of more RoIs than have a place for their sums."""
+    rng = np.random.default_rng(12)
+    input = features((1, 18, 60, 1300), dtype)
+    input[0, 17, 31, 640] = np.nan
+    start = rng.uniform((0, 0), (300, 30), (20, 2))
+    boxes = np.column_stack(
+        [np.zeros(20), start, start + rng.uniform((700, 20), (1000, 50), (20, 2))]
+    )
+    boxes[3, [2, 4]] = boxes[3, [4, 2]]  # upside down
+    boxes[7] = [0, 9, 9, 12, 12]
+    boxes[8] = [0, -900, -900, -800, -800]
+    boxes = boxes.astype(np.float32)
+    expected = oracle.roi_align(input.astype(np.float64), boxes, (33, 33), 1.0, 1, True)
+    got = roidl.roi_align(
+        from_nchw(input, layout), boxes, 33, sampling_ratio=1, aligned=True, layout=layout
+    )
+    assert_close(to_nchw(got, layout), expected)
+    for k in range(20 if layout == "NCHW" else 0):  # nor does it matter who comes along
+        alone = roidl.roi_align(input, boxes[[k]], 33, sampling_ratio=1, aligned=True)
+        np.testing.assert_array_equal(alone[0], got[k])
+
+
+@pytest.mark.each_instruction_set
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_arguments(get_lib: Callable[[str], Lib], data: st.DataObject) -> None:
