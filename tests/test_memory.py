@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 import oracle
+import peak_memory
 import roidl
 from cases import random_boxes
 from conftest import Lib, NumpyArray, numpy_dtype
@@ -159,6 +162,14 @@ def test_results_that_are_stored_past_the_caches(op: str, mode: str, layout: str
             if getattr(result, name) is not None:
                 expected = np.concatenate([getattr(part, name) for part in small], axis)
                 np.testing.assert_array_equal(getattr(result, name), expected)
+
+
+@every_operator
+def test_scratch_memory_is_bounded(op: str, mode: str) -> None:
+    """Whatever the boxes: the tables alone of all that the program has are 70 to 300 MB."""
+    command = [sys.executable, peak_memory.__file__, op, mode, "NCHW"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert float(done.stdout) < 64
 
 
 # out= and empty arrays ----------------------------------------------------------------------------

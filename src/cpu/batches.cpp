@@ -8,7 +8,7 @@ namespace roidl::cpu {
 namespace {
 
 // Tables in bytes: of all RoIs, or of a batch that all threads share; and of one thread's own.
-constexpr size_t kSharedBytes = 8 << 20;
+constexpr size_t kSharedBytes = 4 << 20;
 constexpr size_t kThreadBytes = 512 << 10;
 
 // Makes the tables from `first` on, until they take so many bytes; returns where it stopped.

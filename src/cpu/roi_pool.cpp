@@ -17,15 +17,25 @@ namespace roidl::cpu {
 
 namespace {
 
+// The first cell of a task that has some rows of the map, or of one that has all.
+template <bool Bands>
+struct First {
+  int64_t first;
+};
+template <>
+struct First<false> {
+  static constexpr int64_t first = 0;
+};
+
 // Where a task adds up: cell i of its channel c is data[i * cell + c * channel]. Cells become zero
 // shortly before they are added to, while the caches hold them.
-template <class A>
-struct Sums {
+template <class A, bool Bands>
+struct Sums : First<Bands> {
   A* data;
   int64_t cell, channel;
-  int64_t first, stop;  // the cells of the task: others may have those before and after
+  int64_t stop;  // the end of the task's cells
   int64_t channels;
-  int64_t ready = first;  // the cells before this one are
+  int64_t ready;  // the cells before this one are
 
   void make_ready(int64_t needed) {
     constexpr int64_t kChunk = 2048;
@@ -103,7 +113,7 @@ class Scatter {
     const int64_t channels = std::min(together_, problem_.channels - channel);
     T* target = static_cast<T*>(view.data) + plane % problem_.images * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
-      if (in_place_) return add_all(plane, channel, {target, view.w, view.c, 0, cells, channels});
+      if (in_place_) return add_all(plane, channel, Sums<A, false>{{}, target, view.w, view.c, cells, channels, 0});
     }
     // Sums beside the gradient, of as many rows of the map at a time as take little memory.
     const int64_t row = map.width * together_;
@@ -115,7 +125,8 @@ class Scatter {
     for (int64_t begin = 0; begin < map.height; begin += band) {
       const int64_t end = std::min(map.height, begin + band);
       A* sums = memory.data() - begin * map.width * cell;
-      add_all(plane, channel, {sums, cell, step, begin * map.width, end * map.width, channels});
+      const int64_t first = begin * map.width, stop = end * map.width;
+      add_all(plane, channel, Sums<A, true>{{first}, sums, cell, step, stop, channels, first});
       for (int64_t y = begin; y < end; ++y)
         for (int64_t x = 0; x < map.width; ++x)
           for (int64_t c = 0; c < channels; ++c)
@@ -124,13 +135,15 @@ class Scatter {
     }
   }
 
-  void add_all(int64_t plane, int64_t channel, Sums<A> sums) {
+  template <class Part>
+  void add_all(int64_t plane, int64_t channel, Part sums) {
     const Map& map = problem_.maps[plane / problem_.images];
     for (const int64_t k : rois_[plane]) add_roi(k, channel, map.height * map.width, sums);
     sums.make_ready(sums.stop);
   }
 
-  void add(int64_t at, T value, int64_t c, int64_t cells, Sums<A>& sums) {
+  template <class Part>
+  void add(int64_t at, T value, int64_t c, int64_t cells, Part& sums) {
     // One test keeps out what is not ready, the empty bins, and whatever else may be passed.
     if (static_cast<uint64_t>(at - sums.first) >= static_cast<uint64_t>(sums.ready - sums.first)) {
       if (at < 0 || at >= cells) {
@@ -145,7 +158,8 @@ class Scatter {
 
   // The order in which channels and bins are walked is that of the sums in memory; each sum gets
   // its terms in the order of RoIs and bins either way.
-  void add_roi(int64_t k, int64_t channel, int64_t cells, Sums<A>& sums) {
+  template <class Part>
+  void add_roi(int64_t k, int64_t channel, int64_t cells, Part& sums) {
     const PooledView &grads = problem_.pooled, &argmax = problem_.argmax;
     const T* grad = static_cast<const T*>(grads.data) + grads.offset(k) + channel * grads.c;
     const int32_t* cell =

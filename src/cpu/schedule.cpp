@@ -275,13 +275,14 @@ struct Cut {
 };
 
 // `shares`: how many bands there should be at least, if they do not get too low.
-Cut cut_map(const Map& map, int64_t tallest, int64_t most_blocks, int64_t shares) {
+Cut cut_map(const Map& map, int64_t tallest, int64_t most_blocks, int64_t shares,
+            int64_t most_bytes) {
   Cut cut{map.height, std::min<int64_t>(map.width, kGradientColumns), 1, most_blocks};
   const auto bytes = [&] { return cut.rows_kept * (cut.columns + 16) * cut.blocks * kBlockBytes; };
   tallest = std::min(tallest, map.height);
   while (cut.rows_kept < tallest) cut.rows_kept *= 2;
-  while (cut.blocks > 1 && bytes() > kGradientBytes) --cut.blocks;
-  while (cut.rows_kept > kShortestBand && bytes() > kGradientBytes) cut.rows_kept /= 2;
+  while (cut.blocks > 1 && bytes() > most_bytes) --cut.blocks;
+  while (cut.rows_kept > kShortestBand && bytes() > most_bytes) cut.rows_kept /= 2;
   // As long as a window needs no more rows than are kept, rows are written as the windows go down
   // the map; else a band has as many as are kept.
   if (cut.rows_kept < tallest) cut.band = cut.rows_kept;
@@ -304,6 +305,8 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
   const Windows windows = windows_of(problem, pointers, rois.max_cells);
   Task base = base_task(problem, windows);
   base.onnx = given.onnx;
+  // Where each band makes the tables of its RoIs anew, few bands are better than the cache.
+  const int64_t most_bytes = rois.made.empty() && problem.rois > 0 ? kRingBytes : kGradientBytes;
   std::vector<Task> pieces;
   double written = 0;
   int64_t bytes = 0;
@@ -315,8 +318,9 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
     if (map.gradient.c == 1)
       most_blocks =
           std::clamp<int64_t>(image_blocks / wanted, 1, std::min(given.most_blocks, blocks));
-    const Cut cut = cut_map(map, windows.tallest, most_blocks,
-                            (wanted + image_blocks - 1) / std::max<int64_t>(1, image_blocks));
+    const Cut cut =
+        cut_map(map, windows.tallest, most_blocks,
+                (wanted + image_blocks - 1) / std::max<int64_t>(1, image_blocks), most_bytes);
     const int64_t step = cut.blocks * lanes;
     for (int64_t channel = 0; channel < channels; channel += step) {
       Task task =
