@@ -35,7 +35,7 @@ struct Winner {
   }
 };
 
-// The same without the place, for the forward pass; what is empty holds -infinity.
+// The same without the place; what is empty holds -infinity.
 template <class A>
 struct Largest {
   Block<A> value = fill<A>(-__builtin_inff());
@@ -128,7 +128,6 @@ ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t 
   }
 }
 
-// The rows [begin, end) of the map that the samples of bins in row p touch.
 template <class A>
 ROIDL_INLINE bool meets(const Samples<A>& y, int64_t p, int64_t begin, int64_t end) {
   const int32_t first = y.start[p], last = y.start[p + 1] - 1;

@@ -1,7 +1,5 @@
 // The transposes of sums over sparse separable weights: grad F = Wy^T . G . Wx for each RoI.
 #pragma once
-#include <algorithm>
-
 #include "gradient_plane.h"
 #include "kernels_taps.h"
 
@@ -49,10 +47,11 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Pla
   // The bins that reach these rows: all, unless some rows are another task's.
   int64_t first_bin = 0, last_bin = task.output_height - 1;
   if (rows.end - rows.begin < y.count) {
-    const auto ends = std::minmax_element(y.column_bin + y.column_start[rows.begin],
-                                          y.column_bin + y.column_start[rows.end]);
-    first_bin = *ends.first;
-    last_bin = *ends.second;
+    first_bin = last_bin = y.column_bin[y.column_start[rows.begin]];
+    for (int32_t tap = y.column_start[rows.begin]; tap < y.column_start[rows.end]; ++tap) {
+      first_bin = least(first_bin, y.column_bin[tap]);
+      last_bin = most(last_bin, y.column_bin[tap]);
+    }
   }
   for (int64_t p = first_bin; p <= last_bin; p += kSpreadRows) {
     const int64_t bins = least(kSpreadRows, last_bin + 1 - p);

@@ -140,7 +140,9 @@ class PackedPlane {
   using A = accumulator<T>;
 
   PackedPlane(const Task& task, Scratch& scratch)
-      : width_(task.width), rows_(task.ring_rows), state_(scratch.take<State>(task.ring_rows)) {
+      : width_(task.width),
+        rows_(task.direct ? 0 : task.ring_rows),
+        state_(scratch.take<State>(rows_)) {
     const int64_t row_bytes = (width_ + kTile) * kBlockBytes;
     plane_ = {reinterpret_cast<A*>(scratch.take<char>(rows_ * row_bytes)),
               row_bytes / static_cast<int64_t>(sizeof(A)), kLanes<A>, rows_ - 1};

@@ -113,7 +113,9 @@ class Scatter {
     const int64_t channels = std::min(together_, problem_.channels - channel);
     T* target = static_cast<T*>(view.data) + plane % problem_.images * view.n + channel * view.c;
     if constexpr (std::is_same_v<T, A>) {
-      if (in_place_) return add_all(plane, channel, Sums<A, false>{{}, target, view.w, view.c, cells, channels, 0});
+      if (in_place_)
+        return add_all(plane, channel,
+                       Sums<A, false>{{}, target, view.w, view.c, cells, channels, 0});
     }
     // Sums beside the gradient, of as many rows of the map at a time as take little memory.
     const int64_t row = map.width * together_;

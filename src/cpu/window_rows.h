@@ -1,8 +1,6 @@
 // WindowRows: the rows of a RoI's window one after the other, for kernels that need only a few of
 // them at a time.
 #pragma once
-#include <optional>
-
 #include "plane.h"
 
 namespace roidl::cpu {
@@ -13,11 +11,10 @@ class WindowRows {
  public:
   using A = accumulator<T>;
 
-  WindowRows(const Task& task, const MapTask& map, Scratch& scratch) : task_(task), map_(map) {
-    if (!task.direct) packed_.emplace(task, scratch);
-  }
+  WindowRows(const Task& task, const MapTask& map, Scratch& scratch)
+      : task_(task), map_(map), packed_(task, scratch) {}
   void enter(const Roi& roi, int64_t channel, int64_t channels) {
-    if (packed_ && channel != channel_) packed_->forget();
+    if (!task_.direct && channel != channel_) packed_.forget();
     begin_ = roi.x_begin;
     end_ = roi.x_end;
     channel_ = channel;
@@ -26,18 +23,18 @@ class WindowRows {
   // Cell x of row y lies at row(y) + x * cell_stride(). The last at_once() rows stay where they
   // are.
   ROIDL_INLINE const A* row(int64_t y) {
-    if (!packed_)
+    if (task_.direct)
       return static_cast<const A*>(map_.data) + task_.image * map_.n + channel_ + y * map_.h;
-    packed_->read(map_, task_.image, channel_, channels_, y, begin_, end_);
-    return packed_->plane().row(y);
+    packed_.read(map_, task_.image, channel_, channels_, y, begin_, end_);
+    return packed_.plane().row(y);
   }
-  int64_t cell_stride() const { return packed_ ? kLanes<A> : map_.w; }
-  int64_t at_once() const { return packed_ ? task_.ring_rows : task_.height; }
+  int64_t cell_stride() const { return task_.direct ? map_.w : kLanes<A>; }
+  int64_t at_once() const { return task_.direct ? task_.height : task_.ring_rows; }
 
  private:
   const Task& task_;
   const MapTask& map_;
-  std::optional<PackedPlane<T>> packed_;
+  PackedPlane<T> packed_;
   int64_t begin_ = 0, end_ = 0, channel_ = -1, channels_ = 0;
 };
 
