@@ -16,6 +16,7 @@ constexpr int64_t kWorkspace = 1000;  // that an operator on one box would like
 const char* nothing_is_wrong() { return nullptr; }
 
 void read(const Problem&, void*, const void*, size_t) {}
+void wait(const Problem&) {}
 
 int32_t device_of_stream(const Problem& problem) {
   return static_cast<int32_t>(reinterpret_cast<intptr_t>(problem.stream) >> 8);
@@ -61,8 +62,8 @@ Backend make_backend() {
 }
 
 const Backend backend = make_backend();
-const DeviceLibrary library = {kDeviceLibraryLayout, &backend, "none",
-                               nothing_is_wrong,     read,     device_of_stream};
+const DeviceLibrary library = {kDeviceLibraryLayout, &backend, "none", nothing_is_wrong, read,
+                               device_of_stream,     wait};
 
 }  // namespace
 
