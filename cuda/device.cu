@@ -47,7 +47,11 @@ const char* why_unusable() {
 
 int32_t device_of_stream(const Problem& problem) {
   int device = 0;
+#if CUDART_VERSION >= 12080
   check(problem, cudaStreamGetDevice(stream_of(problem), &device));
+#else
+  check(problem, cudaGetDevice(&device));  // runtimes make the stream's device the current one
+#endif
   return device;
 }
 
