@@ -7,7 +7,8 @@ cdef object REQUIRED = object()
 cdef class Shortcut:
     """Binds the arguments of `roi_align` or `roi_pool` if they are what most calls pass: plain
     arrays of one type in CPU memory, and numbers of Python's own types. Everything else, mistakes
-    included, is left to the long way."""
+    included, is left to the long way. Without `make` the call is the caller's to run: then arrays
+    are of that type, and not read."""
     cdef cbool aligns  # or pools
     cdef bytes op
     cdef object kind
@@ -21,6 +22,7 @@ cdef class Shortcut:
     cdef list defaults
     cdef Py_ssize_t num_positional
     cdef Py_ssize_t mode_place
+    cdef Py_ssize_t out_place  # behind all others, where there is no out
 
     def __init__(self, str op, signature, kind, make, dict dtypes, dict modes, dict layouts,
                  limit=None, altered=None):
@@ -38,6 +40,7 @@ cdef class Shortcut:
                          for each in parameters]
         self.num_positional = len([each for each in parameters if each.kind != each.KEYWORD_ONLY])
         self.mode_place = self.places["mode"]
+        self.out_place = self.places.get("out", len(parameters))
 
     def bind(self, tuple args, dict kwargs):
         """The call, ready to be run; or None."""
@@ -53,7 +56,9 @@ cdef class Shortcut:
             if found is None or <Py_ssize_t>found < given:
                 return None
             values[<Py_ssize_t>found] = value
-        if values[len(values) - 1] is not None or REQUIRED is values[2]:  # out=
+        if REQUIRED is values[2]:
+            return None
+        if self.out_place < len(values) and values[self.out_place] is not None:
             return None
         call = BoundCall.__new__(BoundCall)
         call.shortcut = self
@@ -90,6 +95,8 @@ cdef class Shortcut:
         """The array, or an error if it is not plain."""
         if type(obj) is not self.kind or (self.altered is not None and self.altered(obj)):
             raise TypeError
+        if self.make is None:
+            return None
         cdef View view = view_of(obj, self.op, name)
         if view.tensor.device.device_type != 1:
             raise TypeError
@@ -102,6 +109,8 @@ cdef class Shortcut:
         """The gradient to the input of a call whose `map_shape` and `params` these are; or None.
         `other` is the input, the argmax or None, as the operator needs it."""
         cdef View g, b, i = None, o = None
+        if self.make is None:
+            return None
         try:
             g = self.plain(grad_output, b"grad_output")
             b = self.plain(boxes, b"boxes")
@@ -138,6 +147,8 @@ cdef class BoundCall:
 
     def run(self, cbool with_argmax=False):
         """The result; of RoIPool with the argmax, if it is asked for, here or by the caller."""
+        if self.x is None:
+            raise TypeError("the arrays of this call were not read")
         cdef ThreadLimit* limit = self.shortcut.new_limit()
         try:
             if self.shortcut.aligns:

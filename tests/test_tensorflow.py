@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import roidl
-from conftest import ALL_DTYPES, Lib, NumpyArray
+from conftest import ALL_DTYPES, Lib
 from operators import SIZE, expect, small_problem
 from operators import every_operator as each_operator
 from trials import assert_close, from_nchw, to_nchw
@@ -299,16 +299,3 @@ def test_jit_compile_is_refused_in_our_words(tf: Any, rt: Any) -> None:
     compiled = tf.function(lambda x, b: rt.roi_align(x, b, 2), jit_compile=True)
     with pytest.raises(NotImplementedError, match="roi_align: there is no XLA kernel"):
         compiled(tf.constant(FEATURES), tf.constant(BOXES, tf.float32))
-
-
-# Both ways of an eager call -----------------------------------------------------------------------
-
-
-def test_a_tensorflow_without_the_fast_path(
-    monkeypatch: pytest.MonkeyPatch, tf: Any, rt: Any
-) -> None:
-    x, b = tf.constant(FEATURES), tf.constant(BOXES, tf.float32)
-    expected: list[NumpyArray] = [rt.roi_align(x, b, 2).numpy(), rt.roi_pool(x, b, 2).numpy()]
-    monkeypatch.setattr(rt, "fast_path", None)
-    np.testing.assert_array_equal(rt.roi_align(x, b, 2), expected[0])
-    np.testing.assert_array_equal(rt.roi_pool(x, b, 2), expected[1])

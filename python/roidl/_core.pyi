@@ -95,7 +95,7 @@ class Shortcut:
         op: str,
         signature: Signature,
         kind: type,
-        make: Callable[[tuple[int, ...], tuple[int, ...], Any], Any],
+        make: Callable[[tuple[int, ...], tuple[int, ...], Any], Any] | None,
         dtypes: dict[str, Any],
         modes: dict[str, int],
         layouts: dict[str, int],

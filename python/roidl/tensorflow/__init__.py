@@ -14,14 +14,17 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager.context import context as _context
+from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.ops import control_flow_util
 
-from .. import _multiscale, _ops
+from .. import _arrays, _multiscale, _ops
+from .._libraries import ADAPTED
 from .._multiscale import LevelsCall
-from .._params import POOL_MODES, Call, Pyramid, RoiPoolParams
+from .._params import Call, Pyramid, RoiPoolParams, front_end
 from . import _gradients as _gradients  # registers them
 from ._arguments import as_tensor, boxes_of, check, check_levels, integers, rows_of_ragged
-from ._operators import Node, fast_path, no_tape, node_of, ops, rule_of
+from ._direct import shorten, untouched
+from ._operators import Node, node_of, ops, results, rule_of, wants_argmax
 
 __all__ = [
     "assign_levels",
@@ -32,8 +35,6 @@ __all__ = [
 ]
 
 Tensor = Any
-_Tensor = tf.Tensor
-_MAX = POOL_MODES["max"]
 
 
 def _refuse_xla(op: str) -> None:
@@ -44,20 +45,13 @@ def _refuse_xla(op: str) -> None:
         )
 
 
+@untouched
 def run(call: Call) -> Any:
-    """Run one call on tensors: a node of TensorFlow's.
-
-    An eager one is made here: TensorFlow looks at every frame of the stack, which takes a twentieth
-    of a small call for each.
-    """
+    """Run one call on tensors: a node of TensorFlow's."""
     op, params, boxes, indices, _, input, arguments, pyramid = call
     if pyramid is None:
-        if not isinstance(input, _Tensor):
-            input = as_tensor(op, "input", input)
-        if indices is None and isinstance(boxes, _Tensor):  # saves a call
-            indices = []
-        else:
-            boxes, indices = boxes_of(call, input)
+        input = as_tensor(op, "input", input)
+        boxes, indices = boxes_of(call, input)
         inputs: tuple[Any, ...] = input, indices
     else:
         maps = [as_tensor(op, f"input[{i}]", each) for i, each in enumerate(arguments[0])]
@@ -68,19 +62,14 @@ def run(call: Call) -> Any:
         pyramid = Pyramid(*pyramid[:3], levels=None, counts=None)
     context = _context()
     eager = context.executing_eagerly()
-    argmax = type(params) is RoiPoolParams and _wants_argmax(call, eager)
+    pools = type(params) is RoiPoolParams
+    asked = pools and arguments[1]
+    argmax = pools and wants_argmax(op, params.mode, asked, eager)
     node = node_of(op, params, pyramid, argmax)
-    if eager and fast_path is not None:
-        name, _, _, grid, values = node
-        try:
-            result = fast_path(context, name, None, boxes, grid, *inputs, "params", values)
-        except Exception:  # several of TensorFlow's own; what it was is told there
-            result = _slowly(call, node, boxes, *inputs)
-    else:
-        result = _slowly(call, node, boxes, *inputs)
-    if not argmax:
-        return result
-    return (result[0], result[1]) if arguments[1] else result[0]
+    made = node.eagerly(context, boxes, *inputs) if eager else None
+    if made is None:
+        made = _slowly(call, node, boxes, *inputs)
+    return results(made, argmax, asked)
 
 
 def _slowly(call: Call, node: Node, boxes: Tensor, *inputs: Any) -> Any:
@@ -98,19 +87,7 @@ def _slowly(call: Call, node: Node, boxes: Tensor, *inputs: Any) -> Any:
     return node.function(boxes, tf.constant(node.grid), *inputs, params=node.params)
 
 
-def _wants_argmax(call: Call, eager: bool) -> bool:
-    """Whether a call of RoIPool makes an argmax: to return it, or for a gradient.
-
-    In a graph nobody knows whether there will be one.
-    """
-    asked: bool = call.arguments[1]
-    if call.params.mode == _MAX:
-        return asked or not (eager and no_tape())
-    if asked:
-        raise ValueError(f"{call.op}: only mode 'max' has an argmax to return")
-    return False
-
-
+@untouched
 def run_levels(call: LevelsCall) -> Any:
     """Run one call of `assign_levels`: a node of TensorFlow's."""
     op, boxes, _ = call
@@ -194,12 +171,6 @@ _EXAMPLES = {
 }
 
 
-# AutoGraph rewrites what a tf.function calls. It is to leave these as they are: this is what its
-# do_not_convert marks them with, without the time that it adds to an eager call.
-for _function in (run, run_levels):
-    vars(_function)["autograph_info__"] = None
-
-
 def _adapt(
     describe: Callable[..., Any], run: Callable[..., Any] = run, **defaults: Any
 ) -> Callable[..., Any]:
@@ -208,6 +179,7 @@ def _adapt(
 
     described = functools.partial(describe, **defaults)
 
+    @untouched
     @functools.wraps(describe)
     def function(*args: Any, **kwargs: Any) -> Any:
         if "out" in kwargs:
@@ -228,12 +200,18 @@ def _adapt(
         text = re.sub(pattern, replacement, text, flags=re.DOTALL)
     function.__doc__ = text + _EXAMPLES[name]
     function.__module__ = __name__
-    vars(function)["autograph_info__"] = None
     return function
 
 
-roi_align = _adapt(_ops.roi_align, layout="NHWC")
-roi_pool = _adapt(_ops.roi_pool, layout="NHWC")
+roi_align = shorten("roi_align", _adapt(_ops.roi_align, layout="NHWC"))
+roi_pool = shorten("roi_pool", _adapt(_ops.roi_pool, layout="NHWC"))
 multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align, layout="NHWC")
 multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool, layout="NHWC")
 assign_levels = _adapt(_multiscale.assign_levels, run_levels)
+
+# The functions of `roidl` on TensorFlow's tensors.
+_general = front_end(_arrays.run)
+ADAPTED[EagerTensor] = {
+    "roi_align": shorten("roi_align", _general(_ops.roi_align)),
+    "roi_pool": shorten("roi_pool", _general(_ops.roi_pool)),
+}

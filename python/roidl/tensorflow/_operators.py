@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from .._bridge import bridge
-from .._params import Pyramid, RoiAlignParams, RoiPoolParams
+from .._params import POOL_MODES, Pyramid, RoiAlignParams, RoiPoolParams
 from .._shapes import check_params
 
 Tensor = Any
@@ -74,6 +74,25 @@ def _unknown() -> bool:
 no_tape = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_TapeSetIsEmpty", _unknown)
 
 
+def wants_argmax(op: str, mode: int, asked: bool, eager: bool) -> bool:
+    """Whether a call of RoIPool makes an argmax: to return it, or for a gradient.
+
+    In a graph nobody knows whether there will be one.
+    """
+    if mode == POOL_MODES["max"]:
+        return asked or not (eager and no_tape())
+    if asked:
+        raise ValueError(f"{op}: only mode 'max' has an argmax to return")
+    return False
+
+
+def results(made: Any, argmax: bool, asked: bool) -> Any:
+    """What a call returns of what its node made, with an argmax that was asked for or not."""
+    if not argmax:
+        return made
+    return (made[0], made[1]) if asked else made[0]
+
+
 class Node(NamedTuple):
     """What the nodes of an operator with the same parameters have in common."""
 
@@ -82,6 +101,16 @@ class Node(NamedTuple):
     grid: Any  # NumPy's, of the shape that says the output size and the layout
     grid_tensor: Tensor  # the same as an eager tensor
     params: bytes
+
+    def eagerly(self, context: Any, boxes: Tensor, *inputs: Any) -> Any:
+        """The result; or None, if it is to be made, or refused, by TensorFlow's function."""
+        if fast_path is None:
+            return None
+        grid, params = self.grid_tensor, self.params
+        try:
+            return fast_path(context, self.name, None, boxes, grid, *inputs, "params", params)
+        except Exception:  # several of TensorFlow's own; what it was is told by its function
+            return None
 
 
 def rule_of(pyramid: Pyramid) -> bytes:
@@ -92,11 +121,15 @@ def rule_of(pyramid: Pyramid) -> bytes:
 @functools.lru_cache(maxsize=1024)
 def node_of(
     op: str,
-    params: RoiAlignParams | RoiPoolParams,
+    described: tuple[Any, ...],
     pyramid: Pyramid | None = None,
-    wants_argmax: bool = False,
+    argmax: bool = False,
 ) -> Node:
-    """Check parameters in the words of the core, and bring them into the form of a node."""
+    """Check parameters in the words of the core, and bring them into the form of a node.
+
+    They are of the types that the fields have, so that those which are equal are the same.
+    """
+    params = (RoiPoolParams if op.endswith("roi_pool") else RoiAlignParams)(*described)
     check_params(op, params)
     fields = params._asdict().items()
     values = _pack(value for name, value in fields if name not in _OF_GRID)
@@ -104,7 +137,7 @@ def node_of(
         values += rule_of(pyramid)
     bins = params.output_height, params.output_width
     grid = np.zeros((*bins, 0) if params.layout else (0, *bins), np.uint8)
-    called = f"{op}_argmax" if wants_argmax else op
+    called = f"{op}_argmax" if argmax else op
     function = getattr(ops, f"roidl_{called}")
     name = "Roidl" + "".join(map(str.capitalize, called.split("_")))
     with tf.init_scope(), tf.device("CPU"):
