@@ -189,10 +189,10 @@ ALIKE: dict[str, tuple[Any, ...]] = {
     "sampling_ratio": (2, 2.0, (2, 2), (2, 2.0), [2, 2], np.int8(2), np.float16(2), -1, 0, -0.0,
                        True, None, 2**32 + 2, -(2**63), -(2**64)),
     "aligned": (True, 1, 1.0, np.True_, np.array(True), False, 0, 0.0, -0.0, None, "", "no",
-                np.array([]), float("nan"), [], [0]),
+                np.ones(2), float("nan"), [], [0]),
     "mode": ("avg", np.str_("avg"), b"avg", "max", 0, False, ["avg"], None, "Avg"),
     "layout": ("NHWC", np.str_("NHWC"), "NCHW", 1, True, None),
-    "return_argmax": (True, 1, 1.0, np.True_, False, 0, None, "no", np.array([])),
+    "return_argmax": (True, 1, 1.0, np.True_, False, 0, None, "no", np.ones(2)),
 }  # fmt: skip
 
 

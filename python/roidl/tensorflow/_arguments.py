@@ -44,7 +44,9 @@ def integers(op: str, name: str, value: Any) -> list[Tensor]:
     if value is None:
         return []
     value = as_tensor(op, name, value)
-    return [tf.cast(value, tf.int64) if value.dtype.is_integer else value]
+    if value.dtype != tf.int64 and value.dtype.is_integer:
+        value = tf.cast(value, tf.int64)
+    return [value]
 
 
 def _number_of_images(input: Tensor) -> int | None:
