@@ -14,11 +14,14 @@ class GradientPlane {
   GradientPlane(const Task& task, Scratch& scratch)
       : task_(task),
         cell_(task.gradient_blocks * kLanes<A>),
-        row_((task.x_end - task.x_begin + kTile) * cell_),
+        width_(task.x_end - task.x_begin),
+        row_((width_ + kTile) * cell_),
         state_(scratch.take<State>(task.gradient_rows)),
         data_(scratch.take<A>(task.gradient_rows * row_)),
-        next_(task.y_begin) {
+        next_(task.y_begin),
+        lines_(scratch.take<T>((width_ + kTile) * kLanes<A>)) {
     for (int64_t i = 0; i < task.gradient_rows; ++i) state_[i].y = -1;
+    std::memset(static_cast<void*>(lines_), 0, (width_ + kTile) * kLanes<A> * sizeof(T));
   }
 
   // Channels [block * kLanes, (block + 1) * kLanes) of the task's.
@@ -29,19 +32,18 @@ class GradientPlane {
 
   // Makes cells [begin, end) of row y, if they are of the task's part, ready to be added to.
   void touch(int64_t y, int64_t begin, int64_t end) {
-    begin = most(task_.x_begin, begin / kTile * kTile);
-    end = least(task_.x_end, (end + kTile - 1) / kTile * kTile);
-    if (y < task_.y_begin || y >= task_.y_end || begin >= end) return;
+    begin = most(0, begin - task_.x_begin) / kTile;
+    end = (least(end - task_.x_begin, width_) + kTile - 1) / kTile;
+    if (y < task_.y_begin || y >= task_.y_end) return;
     State& state = state_[y & (task_.gradient_rows - 1)];
-    if (state.y != y) {
-      state = {y, begin, begin};
-    } else if (begin < state.begin) {
-      clear_cells(y, begin, state.begin);
-      state.begin = begin;
-    }
-    if (end > state.end) {
-      clear_cells(y, state.end, end);
-      state.end = end;
+    if (state.y != y) state = {y, {}};
+    for (int word = 0; word < kWords; ++word) {
+      const uint64_t added = bits(begin - word * 64, end - word * 64) & ~state.tiles.word[word];
+      state.tiles.word[word] |= added;
+      for_each_bit(added, [&](int64_t bit) {
+        std::memset(static_cast<void*>(cells(y, (word * 64 + bit) * kTile)), 0,
+                    kTile * cell_ * sizeof(A));
+      });
     }
   }
 
@@ -51,24 +53,41 @@ class GradientPlane {
   }
 
  private:
+  // A bit for every kTile cells of a row.
+  static constexpr int kWords = kGradientColumns / kTile / 64;
+  struct TilesOfRow {
+    uint64_t word[kWords];
+
+    bool has(int64_t tile) const { return (word[tile / 64] >> tile % 64 & 1) != 0; }
+  };
+  // The tiles of row y that something was added to; what was never touched is zero.
   struct State {
-    int64_t y, begin, end;
+    int64_t y;
+    TilesOfRow tiles;
   };
 
-  A* cells(int64_t y, int64_t x) const {
-    return data_ + (y & (task_.gradient_rows - 1)) * row_ + (x - task_.x_begin) * cell_;
+  // Bits [begin, end), as far as there are such.
+  static uint64_t bits(int64_t begin, int64_t end) {
+    begin = most(0, begin);
+    end = least(64, end);
+    return begin < end ? ~uint64_t{0} << begin & ~uint64_t{0} >> (64 - end) : 0;
   }
-  void clear_cells(int64_t y, int64_t begin, int64_t end) {
-    std::memset(static_cast<void*>(cells(y, begin)), 0, (end - begin) * cell_ * sizeof(A));
+  template <class Visit>
+  ROIDL_INLINE static void for_each_bit(uint64_t set, Visit&& visit) {
+    for (; set != 0; set &= set - 1) visit(__builtin_ctzll(set));
   }
 
-  // What was never touched is zero.
-  void write(int64_t y) const {
+  // Columns count from the first of the task's.
+  A* cells(int64_t y, int64_t x) const {
+    return data_ + (y & (task_.gradient_rows - 1)) * row_ + x * cell_;
+  }
+
+  void write(int64_t y) {
     const State& state = state_[y & (task_.gradient_rows - 1)];
-    const bool touched = state.y == y;
-    const int64_t begin = touched ? state.begin : task_.x_end;
-    const int64_t end = touched ? state.end : task_.x_end;
-    const Row<T> row = map_row<T>(task_.gradient, task_.image, 0, y);
+    const TilesOfRow tiles = state.y == y ? state.tiles : TilesOfRow{};
+    Row<T> row = map_row<T>(task_.gradient, task_.image, 0, y);
+    row.data += task_.x_begin * row.cell_stride;
+    if (row.cell_stride == 1 && cell_ == kLanes<A>) return write_lines(y, tiles, row);
     const auto at = [&](int64_t x) {
       return Row<T>{row.data + x * row.cell_stride, row.channel_stride, row.cell_stride};
     };
@@ -76,31 +95,50 @@ class GradientPlane {
       // A cell's channels are whole lines: nothing of them needs to be fetched first.
       if (task_.streams && row.channel_stride == 1 && task_.channels == cell_) {
         const A zero[kMostGradientBlocks * kLanes<A>] = {};
-        for (int64_t x = task_.x_begin; x < task_.x_end; ++x)
-          stream(at(x).data, reinterpret_cast<const T*>(x >= begin && x < end ? cells(y, x) : zero),
+        for (int64_t x = 0; x < width_; ++x)
+          stream(at(x).data, reinterpret_cast<const T*>(tiles.has(x / kTile) ? cells(y, x) : zero),
                  cell_);
         return;
       }
     }
-    clear(at(task_.x_begin), begin - task_.x_begin, task_.channels);
-    for (int64_t first = 0; begin < end && first < task_.channels; first += kLanes<A>)
-      unpack_cells(
-          cells(y, begin) + first, end - begin, least(kLanes<A>, task_.channels - first),
-          Row<T>{at(begin).data + first * row.channel_stride, row.channel_stride, row.cell_stride});
-    clear(at(end), task_.x_end - end, task_.channels);
+    for (int64_t x = 0; x < width_; x += kTile) {
+      const int64_t count = least(kTile, width_ - x);
+      if (tiles.has(x / kTile))
+        unpack<T>(cells(y, x), cell_, count, task_.channels, at(x));
+      else
+        clear(at(x), count, task_.channels);
+    }
   }
-  void unpack_cells(const A* from, int64_t count, int64_t channels, const Row<T>& to) const {
-    if (cell_ == kLanes<A>) return unpack<T>(from, count, channels, to);
-    for (int64_t x = 0; x < count; ++x)
-      unpack<T>(from + x * cell_, 1, channels,
-                {to.data + x * to.cell_stride, to.channel_stride, to.cell_stride});
+
+  // A row of one channel after the other: whole lines at a time, past the caches.
+  void write_lines(int64_t y, const TilesOfRow& tiles, const Row<T>& row) {
+    const int64_t line = width_ + kTile;
+    for (int word = 0; word < kWords; ++word) {
+      for_each_bit(tiles.word[word], [&](int64_t bit) {
+        const int64_t x = (word * 64 + bit) * kTile;
+        unpack<T>(cells(y, x), kTile, kLanes<A>, {lines_ + x, line, 1});
+      });
+      for_each_bit(written_.word[word] & ~tiles.word[word], [&](int64_t bit) {
+        clear(Row<T>{lines_ + (word * 64 + bit) * kTile, line, 1}, kTile, kLanes<A>);
+      });
+    }
+    written_ = tiles;
+    for (int64_t c = 0; c < task_.channels; ++c) {
+      T* to = row.data + c * row.channel_stride;
+      if (task_.streams)
+        stream(to, lines_ + c * line, width_);
+      else
+        std::memcpy(static_cast<void*>(to), lines_ + c * line, width_ * sizeof(T));
+    }
   }
 
   const Task& task_;
-  int64_t cell_, row_;  // strides in data_
+  int64_t cell_, width_, row_;  // strides in data_
   State* state_;
   A* data_;
   int64_t next_;  // the first row that is not written yet
+  T* lines_;      // a row, channels outermost: zero but for these tiles
+  TilesOfRow written_{};
 };
 
 // Fetches what the next RoI adds: RoIs are worked through in another order than they lie in memory,

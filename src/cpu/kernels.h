@@ -181,7 +181,7 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
   const int64_t part = task.x_end - task.x_begin;
   const int64_t spread = part < task.max_cells ? part : task.max_cells;
   const int64_t gradient = task.gradient_rows > 0
-                               ? task.gradient_rows * task.gradient_blocks * (part + 17) * line +
+                               ? (task.gradient_rows * task.gradient_blocks + 1) * (part + 17) * line +
                                      (kSpreadRows * spread + 2) * line
                                : 0;
   const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
