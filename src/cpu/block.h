@@ -64,6 +64,17 @@ ROIDL_INLINE void add_product(Block<A>& sum, A weight, const Block<A>& values) {
 // The same where they are all that is at work: half of 32 registers, or of 16.
 inline constexpr int kManyBlocks = kVectors == 1 ? 16 : kUnroll;
 
+// The sums of kRowsTogether rows of bins over one block of a column lie side by side.
+template <class A>
+inline constexpr int64_t kSumsStride = kSumsLines * kLanes<A>;
+
+// The compiler would rather keep the address of everything that lies behind it.
+template <class A>
+ROIDL_INLINE const A* one_address(const A* address) {
+  __asm__("" : "+r"(address));
+  return address;
+}
+
 // How many units one step takes, as a type.
 template <int Count>
 struct Steps {

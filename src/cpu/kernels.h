@@ -10,8 +10,10 @@ namespace roidl::cpu {
 inline constexpr int kBlockBytes = 64;
 // Bins of this many output rows are worked on together: their sums stay in L1.
 inline constexpr int kRowsTogether = 8;
-// The same for the gradient to the maps, and how many columns of a map are summed up at a time.
-inline constexpr int kSpreadRows = 16;
+// Lines from the sums of one column to those of the next: with eight, they would share an eighth of
+// the sets of the cache.
+inline constexpr int kSumsLines = kRowsTogether + 1;
+// How many columns of a map are summed up at a time, for the gradient to it.
 inline constexpr int kGradientColumns = 2048;
 inline constexpr int kMostGradientBlocks = 4;
 // Rows of a map whose maximum RoIPool takes in one go.
@@ -179,10 +181,10 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
   const int64_t blocks = task.direct ? kBlocksTogether : 1;
   const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 17) * line + line;
   const int64_t part = task.x_end - task.x_begin;
-  const int64_t spread = part < task.max_cells ? part : task.max_cells;
+  const int64_t spread = part < task.max_width ? part : task.max_width;
   const int64_t gradient = task.gradient_rows > 0
                                ? (task.gradient_rows * task.gradient_blocks + 1) * (part + 17) * line +
-                                     (kSpreadRows * spread + 2) * line
+                                     (kSumsLines * spread + 2) * line
                                : 0;
   const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
   const int64_t sums = ((rows_together(task) + 1) * blocks * task.max_cells + 2) * line;
@@ -198,7 +200,7 @@ inline int64_t sweep_scratch_bytes(const Task& task) {
   const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 16) * blocks * line;
   const int64_t tiles = task.direct ? 0 : task.height * (task.width / 1024 + 1) * 8 + 2 * line;
   const int64_t grid = task.output_height * task.output_width * blocks * line;
-  const int64_t sums = kRowsTogether * task.max_width * blocks * line;
+  const int64_t sums = kSumsLines * task.max_width * blocks * line;
   return plane + tiles + (3 + task.slots) * grid + sums;
 }
 

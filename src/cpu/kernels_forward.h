@@ -25,17 +25,6 @@ ROIDL_INLINE TapRange taps_between(const Taps<A>& y, int64_t p, int32_t begin, i
   return taps;
 }
 
-// The sums of kRowsTogether rows of bins over one block of a column lie side by side.
-template <class A>
-inline constexpr int64_t kSumsStride = kRowsTogether * kLanes<A>;
-
-// The compiler would rather keep the address of everything that lies behind it.
-template <class A>
-ROIDL_INLINE const A* one_address(const A* address) {
-  __asm__("" : "+r"(address));
-  return address;
-}
-
 // sums[(c * Blocks + b) * kSumsStride] = the taps of y over block b of column c, at offset[c].
 template <class A, int Columns, int Blocks>
 ROIDL_INLINE void sum_cells(const Taps<A>& y, TapRange taps, const Plane<A>& plane,
@@ -219,7 +208,7 @@ void average_in_place(const Task& task) {
   constexpr int64_t lanes = kLanes<A>;
   if constexpr (sizeof(T) == sizeof(A)) {
     Scratch scratch = task.scratch;
-    A* sums = scratch.take<A>(kRowsTogether * task.max_width * kBlocksTogether * lanes);
+    A* sums = scratch.take<A>(task.max_width * kBlocksTogether * kSumsStride<A>);
     A* out = scratch.take<A>(task.output_height * task.output_width * kBlocksTogether * lanes);
     T* staging = take_staging<T>(task, scratch);
     // Streamed lines must be whole ones: blocks begin where lines do, and what is left at both ends

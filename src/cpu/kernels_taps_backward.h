@@ -18,32 +18,85 @@ ROIDL_INLINE Range cells_between(const Taps<A>& taps, int64_t begin, int64_t end
   return part;
 }
 
-// row[columns[j]] += weight * sums[bin][j] for Count columns and the taps [first, last).
+// sums[r] = the taps [first, last) of a column over rows of bins that lie `stride` apart.
 template <class A, int Count>
-ROIDL_INLINE void add_row(const int32_t* bins, const A* weights, int32_t first, int32_t last,
-                          const A* sums, int64_t sums_stride, A* row, const int64_t* columns) {
+ROIDL_INLINE void sum_bins(const Taps<A>& x, int32_t first, int32_t last, const A* grad,
+                           int64_t stride, A* sums) {
   Block<A> sum[Count];
-  for (int u = 0; u < Count; ++u) sum[u] = load(row + columns[u]);
+  for (int r = 0; r < Count; ++r) sum[r] = fill<A>(0);
   for (int32_t tap = first; tap < last; ++tap) {
-    const A* from = sums + bins[tap] * sums_stride;
-    const A weight = weights[tap];
-    for (int u = 0; u < Count; ++u) add_product(sum[u], weight, load(from + u * kLanes<A>));
+    // Two addresses and small multiples of the stride are what the registers have room for.
+    const A* bin = one_address(grad + x.column_bin[tap] * kLanes<A>);
+    const A* fourth = one_address(bin + 4 * stride);
+    const A weight = x.column_weight[tap];
+    for (int r = 0; r < Count; ++r)
+      add_product(sum[r], weight, load(r < 4 ? bin + r * stride : fourth + (r - 4) * stride));
   }
-  for (int u = 0; u < Count; ++u) store(row + columns[u], sum[u]);
+  for (int r = 0; r < Count; ++r) store(sums + r * kLanes<A>, sum[r]);
 }
 
-// plane += Wy^T . grad . Wx within the task's part of the map. Bins are taken kSpreadRows rows at a
-// time; each cell gets its terms in the order of the bins however it is cut.
+// cell(c) += the taps [first, last) of a row over column c of sums, for Count columns.
+template <class A, int Count, class Cell>
+ROIDL_INLINE void add_row(const Taps<A>& y, int32_t first, int32_t last, const A* sums,
+                          Cell&& cell) {
+  Block<A> sum[Count];
+  for (int c = 0; c < Count; ++c) sum[c] = load<A>(cell(c));
+  for (int32_t tap = first; tap < last; ++tap) {
+    const A* from = one_address(sums + y.column_bin[tap] * kLanes<A>);
+    const A weight = y.column_weight[tap];
+    for (int c = 0; c < Count; ++c) add_product(sum[c], weight, load(from + c * kSumsStride<A>));
+  }
+  for (int c = 0; c < Count; ++c) store(cell(c), sum[c]);
+}
+
+// The columns of a RoI within the task's part of the map: those that have taps, or, if these are
+// most of them, all, as cells that follow each other need no addresses of their own.
+template <class A>
+struct SpreadColumns {
+  const Taps<A>& x;
+  Range cells;
+  int32_t first = 0, count = 0;
+  bool all = false;
+
+  SpreadColumns(const Task& task, const Taps<A>& taps, const Plane<A>& plane)
+      : x(taps), cells(cells_between(taps, task.x_begin, task.x_end)) {
+    count = cells.end - cells.begin;
+    if (count == 0) return;
+    first = x.position[cells.begin];
+    const int32_t width = x.position[cells.end - 1] + 1 - first;
+    all = plane.cell_stride == kLanes<A> && count * 4 >= width * 3;
+    if (all) count = width;
+  }
+};
+
+// sums [columns][kRowsTogether] = the taps of x over `bins` rows of the gradient.
+template <class A>
+ROIDL_INLINE void sum_rows_of_bins(const SpreadColumns<A>& columns, const A* grad, int64_t stride,
+                                   int64_t bins, A* sums) {
+  const Taps<A>& x = columns.x;
+  int64_t next = 0;
+  for (int32_t i = columns.cells.begin; i < columns.cells.end; ++i, ++next) {
+    const int64_t at = columns.all ? x.position[i] - columns.first : next;
+    for (; next < at; ++next)
+      std::memset(static_cast<void*>(sums + next * kSumsStride<A>), 0, kSumsStride<A> * sizeof(A));
+    unrolled(bins, [&](auto count, int64_t r) {
+      sum_bins<A, decltype(count)::value>(x, x.column_start[i], x.column_start[i + 1],
+                                          grad + r * stride, stride,
+                                          sums + at * kSumsStride<A> + r * kLanes<A>);
+    });
+  }
+}
+
+// plane += Wy^T . grad . Wx within the task's part of the map. Bins are taken kRowsTogether rows at
+// a time; each cell gets its terms in the order of the bins however it is cut.
 template <class A>
 void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Plane<A>& plane,
-                 const A* grad, A* sums, int64_t* columns) {
+                 const A* grad, A* sums) {
   constexpr int64_t lanes = kLanes<A>;
-  const int64_t width = task.output_width;
+  const int64_t stride = task.output_width * lanes;
   const Range rows = cells_between(y, task.y_begin, task.y_end);
-  const Range cells = cells_between(x, task.x_begin, task.x_end);
-  const int64_t count = cells.end - cells.begin, sums_stride = count * lanes;
-  if (count == 0 || rows.begin == rows.end) return;
-  for (int64_t j = 0; j < count; ++j) columns[j] = x.position[cells.begin + j] * plane.cell_stride;
+  const SpreadColumns<A> columns(task, x, plane);
+  if (columns.count == 0 || rows.begin == rows.end) return;
   // The bins that reach these rows: all, unless some rows are another task's.
   int64_t first_bin = 0, last_bin = task.output_height - 1;
   if (rows.end - rows.begin < y.count) {
@@ -53,26 +106,29 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Pla
       last_bin = most(last_bin, y.column_bin[tap]);
     }
   }
-  for (int64_t p = first_bin; p <= last_bin; p += kSpreadRows) {
-    const int64_t bins = least(kSpreadRows, last_bin + 1 - p);
-    for (int64_t j = 0; j < count; ++j) {
-      const int32_t* start = x.column_start + cells.begin + j;
-      unrolled(bins, [&](auto together, int64_t r) {
-        sum_columns<A, decltype(together)::value>(
-            x.column_bin, x.column_weight, start[0], start[1], grad + (p + r) * width * lanes,
-            lanes, width * lanes, sums + r * sums_stride + j * lanes, sums_stride);
-      });
-    }
+  for (int64_t p = first_bin; p <= last_bin; p += kRowsTogether) {
+    const int64_t bins = least(kRowsTogether, last_bin + 1 - p);
+    sum_rows_of_bins(columns, grad + p * stride, stride, bins, sums);
     for (int32_t i = rows.begin; i < rows.end; ++i) {
       int32_t first = y.column_start[i], last = y.column_start[i + 1];
       while (first < last && y.column_bin[first] < p) ++first;
       while (first < last && y.column_bin[last - 1] >= p + bins) --last;
       if (first == last) continue;
-      A* row = plane.row(y.position[i]);
-      unrolled(count, [&](auto together, int64_t j) {
-        add_row<A, decltype(together)::value>(y.column_bin, y.column_weight, first, last,
-                                              sums - p * sums_stride + j * lanes, sums_stride, row,
-                                              columns + j);
+      A* const row = plane.row(y.position[i]);
+      const A* const from = sums - p * lanes;
+      if (columns.all) {
+        A* const cells = row + columns.first * lanes;
+        unrolled_whole<kManyBlocks>(columns.count, [&](auto count, int64_t j) {
+          add_row<A, decltype(count)::value>(y, first, last, from + j * kSumsStride<A>,
+                                             [&](int c) { return cells + (j + c) * lanes; });
+        });
+        continue;
+      }
+      const int32_t* const position = x.position + columns.cells.begin;
+      unrolled(columns.count, [&](auto count, int64_t j) {
+        add_row<A, decltype(count)::value>(
+            y, first, last, from + j * kSumsStride<A>,
+            [&](int c) { return row + one_address(position + j)[c] * plane.cell_stride; });
       });
     }
   }
@@ -98,13 +154,10 @@ struct Spread {
   using A = accumulator<T>;
   const Task& task;
   A *sums, *grad;
-  int64_t* columns;
 
   Spread(const Task& task, Scratch& scratch) : task(task) {
-    const int64_t cells = least(task.max_cells, task.x_end - task.x_begin);
-    sums = scratch.take<A>(kSpreadRows * cells * kLanes<A>);
+    sums = scratch.take<A>(least(task.max_width, task.x_end - task.x_begin) * kSumsStride<A>);
     grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
-    columns = scratch.take<int64_t>(cells);
   }
 
   // Calls add(plane) for each block of channels, with `grad` loaded.
@@ -126,7 +179,7 @@ void taps_backward(const Task& task) {
   gather_gradient<T, TapsRoi<A>>(
       task, scratch, TouchTaps<A>{}, [&](const TapsRoi<A>& roi, const GradientPlane<T>& gradient) {
         spread.each_block(roi, gradient, [&](const Plane<A>& plane) {
-          spread_taps(task, roi.y, roi.x, plane, spread.grad, spread.sums, spread.columns);
+          spread_taps(task, roi.y, roi.x, plane, spread.grad, spread.sums);
         });
       });
 }
@@ -140,9 +193,9 @@ void taps_jvp_boxes_backward(const Task& task) {
                                  [&](const TapsRoi<A>& roi, const GradientPlane<T>& gradient) {
                                    spread.each_block(roi, gradient, [&](const Plane<A>& plane) {
                                      spread_taps(task, roi.y_derivative[0], roi.x, plane,
-                                                 spread.grad, spread.sums, spread.columns);
+                                                 spread.grad, spread.sums);
                                      spread_taps(task, roi.y, roi.x_derivative[0], plane,
-                                                 spread.grad, spread.sums, spread.columns);
+                                                 spread.grad, spread.sums);
                                    });
                                  });
 }
