@@ -15,7 +15,7 @@ class GradientPlane {
       : task_(task),
         cell_(task.gradient_blocks * kLanes<A>),
         width_(task.x_end - task.x_begin),
-        row_((width_ + kTile) * cell_),
+        row_(packed_lines(width_, task.gradient_blocks) * kLanes<A>),
         state_(scratch.take<State>(task.gradient_rows)),
         data_(scratch.take<A>(task.gradient_rows * row_)),
         next_(task.y_begin),

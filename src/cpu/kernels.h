@@ -149,7 +149,6 @@ struct Task {
   int64_t output_height, output_width;
   int64_t channels;
   bool direct;        // channels are innermost and whole blocks: the map is read where it lies
-  int64_t blocks;     // of channels that taps_sweep packs together: 1 or 2
   int64_t ring_rows;  // rows of a packed plane that are kept, a power of two
   int64_t max_cells;  // the most distinct rows or columns that a RoI touches
   int64_t max_width;  // the widest window
@@ -175,15 +174,20 @@ inline int64_t rows_together(const Task& task) {
   return rows < 1 ? 1 : rows < kRowsTogether ? rows : kRowsTogether;
 }
 
+// Lines from one packed row of cells to the next, with room for a whole tile behind the last. An odd
+// number: rows that lie a multiple of many lines apart meet in few sets of the caches.
+inline int64_t packed_lines(int64_t width, int64_t blocks = 1) { return (width + 16) * blocks | 1; }
+
 // What one task may take from its scratch, for any kernel that packs so many planes.
 inline int64_t scratch_bytes(const Task& task, int planes) {
   constexpr int64_t line = kBlockBytes;
   const int64_t blocks = task.direct ? kBlocksTogether : 1;
-  const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 17) * line + line;
+  const int64_t plane = task.direct ? 0 : task.ring_rows * (packed_lines(task.width) + 1) * line;
   const int64_t part = task.x_end - task.x_begin;
   const int64_t spread = part < task.max_width ? part : task.max_width;
   const int64_t gradient = task.gradient_rows > 0
-                               ? (task.gradient_rows * task.gradient_blocks + 1) * (part + 17) * line +
+                               ? task.gradient_rows * (packed_lines(part, task.gradient_blocks) + 1) * line +
+                                     (part + 17) * line +
                                      (kSumsLines * spread + 2) * line
                                : 0;
   const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
@@ -196,8 +200,8 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
 // The same for taps_sweep.
 inline int64_t sweep_scratch_bytes(const Task& task) {
   constexpr int64_t line = kBlockBytes;
-  const int64_t blocks = task.direct ? kBlocksTogether : task.blocks;
-  const int64_t plane = task.direct ? 0 : task.ring_rows * (task.width + 16) * blocks * line;
+  const int64_t blocks = task.direct ? kBlocksTogether : 1;
+  const int64_t plane = task.direct ? 0 : task.ring_rows * packed_lines(task.width) * line;
   const int64_t tiles = task.direct ? 0 : task.height * (task.width / 1024 + 1) * 8 + 2 * line;
   const int64_t grid = task.output_height * task.output_width * blocks * line;
   const int64_t sums = kSumsLines * task.max_width * blocks * line;

@@ -132,13 +132,13 @@ void average(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane, A* 
   }
 }
 
-template <class T, int Blocks>
+template <class T>
 void average_packed(const Task& task) {
   using A = accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
   Scratch scratch = task.scratch;
-  const int64_t bins = task.output_height * task.output_width, values = bins * Blocks * lanes;
-  A* sums = scratch.take<A>(task.max_width * Blocks * kSumsStride<A>);
+  const int64_t bins = task.output_height * task.output_width, values = bins * lanes;
+  A* sums = scratch.take<A>(task.max_width * kSumsStride<A>);
   A* whole = scratch.take<A>(values);
   A* slots = scratch.take<A>(task.slots * values);
   T* staging[2] = {scratch.take<T>(values), scratch.take<T>(values)};
@@ -148,10 +148,14 @@ void average_packed(const Task& task) {
   const int64_t steps = task.output_height + (task.output_height + kRowsTogether - 1) /
                                                  kRowsTogether * task.output_width;
   Outflow<T> outflow;
-  const auto meanwhile = [&] { outflow.step(); };
   Sweep<T> sweep(task, scratch);
-  for (int64_t channel = 0; channel < task.channels; channel += Blocks * lanes) {
-    const int64_t channels = least(Blocks * lanes, task.channels - channel);
+  int64_t next_end = 0;  // of the rows that the next part needs
+  const auto meanwhile = [&] {
+    outflow.step();
+    sweep.step(next_end);
+  };
+  for (int64_t channel = 0; channel < task.channels; channel += lanes) {
+    const int64_t channels = least(lanes, task.channels - channel);
     sweep.restart(channel, channels);
     for (int64_t i = 0; i < task.part_count; ++i) {
       const Part& part = task.parts[i];
@@ -163,29 +167,26 @@ void average_packed(const Task& task) {
         __builtin_prefetch(to + bins * channels - 1, 1);
       }
       sweep.pack_up_to(part.end);
+      next_end = i + 1 < task.part_count ? task.parts[i + 1].end : 0;
       A* out = whole;
       if (part.slot < 0) {
-        average<A, Blocks>(task, roi, sweep.plane(), sums, out, meanwhile);
+        average<A, 1>(task, roi, sweep.plane(), sums, out, meanwhile);
       } else {
         out = slots + part.slot * values;
         if (part.first) std::memset(static_cast<void*>(out), 0, values * sizeof(A));
-        average<A, Blocks>(task, roi, sweep.plane(), sums, out, meanwhile, true, part.begin,
-                           part.end);
+        average<A, 1>(task, roi, sweep.plane(), sums, out, meanwhile, true, part.begin, part.end);
       }
       if (!part.last) continue;
-      if (flows && channels == Blocks * lanes) {
-        for (int64_t b = 0; b < Blocks; ++b)
-          unpack<T>(out + b * lanes, Blocks * lanes, bins, lanes,
-                    Row<T>{staging[0] + b * bins * lanes, bins, 1});
+      if (flows && channels == lanes) {
+        unpack<T>(out, bins, lanes, Row<T>{staging[0], bins, 1});
         outflow.start(to, staging[0], values, steps);
         T* const used = staging[0];
         staging[0] = staging[1];
         staging[1] = used;
-        continue;
+      } else {
+        store_grid<T>(out, pooled, task, roi.row, channel, channels,
+                      task.streams ? staging[0] : nullptr);
       }
-      for (int64_t c = 0; c < channels; c += lanes)
-        store_grid<T>(out + c, pooled, task, roi.row, channel + c, least(lanes, channels - c),
-                      task.streams ? staging[0] : nullptr, Blocks * lanes);
     }
   }
   outflow.finish();
@@ -249,7 +250,7 @@ void taps_sweep(const Task& task) {
   if (task.direct)
     average_in_place<T>(task);
   else
-    task.blocks == 2 ? average_packed<T, 2>(task) : average_packed<T, 1>(task);
+    average_packed<T>(task);
 }
 
 }  // namespace

@@ -143,7 +143,7 @@ class PackedPlane {
       : width_(task.width),
         rows_(task.direct ? 0 : task.ring_rows),
         state_(scratch.take<State>(rows_)) {
-    const int64_t row_bytes = (width_ + kTile) * kBlockBytes;
+    const int64_t row_bytes = packed_lines(width_) * kBlockBytes;
     plane_ = {reinterpret_cast<A*>(scratch.take<char>(rows_ * row_bytes)),
               row_bytes / static_cast<int64_t>(sizeof(A)), kLanes<A>, rows_ - 1};
   }

@@ -193,7 +193,7 @@ Task base_task(const Problem& problem, const Windows& windows) {
   task.max_width = windows.widest;
   task.ring_rows = 2;
   while (task.ring_rows < windows.tallest &&
-         2 * task.ring_rows * (task.width + 16) * kBlockBytes <= kRingBytes)
+         2 * task.ring_rows * packed_lines(task.width) * kBlockBytes <= kRingBytes)
     task.ring_rows *= 2;
   const double results = static_cast<double>(problem.rois) * problem.output_height *
                          static_cast<double>(problem.output_width) * problem.channels;
@@ -210,19 +210,14 @@ void run_average(const Problem& problem, const Windows& windows, const Task& bas
   expect_pooled(problem, problem.pooled, problem.dtype.bits / 8);
   const int64_t direct = channels_in_place(problem, windows);
   Task task = base;
-  const int64_t row_bytes = (task.width + 16) * kBlockBytes;
-  // Blocks that are worked on together share the way through the taps.
-  const bool two = channels - direct > lanes && task.ring_rows * row_bytes * 2 <= kSweepBytes;
-  task.blocks = two ? 2 : 1;
+  const int64_t row_bytes = packed_lines(task.width) * kBlockBytes;
   while (task.ring_rows > kLowestRing && task.ring_rows * row_bytes > kSweepBytes)
     task.ring_rows /= 2;
-  const int64_t grid_bytes =
-      problem.output_height * problem.output_width * task.blocks * kBlockBytes;
+  const int64_t grid_bytes = problem.output_height * problem.output_width * kBlockBytes;
   const int64_t most_slots = std::max<int64_t>(1, kSlotBytes / std::max<int64_t>(1, grid_bytes));
 
   const int64_t planes = problem.num_maps * problem.images;
-  const int64_t together = lanes * task.blocks;
-  const int64_t blocks = (channels - direct + together - 1) / together;
+  const int64_t blocks = (channels - direct + lanes - 1) / lanes;
   const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
   const int64_t shares = std::max<int64_t>(1, wanted / std::max<int64_t>(1, planes * blocks));
   std::vector<Part> parts;
@@ -237,7 +232,7 @@ void run_average(const Problem& problem, const Windows& windows, const Task& bas
     split_rois(pieces, windows, {i, 0, 0, 0, direct, true}, kDirectRois);
   const int64_t groups =
       std::min(blocks, wanted / std::max<int64_t>(1, static_cast<int64_t>(batches.size())) + 1);
-  const int64_t step = groups > 0 ? (blocks + groups - 1) / groups * together : 1;
+  const int64_t step = groups > 0 ? (blocks + groups - 1) / groups * lanes : 1;
   for (const PartBatch& batch : batches)
     for (int64_t channel = direct; channel < channels; channel += step)
       pieces.push_back({batch.plane, batch.part_begin, batch.part_end, channel,
@@ -278,7 +273,9 @@ struct Cut {
 Cut cut_map(const Map& map, int64_t tallest, int64_t most_blocks, int64_t shares,
             int64_t most_bytes) {
   Cut cut{map.height, std::min<int64_t>(map.width, kGradientColumns), 1, most_blocks};
-  const auto bytes = [&] { return cut.rows_kept * (cut.columns + 16) * cut.blocks * kBlockBytes; };
+  const auto bytes = [&] {
+    return cut.rows_kept * packed_lines(cut.columns, cut.blocks) * kBlockBytes;
+  };
   tallest = std::min(tallest, map.height);
   while (cut.rows_kept < tallest) cut.rows_kept *= 2;
   while (cut.blocks > 1 && bytes() > most_bytes) --cut.blocks;

@@ -61,9 +61,8 @@ class Sweep {
 
   Sweep(const Task& task, Scratch& scratch)
       : task_(task), tiles_(task, scratch), next_(tiles_), ahead_(tiles_) {
-    const int64_t lines = (task.width + kTile) * task.blocks;
-    plane_ = {scratch.take<A>(task.ring_rows * lines * kLanes<A>), lines * kLanes<A>,
-              task.blocks * kLanes<A>, task.ring_rows - 1};
+    const int64_t row = packed_lines(task.width) * kLanes<A>;
+    plane_ = {scratch.take<A>(task.ring_rows * row), row, kLanes<A>, task.ring_rows - 1};
     for (int64_t i = 0; i < task.part_count; ++i) {
       const TapsRoi<A>& roi = static_cast<const TapsRoi<A>&>(*task.parts[i].roi);
       if (!task.parts[i].first) continue;
@@ -78,54 +77,59 @@ class Sweep {
     channel_ = channel;
     channels_ = channels;
     next_ = ahead_ = Tiles::Walk(tiles_);
-    for (int i = 0; i < kTilesAhead && !ahead_.done(); ++i) ahead_.next();
+    fetched_ = 0;
+    for (int i = 0; i < kTilesAhead; ++i) fetch_next();
   }
 
   void pack_up_to(int64_t end) {
     for (; !next_.done() && next_.y() < end; next_.next()) {
       // The processor does not see sixteen short streams coming.
-      if (!ahead_.done()) {
-        fetch(ahead_.y(), ahead_.x());
-        ahead_.next();
-      }
+      if (fetched_ < kTilesAhead) fetch_next();
+      --fetched_;
       pack(next_.y(), next_.x());
     }
   }
 
- private:
-  static constexpr int kTilesAhead = 4;
+  // Fetches a tile of the rows before `end`, while something else is computed.
+  ROIDL_INLINE void step(int64_t end) {
+    if (fetched_ < kMostAhead && ahead_.y() < end) fetch_next();
+  }
 
-  ROIDL_INLINE Row<const T> tile(int64_t y, int64_t x, int64_t block) const {
-    Row<const T> row =
-        map_row<const T>(task_.features, task_.image, channel_ + block * kLanes<A>, y);
+ private:
+  static constexpr int kTilesAhead = 4, kMostAhead = 64;
+
+  ROIDL_INLINE void fetch_next() {
+    if (ahead_.done()) return;
+    fetch(ahead_.y(), ahead_.x());
+    ahead_.next();
+    ++fetched_;
+  }
+
+  ROIDL_INLINE Row<const T> tile(int64_t y, int64_t x) const {
+    Row<const T> row = map_row<const T>(task_.features, task_.image, channel_, y);
     row.data += x * row.cell_stride;
     return row;
   }
 
   void fetch(int64_t y, int64_t x) const {
-    for (int64_t block = 0; block * kLanes<A> < channels_; ++block) {
-      const Row<const T> row = tile(y, x, block);
-      if (row.cell_stride == 1) {
-        const int64_t channels = least(kLanes<A>, channels_ - block * kLanes<A>);
-        for (int64_t c = 0; c < channels; ++c)
-          __builtin_prefetch(row.data + c * row.channel_stride);
-      } else {
-        const int64_t cells = least(kTile, task_.width - x);
-        for (int64_t j = 0; j < cells; ++j) __builtin_prefetch(row.data + j * row.cell_stride);
-      }
+    const Row<const T> row = tile(y, x);
+    if (row.cell_stride == 1) {
+      for (int64_t c = 0; c < channels_; ++c) __builtin_prefetch(row.data + c * row.channel_stride);
+    } else {
+      const int64_t cells = least(kTile, task_.width - x);
+      for (int64_t j = 0; j < cells; ++j) __builtin_prefetch(row.data + j * row.cell_stride);
     }
   }
 
   void pack(int64_t y, int64_t x) {
-    for (int64_t block = 0; block < task_.blocks; ++block)
-      cpu::pack<T>(tile(y, x, block), least(kTile, task_.width - x),
-                   most(0, least(kLanes<A>, channels_ - block * kLanes<A>)),
-                   plane_.row(y) + x * plane_.cell_stride + block * kLanes<A>, plane_.cell_stride);
+    cpu::pack<T>(tile(y, x), least(kTile, task_.width - x), channels_,
+                 plane_.row(y) + x * plane_.cell_stride);
   }
 
   const Task& task_;
   Tiles tiles_;
   Tiles::Walk next_, ahead_;
+  int fetched_ = 0;  // tiles from one to the other
   Plane<A> plane_;
   int64_t channel_ = 0, channels_ = 0;
 };
