@@ -17,6 +17,7 @@ from . import _core, _multiscale, _ops
 from ._libraries import ADAPTED, NUMPY, library_of, numpy_dtype
 from ._multiscale import LevelsCall
 from ._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, front_end
+from ._recycled import empty_bytes
 
 Array = Any
 
@@ -65,7 +66,7 @@ def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> 
 
 
 # Results of more bytes are stored by whole cache lines, which NumPy's memory does not begin at.
-_LARGE, _LINE = 4 << 20, 64
+_LARGE = 4 << 20
 
 
 def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
@@ -73,9 +74,7 @@ def _numpy_empty(shape: tuple[int, ...], dtype: str) -> Array:
     size = math.prod(shape) * kind.itemsize
     if size <= _LARGE:
         return np.empty(shape, kind)
-    memory = np.empty(size + _LINE, np.uint8)
-    start = -memory.ctypes.data % _LINE
-    return memory[start : start + size].view(kind).reshape(shape)
+    return empty_bytes(size).view(kind).reshape(shape)
 
 
 def _no_result(op: str, leader: Array) -> str:
