@@ -174,8 +174,8 @@ inline int64_t rows_together(const Task& task) {
   return rows < 1 ? 1 : rows < kRowsTogether ? rows : kRowsTogether;
 }
 
-// Lines from one packed row of cells to the next, with room for a whole tile behind the last. An odd
-// number: rows that lie a multiple of many lines apart meet in few sets of the caches.
+// Lines from one packed row of cells to the next, with room for a whole tile behind the last. An
+// odd number: rows that lie a multiple of many lines apart meet in few sets of the caches.
 inline int64_t packed_lines(int64_t width, int64_t blocks = 1) { return (width + 16) * blocks | 1; }
 
 // What one task may take from its scratch, for any kernel that packs so many planes.
@@ -185,11 +185,11 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
   const int64_t plane = task.direct ? 0 : task.ring_rows * (packed_lines(task.width) + 1) * line;
   const int64_t part = task.x_end - task.x_begin;
   const int64_t spread = part < task.max_width ? part : task.max_width;
-  const int64_t gradient = task.gradient_rows > 0
-                               ? task.gradient_rows * (packed_lines(part, task.gradient_blocks) + 1) * line +
-                                     (part + 17) * line +
-                                     (kSumsLines * spread + 2) * line
-                               : 0;
+  const int64_t gradient =
+      task.gradient_rows > 0
+          ? task.gradient_rows * (packed_lines(part, task.gradient_blocks) + 1) * line +
+                (part + 17) * line + (kSumsLines * spread + 2) * line
+          : 0;
   const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
   const int64_t sums = ((rows_together(task) + 1) * blocks * task.max_cells + 2) * line;
   const int64_t places = (1 + 2 * kBlocksTogether) * task.max_cells * 8 + 8 * kPoolRows + 4 * line;

@@ -29,22 +29,21 @@ struct Row {
 
 inline constexpr int kTile = 16;  // cells that are converted and transposed together
 
-// One tile of at most kTile cells, kLanes channels; cells follow each other.
+// One tile of at most kTile cells; cells follow each other, and channels that are not there are 0.
 template <class T>
-ROIDL_INLINE void pack_tile(const T* from, int64_t channel_stride, int64_t cells,
+ROIDL_INLINE void pack_tile(const T* from, int64_t channel_stride, int64_t channels, int64_t cells,
                             accumulator<T>* to, int64_t to_stride) {
   using A = accumulator<T>;
   constexpr int lanes = kLanes<A>;
   if constexpr (sizeof(T) == sizeof(A)) {
-    transpose(from, channel_stride, lanes, cells, to, to_stride);
-  } else {
-    A tile[lanes * kTile];
-    for (int c = 0; c < lanes; ++c) {
-      const T* line = from + c * channel_stride;
-      for (int64_t i = 0; i < cells; ++i) tile[c * kTile + i] = static_cast<A>(line[i]);
-    }
-    transpose(tile, kTile, lanes, cells, to, to_stride);
+    if (channels == lanes) return transpose(from, channel_stride, lanes, cells, to, to_stride);
   }
+  A tile[lanes * kTile] = {};
+  for (int64_t c = 0; c < channels; ++c) {
+    const T* line = from + c * channel_stride;
+    for (int64_t i = 0; i < cells; ++i) tile[c * kTile + i] = static_cast<A>(line[i]);
+  }
+  transpose(tile, kTile, lanes, cells, to, to_stride);
 }
 
 template <class T>
@@ -52,10 +51,10 @@ void pack(const Row<const T>& from, int64_t count, int64_t channels, accumulator
           int64_t to_stride = kLanes<accumulator<T>>) {
   using A = accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  if (channels == lanes && from.cell_stride == 1) {
+  if (from.cell_stride == 1) {
     for (int64_t x = 0; x < count; x += kTile)
-      pack_tile<T>(from.data + x, from.channel_stride, least(kTile, count - x), to + x * to_stride,
-                   to_stride);
+      pack_tile<T>(from.data + x, from.channel_stride, channels, least(kTile, count - x),
+                   to + x * to_stride, to_stride);
     return;
   }
   for (int64_t x = 0; x < count; ++x) {
@@ -77,19 +76,21 @@ void unpack(const accumulator<T>* from, int64_t from_stride, int64_t count, int6
             const Row<T>& to) {
   using A = accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  if (channels == lanes && to.cell_stride == 1) {
+  if (channels <= lanes && to.cell_stride == 1) {
     for (int64_t x = 0; x < count; x += kTile) {
       const int64_t cells = least(kTile, count - x);
       if constexpr (sizeof(T) == sizeof(A)) {
-        transpose(from + x * from_stride, from_stride, cells, lanes, to.data + x,
-                  to.channel_stride);
-      } else {
-        A tile[lanes * kTile];
-        transpose(from + x * from_stride, from_stride, cells, lanes, tile, kTile);
-        for (int c = 0; c < lanes; ++c) {
-          T* line = to.data + c * to.channel_stride + x;
-          for (int64_t i = 0; i < cells; ++i) line[i] = static_cast<T>(tile[c * kTile + i]);
+        if (channels == lanes) {
+          transpose(from + x * from_stride, from_stride, cells, lanes, to.data + x,
+                    to.channel_stride);
+          continue;
         }
+      }
+      A tile[lanes * kTile];
+      transpose(from + x * from_stride, from_stride, cells, lanes, tile, kTile);
+      for (int64_t c = 0; c < channels; ++c) {
+        T* line = to.data + c * to.channel_stride + x;
+        for (int64_t i = 0; i < cells; ++i) line[i] = static_cast<T>(tile[c * kTile + i]);
       }
     }
     return;
