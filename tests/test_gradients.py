@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import oracle
 import roidl
 from cases import random_boxes
 from conftest import NumpyArray
-from trials import Float64, from_nchw
+from trials import Float64, assert_close, from_nchw, to_nchw
 
 H, W = 7, 9
 SCALE = 0.5  # boxes are in image pixels of half a cell
@@ -159,6 +160,40 @@ def test_adjoint(op: str, mode: str, dtype: str, budget: float, layout: str) -> 
         terms = pooled.astype(np.float64) * y, x * back.astype(np.float64)
         scale = max(np.abs(term).sum() for term in terms)
         assert abs(terms[0].sum() - terms[1].sum()) <= budget * scale
+
+
+@pytest.mark.parametrize("channels", [3, 17])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_few_boxes_on_a_wide_map(dtype: str, layout: str, channels: int) -> None:
+    """Most of the gradient is zero, and what is not is summed up tile by tile and part by part."""
+    shape = (1, channels, 75, 2101)
+    edges = np.array(
+        [
+            [3, 2, 40, 30],  # every column counts
+            [100, 5, 900, 21],  # pairs of columns far apart
+            [300, 8, 330, 24],  # in between, in the same rows
+            [1990, 1, 2090, 74],  # in the two parts of the map, and taller than what is kept of it
+            [2070, 60, 2100, 20],  # upside down
+            [1500, 40, 1560, 70],  # three columns of four
+            [-50, -50, -20, -20],
+        ],
+        np.float32,
+    )
+    boxes = np.column_stack([np.zeros(len(edges), np.float32), edges])
+    rng = np.random.default_rng(13)
+    grad = rng.standard_normal((len(boxes), channels, 14, 11)).astype(dtype)
+    expected = oracle.roi_align_backward(grad, np.zeros(shape), boxes, 1.0, 2, True)
+    got = roidl.roi_align_backward(
+        from_nchw(grad, layout),
+        boxes,
+        shape if layout == "NCHW" else (1, 75, 2101, channels),
+        sampling_ratio=2,
+        aligned=True,
+        layout=layout,
+    )
+    assert_close(to_nchw(got, layout), expected)
+    assert (to_nchw(got, layout)[expected == 0] == 0).all()
 
 
 def test_derivative_along_a_ramp() -> None:
