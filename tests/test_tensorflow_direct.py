@@ -6,6 +6,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -306,8 +307,9 @@ def test_a_graph_has_a_node_of_eager_tensors(name: str, shortened: list[str]) ->
         shortened.clear()
 
 
+@pytest.mark.parametrize("front_end", [ops, roidl], ids=["roidl.tensorflow", "roidl"])
 @pytest.mark.parametrize("name", ["roi_align", "multiscale_roi_align", "assign_levels"])
-def test_a_function_as_an_argument_of_a_graph(name: str) -> None:
+def test_a_function_as_an_argument_of_a_graph(name: str, front_end: ModuleType) -> None:
     x, b = features(), rows()
     arguments: dict[str, Any] = {
         "roi_align": (x, b, 2),
@@ -315,7 +317,7 @@ def test_a_function_as_an_argument_of_a_graph(name: str) -> None:
         "assign_levels": (b, [1, 0.5]),
     }
     graph = tf.function(lambda function: function(*arguments[name]))
-    function = getattr(ops, name)
+    function = getattr(front_end, name)
     np.testing.assert_array_equal(graph(function), function(*arguments[name]))
 
 

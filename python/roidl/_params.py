@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator as _operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -138,6 +139,9 @@ def front_end(run: Callable[[C], Any]) -> Callable[[Callable[P, C]], Callable[P,
         # Where users import it from: no file whose name begins with an underscore.
         function.__module__ = run.__module__.partition("._")[0]
         function.__annotations__ = {**describe.__annotations__, "return": Any}
+        # It wraps nothing that could be called in its place, as TensorFlow does.
+        vars(function)["__signature__"] = inspect.signature(describe)
+        del vars(function)["__wrapped__"]
         return function
 
     return adapt
