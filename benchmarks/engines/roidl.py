@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -114,4 +115,15 @@ class NumpyArgmax(Numpy):
         return roidl.roi_pool(*arguments, **options, return_argmax=True)
 
     def to_numpy(self, result: Any, case: Case) -> list[Array]:
-        return super().to_numpy(result[0], case)
+        return super().to_numpy(result[0] if case.operation == "roi_pool" else result, case)
+
+
+class NumpyFresh(NumpyArgmax):
+    """Like any library whose arrays come from the system and return to it."""
+
+    operations = WITHOUT_MAX
+    note = "has the system map every large result anew (ROIDL_KEEP_MB=0); computes the argmax too"
+
+    def __init__(self, threads: int, device: str) -> None:
+        os.environ["ROIDL_KEEP_MB"] = "0"  # before the first large result: it is read once
+        super().__init__(threads, device)
