@@ -51,7 +51,7 @@ void attach_argmax(RoiPoolProblem& problem, const Tensor* argmax) {
   if (argmax != nullptr) problem.argmax = attach_pooled(problem, "argmax", *argmax, kInt32);
 }
 
-// Runs what reads the argmax, and says if one of them is not on the map.
+// Runs what reads the argmax, and says if one of them cannot be.
 void run_with_argmax(RoiPoolProblem& problem,
                      void (*const Backend::*entry)(const RoiPoolProblem&)) {
   // Found on the way rather than beforehand: it saves reading as many bytes as the gradient has.
@@ -62,12 +62,11 @@ void run_with_argmax(RoiPoolProblem& problem,
     wrong_cell = find_wrong_cell(problem, *cuda_library());
   if (wrong_cell == kNone) run(problem, entry);
   if (wrong_cell == kNone) return;
-  if (problem.num_maps > 1)
-    fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell of the box's map, got ",
-         wrong_cell);
-  const Map& map = problem.maps[0];
-  fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell in [0, ", map.height * map.width,
-       "), got ", wrong_cell);
+  const int64_t cells = problem.maps[0].height * problem.maps[0].width;
+  if (problem.num_maps > 1 || (wrong_cell >= 0 && wrong_cell < cells))
+    fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell of its box, got ", wrong_cell);
+  fail(ErrorKind::value, problem.op, "argmax must be -1 or a cell in [0, ", cells, "), got ",
+       wrong_cell);
 }
 
 }  // namespace

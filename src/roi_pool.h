@@ -31,7 +31,7 @@ struct RoiPoolProblem : Problem {
   RoiPoolParams params{};
   PoolMode mode = PoolMode::max;
   PooledView argmax;  // int32: y * W + x of the maximum, -1 for an empty bin; unset for avg
-  int64_t* wrong_cell = nullptr;  // where the backward reports an argmax that is not on the map
+  int64_t* wrong_cell = nullptr;  // where an argmax is reported that cannot be one
 };
 
 RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Maps& input,

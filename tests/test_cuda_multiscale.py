@@ -243,7 +243,7 @@ def test_values_are_checked_for_those_who_ask(lib: Lib) -> None:
     cells[1, 5] = 10**6  # nor is padding's
     roidl.multiscale_roi_pool_backward(out, boxes, lib.asarray(cells), shapes, scales, **where)
     cells[0, 3, 2, 1, 1] = 10**6
-    with pytest.raises(ValueError, match="argmax must be -1 or a cell of the box's map"):
+    with pytest.raises(ValueError, match="argmax must be -1 or a cell of its box"):
         roidl.multiscale_roi_pool_backward(out, boxes, lib.asarray(cells), shapes, scales, **where)
 
 

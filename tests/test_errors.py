@@ -19,7 +19,7 @@ N, C, H, W, K, PH, PW = 2, 3, 7, 9, 3, 2, 3
 FEATURES = np.random.default_rng(11).standard_normal((N, C, H, W), dtype=np.float32)
 GRAD = np.ones((K, C, PH, PW), np.float32)
 BOXES = np.array([[0, 0.5, 1, 6, 5], [1, 1.5, 0, 8, 6.5], [0, 2, 2, 7, 4]], np.float32)
-ARGMAX = np.zeros((K, C, PH, PW), np.int32)
+ARGMAX = np.full((K, C, PH, PW), 4 * W + 4, np.int32)  # a cell of every box
 
 GOOD: dict[str, dict[str, Any]] = {
     "roi_align": {"input": FEATURES, "boxes": BOXES, "output_size": (PH, PW)},

@@ -146,6 +146,47 @@ def test_many_small_boxes_on_a_high_map(
     check(get_lib("numpy"), features((2, 17, 70, 40), "float32"), boxes, (2, 2), 1.0, mode, layout)
 
 
+@pytest.mark.each_instruction_set
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize(
+    ("channels", "height", "width"),
+    [
+        (3, 20, 4500),  # tiles of more cells, for there are so many of a row
+        (2, 700, 260),  # windows higher than what is summed up at a time
+        (70, 61, 37),  # several blocks of channels side by side, and a part of one
+    ],
+)
+def test_gradient_on_maps_of_every_shape(
+    channels: int, height: int, width: int, dtype: str, layout: str
+) -> None:
+    rng = np.random.default_rng(25)
+    start = rng.uniform(-3, [width, height], (40, 2))
+    size = rng.uniform(0, 30, (40, 2))
+    size[::4] = rng.uniform(0.5, 1, (10, 2)) * [width, height]
+    boxes = np.column_stack([np.zeros(40), start, start + size]).astype(np.float32)
+    input = from_nchw(features((1, channels, height, width), dtype), layout)
+    _, argmax = roidl.roi_pool(input, boxes, (5, 4), layout=layout, return_argmax=True)
+    gradient = rng.standard_normal((40, channels, 5, 4)).astype(dtype)
+    cells = to_nchw(argmax, layout)
+    expected = np.zeros((channels, height * width))
+    k, c, p, q = np.nonzero(cells >= 0)
+    np.add.at(expected, (c, cells[k, c, p, q]), gradient[k, c, p, q].astype(np.float64))
+    got = roidl.roi_pool_backward(
+        from_nchw(gradient, layout), boxes, argmax, input.shape, layout=layout
+    )
+    assert_close(to_nchw(got, layout), expected.reshape(1, channels, height, width))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_an_argmax_of_another_box_is_named(layout: str) -> None:
+    input = from_nchw(features((1, 18, 12, 9), "float32"), layout)
+    boxes = np.array([[0, 1, 1, 4, 4], [0, 2, 6, 8, 10]], np.float32)
+    pooled, argmax = roidl.roi_pool(input, boxes, 2, layout=layout, return_argmax=True)
+    with pytest.raises(ValueError, match=r"argmax must be -1 or a cell of its box, got \d+"):
+        roidl.roi_pool_backward(pooled, boxes, argmax[::-1], input.shape, layout=layout)
+
+
 @pytest.mark.parametrize(
     ("extent", "bins", "pixel_more"),
     [(57, 7, True), (114, 7, True), (121, 7, True), (58, 7, False), (114, 14, True)],

@@ -4,6 +4,7 @@
 #include "kernels_forward.h"
 #include "kernels_max.h"
 #include "kernels_pool.h"
+#include "kernels_pool_backward.h"
 #include "kernels_taps.h"
 #include "kernels_taps_backward.h"
 
@@ -19,7 +20,7 @@ constexpr Kernels kernels_of() {
   return {taps_sweep<T>,  taps_forward<T>,   taps_backward<T>,
           taps_boxes<T>,  taps_jvp_boxes<T>, taps_jvp_boxes_backward<T>,
           max_forward<T>, max_backward<T>,   max_boxes<T>,
-          max_jvp<T>,     pool_forward<T>};
+          max_jvp<T>,     pool_forward<T>,   pool_backward<T>};
 }
 
 }  // namespace

@@ -160,8 +160,10 @@ struct Task {
   int64_t y_begin, y_end, x_begin, x_end;
   int64_t gradient_rows;    // a power of two
   int64_t gradient_blocks;  // of channels, innermost in the gradient and summed up side by side
+  bool linear;              // rows of sums follow each other as those of the map: argmaxes count so
   MapTask features, tangent, gradient;
   PooledTask pooled, argmax;
+  int64_t* wrong_cell;     // where an argmax is reported that cannot be its box's
   double* boxes_gradient;  // [K, 4], added to
   Scratch scratch;
 };
@@ -220,6 +222,7 @@ struct Kernels {
   void (*max_boxes)(const Task&);
   void (*max_jvp)(const Task&);
   void (*pool_forward)(const Task&);
+  void (*pool_backward)(const Task&);
 };
 
 struct InstructionSet {

@@ -1,5 +1,6 @@
 // The kernels of RoIAlign's max modes: the largest sample of a bin, or the largest weighted corner.
 #pragma once
+#include "gather_gradient.h"
 #include "gradient_plane.h"
 #include "window_rows.h"
 
@@ -248,14 +249,6 @@ ROIDL_INLINE void for_each_corner(const SamplesRoi<A>& roi, const Winner<A>& win
   for (int at = 0; at < 4; ++at) corner(at / 2, at % 2, i, j);
 }
 
-template <class A>
-struct TouchWindow {
-  template <class Touch>
-  ROIDL_INLINE void operator()(const SamplesRoi<A>& roi, Touch&& touch) const {
-    for (int64_t y = roi.y_begin; y < roi.y_end; ++y) touch(y, roi.x_begin, roi.x_end);
-  }
-};
-
 // Adds a bin's gradient where its winners stand. Of few candidates, each is added to for all the
 // channels at once that it won; else channel by channel.
 template <class A, class Inside>
@@ -305,8 +298,8 @@ void max_backward(const Task& task) {
   const auto inside = [&](int64_t y, int64_t x) {
     return y >= task.y_begin && y < task.y_end && x >= task.x_begin && x < task.x_end;
   };
-  gather_gradient<T, SamplesRoi<A>>(
-      task, scratch, TouchWindow<A>{},
+  gather_gradient<T, SamplesRoi<A>, GradientPlane<T>>(
+      task, scratch, TouchWindow{},
       [&](const SamplesRoi<A>& roi, const GradientPlane<T>& gradient) {
         const Plane<A> plane = gradient.plane(0);
         rows.enter(roi, 0, task.channels);

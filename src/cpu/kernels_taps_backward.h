@@ -1,5 +1,6 @@
 // The transposes of sums over sparse separable weights: grad F = Wy^T . G . Wx for each RoI.
 #pragma once
+#include "gather_gradient.h"
 #include "gradient_plane.h"
 #include "kernels_taps.h"
 
@@ -126,9 +127,9 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Pla
       }
       const int32_t* const position = x.position + columns.cells.begin;
       unrolled(columns.count, [&](auto count, int64_t j) {
-        add_row<A, decltype(count)::value>(
-            y, first, last, from + j * kSumsStride<A>,
-            [&](int c) { return row + one_address(position + j)[c] * plane.cell_stride; });
+        add_row<A, decltype(count)::value>(y, first, last, from + j * kSumsStride<A>, [&](int c) {
+          return row + one_address(position + j)[c] * plane.cell_stride;
+        });
       });
     }
   }
@@ -176,7 +177,7 @@ void taps_backward(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   Spread<T> spread(task, scratch);
-  gather_gradient<T, TapsRoi<A>>(
+  gather_gradient<T, TapsRoi<A>, GradientPlane<T>>(
       task, scratch, TouchTaps<A>{}, [&](const TapsRoi<A>& roi, const GradientPlane<T>& gradient) {
         spread.each_block(roi, gradient, [&](const Plane<A>& plane) {
           spread_taps(task, roi.y, roi.x, plane, spread.grad, spread.sums);
@@ -189,15 +190,13 @@ void taps_jvp_boxes_backward(const Task& task) {
   using A = accumulator<T>;
   Scratch scratch = task.scratch;
   Spread<T> spread(task, scratch);
-  gather_gradient<T, TapsRoi<A>>(task, scratch, TouchTaps<A>{},
-                                 [&](const TapsRoi<A>& roi, const GradientPlane<T>& gradient) {
-                                   spread.each_block(roi, gradient, [&](const Plane<A>& plane) {
-                                     spread_taps(task, roi.y_derivative[0], roi.x, plane,
-                                                 spread.grad, spread.sums);
-                                     spread_taps(task, roi.y, roi.x_derivative[0], plane,
-                                                 spread.grad, spread.sums);
-                                   });
-                                 });
+  gather_gradient<T, TapsRoi<A>, GradientPlane<T>>(
+      task, scratch, TouchTaps<A>{}, [&](const TapsRoi<A>& roi, const GradientPlane<T>& gradient) {
+        spread.each_block(roi, gradient, [&](const Plane<A>& plane) {
+          spread_taps(task, roi.y_derivative[0], roi.x, plane, spread.grad, spread.sums);
+          spread_taps(task, roi.y, roi.x_derivative[0], plane, spread.grad, spread.sums);
+        });
+      });
 }
 
 }  // namespace

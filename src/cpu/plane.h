@@ -61,7 +61,15 @@ void pack(const Row<const T>& from, int64_t count, int64_t channels, accumulator
     A* cell = to + x * to_stride;
     const T* source = from.data + x * from.cell_stride;
     if (channels == lanes && from.channel_stride == 1) {
-      for (int c = 0; c < lanes; ++c) cell[c] = static_cast<A>(source[c]);
+      Block<A> block;
+      if constexpr (sizeof(T) == sizeof(A)) {
+        block = load(source);
+      } else {
+        A values[lanes];
+        for (int c = 0; c < lanes; ++c) values[c] = static_cast<A>(source[c]);
+        block = load(values);
+      }
+      store(cell, block);
       continue;
     }
     for (int64_t c = 0; c < channels; ++c)
@@ -228,6 +236,24 @@ void load_grid(const PooledTask& pooled, const Task& task, int64_t k, int64_t ch
                              [&](const Row<const T>& row, int64_t first, int64_t count) {
                                pack<T>(row, count, channels, grid + first * kLanes<accumulator<T>>);
                              });
+}
+
+// The same of what a RoI's bins have as their argmax.
+template <class A>
+void load_argmax(const Task& task, int64_t k, int64_t channel, int64_t channels, int32_t* grid) {
+  if constexpr (sizeof(A) == sizeof(int32_t)) {
+    // Four bytes are four bytes: they move like floats.
+    load_grid<float>(task.argmax, task, k, channel, channels, reinterpret_cast<float*>(grid));
+  } else {
+    for_each_grid_row<const int32_t>(
+        task.argmax, task, k, channel,
+        [&](const Row<const int32_t>& row, int64_t first, int64_t count) {
+          for (int64_t i = 0; i < count; ++i)
+            for (int64_t c = 0; c < channels; ++c)
+              grid[(first + i) * kLanes<A> + c] =
+                  row.data[i * row.cell_stride + c * row.channel_stride];
+        });
+  }
 }
 
 // Cells of `grid` lie grid_stride apart. `staging` holds a grid; without it, or where the results

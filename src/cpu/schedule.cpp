@@ -34,10 +34,14 @@ constexpr int64_t kSweepWidth = 4096;
 constexpr int64_t kSweepCells = int64_t{1} << 34;  // a bit for every 16
 // The sums of RoIs that are worked on in parts; with more of them, the map is packed again.
 constexpr int64_t kSlotBytes = 1 << 20;
-// The part of a map that a task sums up before it writes it, in bytes: most of what a core's L2
-// holds. Shorter bands than these rows would work through the same RoIs too often.
+// The part of a map that a task sums up before it writes it, in bytes, for one block of channels:
+// most of what a core's L2 holds. Shorter bands than these rows would work through the same RoIs
+// too often.
 constexpr int64_t kGradientBytes = 7 << 18;
 constexpr int64_t kShortestBand = 8;
+// The mean window of several blocks of channels, in bytes: they lie together in memory, which is
+// worth more than the L2 unless windows are large.
+constexpr double kBlocksWindow = 512 << 10;
 // Results of more bytes than this would only push everything else out of the caches.
 constexpr double kStreamBytes = 4 << 20;
 
@@ -180,8 +184,11 @@ Windows windows_of(const Problem& problem, const std::vector<const Roi*>& sorted
   return windows;
 }
 
+PooledTask pooled_task(const PooledView& view) {
+  return {view.data, view.per_image, view.image, view.row, view.c, view.h, view.w};
+}
+
 Task base_task(const Problem& problem, const Windows& windows) {
-  const PooledView& pooled = problem.pooled;
   Task task{};
   for (int i = 0; i < problem.num_maps; ++i) {  // scratch is enough for the largest
     task.width = std::max(task.width, problem.maps[i].width);
@@ -198,8 +205,7 @@ Task base_task(const Problem& problem, const Windows& windows) {
   const double results = static_cast<double>(problem.rois) * problem.output_height *
                          static_cast<double>(problem.output_width) * problem.channels;
   task.streams = results * problem.dtype.bits / 8 > kStreamBytes;
-  task.pooled = {pooled.data, pooled.per_image, pooled.image, pooled.row,
-                 pooled.c,    pooled.h,         pooled.w};
+  task.pooled = pooled_task(problem.pooled);
   return task;
 }
 
@@ -269,21 +275,27 @@ struct Cut {
   int64_t rows_kept, blocks;
 };
 
-// `shares`: how many bands there should be at least, if they do not get too low.
-Cut cut_map(const Map& map, int64_t tallest, int64_t most_blocks, int64_t shares,
-            int64_t most_bytes) {
-  Cut cut{map.height, std::min<int64_t>(map.width, kGradientColumns), 1, most_blocks};
-  const auto bytes = [&] {
-    return cut.rows_kept * packed_lines(cut.columns, cut.blocks) * kBlockBytes;
+struct CutLimits {
+  int64_t columns;
+  int64_t shares;  // so many bands, if they do not get too low
+  int64_t blocks;
+  int64_t bytes;  // in one block of channels
+};
+
+Cut cut_map(const Map& map, int64_t tallest, const CutLimits& most) {
+  Cut cut{map.height, std::min(map.width, most.columns), 1, 1};
+  const auto bytes = [&](int64_t blocks) {
+    return cut.rows_kept * packed_lines(cut.columns, blocks) * kBlockBytes;
   };
   tallest = std::min(tallest, map.height);
   while (cut.rows_kept < tallest) cut.rows_kept *= 2;
-  while (cut.blocks > 1 && bytes() > most_bytes) --cut.blocks;
-  while (cut.rows_kept > kShortestBand && bytes() > most_bytes) cut.rows_kept /= 2;
+  while (cut.rows_kept > kShortestBand && bytes(1) > most.bytes) cut.rows_kept /= 2;
+  while (cut.blocks < most.blocks && bytes(cut.blocks + 1) <= kRingBytes) ++cut.blocks;
   // As long as a window needs no more rows than are kept, rows are written as the windows go down
   // the map; else a band has as many as are kept.
   if (cut.rows_kept < tallest) cut.band = cut.rows_kept;
-  cut.band = std::min(cut.band, std::max(kShortestBand, (map.height + shares - 1) / shares));
+  cut.band =
+      std::min(cut.band, std::max(kShortestBand, (map.height + most.shares - 1) / most.shares));
   const int64_t bands = (map.height + cut.band - 1) / cut.band;
   cut.band = (map.height + bands - 1) / bands;
   return cut;
@@ -302,8 +314,17 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
   const Windows windows = windows_of(problem, pointers, rois.max_cells);
   Task base = base_task(problem, windows);
   base.onnx = given.onnx;
-  // Where each band makes the tables of its RoIs anew, few bands are better than the cache.
-  const int64_t most_bytes = rois.made.empty() && problem.rois > 0 ? kRingBytes : kGradientBytes;
+  base.argmax = given.argmax;
+  base.wrong_cell = given.wrong_cell;
+  base.linear = given.argmax.data != nullptr;
+  // Where each band makes the tables of its RoIs anew, or reads more than it adds up, few bands are
+  // better than the cache.
+  const bool few_bands = base.linear || (rois.made.empty() && problem.rois > 0);
+  // Blocks that lie together in memory are read together, as long as every thread has tasks.
+  const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois));
+  const int64_t most_blocks = std::clamp<int64_t>(
+      std::min(image_blocks / wanted, static_cast<int64_t>(kBlocksWindow / kBlockBytes / window)),
+      1, std::min(given.most_blocks, blocks));
   std::vector<Task> pieces;
   double written = 0;
   int64_t bytes = 0;
@@ -311,13 +332,11 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
     const Map& map = problem.maps[i / problem.images];
     written += static_cast<double>(map.height) * static_cast<double>(map.width);
     if (map.height == 0 || map.width == 0) continue;
-    int64_t most_blocks = 1;  // the last part of a block is the task of nobody else
-    if (map.gradient.c == 1)
-      most_blocks =
-          std::clamp<int64_t>(image_blocks / wanted, 1, std::min(given.most_blocks, blocks));
     const Cut cut =
-        cut_map(map, windows.tallest, most_blocks,
-                (wanted + image_blocks - 1) / std::max<int64_t>(1, image_blocks), most_bytes);
+        cut_map(map, windows.tallest,
+                {base.linear ? map.width : kGradientColumns,
+                 (wanted + image_blocks - 1) / std::max<int64_t>(1, image_blocks),
+                 map.gradient.c == 1 ? most_blocks : 1, few_bands ? kRingBytes : kGradientBytes});
     const int64_t step = cut.blocks * lanes;
     for (int64_t channel = 0; channel < channels; channel += step) {
       Task task =

@@ -26,6 +26,7 @@ struct Windows {
 Windows windows_of(const Problem& problem, const std::vector<const Roi*>& sorted,
                    int64_t max_cells);
 
+PooledTask pooled_task(const PooledView& view);
 // A task with everything but its RoIs, channels and map filled in.
 Task base_task(const Problem& problem, const Windows& windows);
 
@@ -45,6 +46,8 @@ struct SortedRois;
 struct GradientOf {
   bool onnx = false;        // as in Task
   int64_t most_blocks = 1;  // of channels, innermost in the gradient, that a task may take together
+  PooledTask argmax{};
+  int64_t* wrong_cell = nullptr;
 };
 void run_by_plane(const Problem& problem, const SortedRois& rois, const GradientOf& given,
                   Kernel kernel);

@@ -121,6 +121,44 @@ Bins make_axis_bins(T low, T high, T scale, int64_t count, int64_t size, int32_t
   return {begin, end};
 }
 
+// Bins follow each other: the first and the last say where the window is.
+template <class T>
+void make_pool_window(T low, T high, T scale, int64_t count, int64_t size, int32_t& begin,
+                      int32_t& end) {
+  const PoolAxis<T> axis = pool_axis(low, high, scale, count);
+  const int64_t first = pool_bin(axis, 0, size).begin, stop = pool_bin(axis, count - 1, size).end;
+  begin = static_cast<int32_t>(first < stop ? first : 0);
+  end = static_cast<int32_t>(first < stop ? stop : 0);
+}
+
+template <class T>
+class PoolWindows final : public Tables {
+ public:
+  explicit PoolWindows(const RoiPoolProblem& problem) : problem_(problem) {}
+
+  std::unique_ptr<Tables> another() const override {
+    return std::make_unique<PoolWindows>(problem_);
+  }
+  const Roi* make(int64_t k, Arena& arena) override {
+    const PlacedBox<T> placed = place_box<T>(problem_, k);
+    const Box<T>& box = placed.box;
+    const Map& map = problem_.maps[placed.map];
+    const T scale = static_cast<T>(map.scale);
+    Roi& roi = *new (arena.take<Roi>(1)) Roi;
+    set_place(roi, k, placed);
+    if (!placed.exists) return &roi;
+    make_pool_window(box.y1, box.y2, scale, problem_.output_height, map.height, roi.y_begin,
+                     roi.y_end);
+    make_pool_window(box.x1, box.x2, scale, problem_.output_width, map.width, roi.x_begin,
+                     roi.x_end);
+    return &roi;
+  }
+  int64_t sums(const Roi& roi) const override { return roi.x_end - roi.x_begin; }
+
+ private:
+  const RoiPoolProblem& problem_;
+};
+
 template <class T>
 class PoolBins final : public Tables {
  public:
@@ -158,6 +196,11 @@ std::unique_ptr<Tables> make_samples(const RoiAlignProblem& problem) {
 std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem) {
   if (problem.double_coordinates) return std::make_unique<PoolBins<double>>(problem);
   return std::make_unique<PoolBins<float>>(problem);
+}
+
+std::unique_ptr<Tables> make_pool_windows(const RoiPoolProblem& problem) {
+  if (problem.double_coordinates) return std::make_unique<PoolWindows<double>>(problem);
+  return std::make_unique<PoolWindows<float>>(problem);
 }
 
 template std::unique_ptr<Tables> make_samples<float>(const RoiAlignProblem&);

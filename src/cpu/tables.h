@@ -65,5 +65,7 @@ std::unique_ptr<Tables> make_taps(const RoiPoolProblem& problem, TapsFor use);
 template <class A>
 std::unique_ptr<Tables> make_samples(const RoiAlignProblem& problem);
 std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem);
+// The windows of bins alone.
+std::unique_ptr<Tables> make_pool_windows(const RoiPoolProblem& problem);
 
 }  // namespace roidl::cpu

@@ -1,0 +1,70 @@
+// Gathers the gradient to a part of a map: RoI after RoI from the top down, row after row written.
+#pragma once
+#include <type_traits>
+
+#include "plane.h"
+
+namespace roidl::cpu {
+namespace {
+
+// Fetches what the next RoI adds: RoIs are worked through in another order than they lie in memory,
+// so that nothing else would.
+template <class T>
+void prefetch_grid(const PooledTask& pooled, const Task& task, int64_t k) {
+  const int64_t bins = task.output_height * task.output_width;
+  const bool planes = pooled.w == 1 && pooled.h == task.output_width && pooled.c == bins;
+  if (pooled.data == nullptr || !planes) return;
+  const char* from = reinterpret_cast<const char*>(pooled_row<const T>(pooled, k, 0));
+  const int64_t bytes = task.channels * bins * static_cast<int64_t>(sizeof(T));
+  for (int64_t at = 0; at < bytes; at += kBlockBytes) __builtin_prefetch(from + at);
+}
+
+struct TouchWindow {
+  template <class Touch>
+  ROIDL_INLINE void operator()(const Roi& roi, Touch&& touch) const {
+    for (int64_t y = roi.y_begin; y < roi.y_end; ++y) touch(y, roi.x_begin, roi.x_end);
+  }
+};
+
+// A RoI's window needs no tables.
+template <class RoiType>
+const RoiType& table_of(const RoiList& list, int64_t i) {
+  if constexpr (std::is_same_v<RoiType, Roi>)
+    return list.window(i);
+  else
+    return static_cast<const RoiType&>(*list[i]);
+}
+
+// Calls add(roi, gradient) with the rows ready that `touch` names as touch(y, begin, end), in the
+// order of the RoIs, for those that meet the task's part of the map; every cell of that is written
+// exactly once.
+template <class T, class RoiType, class Gradient, class Touch, class Add>
+void gather_gradient(const Task& task, Scratch& scratch, Touch&& touch, Add&& add) {
+  Gradient gradient(task, scratch);
+  int64_t next = task.y_begin;  // the first row that is not written yet
+  const auto write_up_to = [&](int64_t y) {
+    y = least(y, task.y_end);
+    if (next < y) gradient.write(next, y);
+    next = most(next, y);
+  };
+  for (int64_t i = 0; i < task.count; ++i) {
+    const Roi& window = task.list.window(i);
+    if (window.y_begin >= task.y_end) break;
+    if (window.y_end <= task.y_begin || window.x_end <= task.x_begin ||
+        window.x_begin >= task.x_end)
+      continue;
+    write_up_to(window.y_begin);
+    if (i + 1 < task.count) {
+      prefetch_grid<T>(task.pooled, task, task.list.window(i + 1).row);
+      prefetch_grid<int32_t>(task.argmax, task, task.list.window(i + 1).row);
+    }
+    const RoiType& roi = table_of<RoiType>(task.list, i);
+    touch(roi, [&](int64_t y, int64_t begin, int64_t end) { gradient.touch(y, begin, end); });
+    add(roi, gradient);
+  }
+  write_up_to(task.y_end);
+  end_streams();
+}
+
+}  // namespace
+}  // namespace roidl::cpu

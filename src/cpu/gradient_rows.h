@@ -1,0 +1,44 @@
+// GradientRows: the gradient of a task's part of a map, summed up where it lies.
+#pragma once
+#include "plane.h"
+
+namespace roidl::cpu {
+namespace {
+
+// For sums that are added to one by one, of a map whose rows follow each other, channels outermost.
+// Cells become zero shortly before they are added to, while the caches hold them.
+template <class A>
+class GradientRows {
+ public:
+  GradientRows(const Task& task, Scratch&)
+      : task_(task),
+        row_(map_row<A>(task.gradient, task.image, 0, 0)),
+        ready_(task.y_begin * task.width) {}
+
+  // All rows of the map: there is no ring of them.
+  Plane<A> plane(int64_t) const { return {row_.data, task_.width, 1, (int64_t{1} << 32) - 1}; }
+  int64_t channel_stride() const { return row_.channel_stride; }
+
+  // Makes row y, if it is of the task's part, ready to be added to.
+  void touch(int64_t y, int64_t, int64_t) { make_ready((y + 1) * task_.width); }
+  // Nothing is added to the rows before `end` any more.
+  void write(int64_t, int64_t end) { make_ready(end * task_.width); }
+
+ private:
+  void make_ready(int64_t needed) {
+    constexpr int64_t kChunk = 2048;
+    if (needed <= ready_) return;
+    const int64_t end = least(task_.y_end * task_.width, (needed + kChunk - 1) / kChunk * kChunk);
+    for (int64_t c = 0; c < task_.channels; ++c)
+      std::memset(static_cast<void*>(row_.data + c * row_.channel_stride + ready_), 0,
+                  most(0, end - ready_) * sizeof(A));
+    ready_ = most(ready_, end);
+  }
+
+  const Task& task_;
+  Row<A> row_;
+  int64_t ready_;  // the cells before this one are
+};
+
+}  // namespace
+}  // namespace roidl::cpu
