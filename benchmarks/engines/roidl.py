@@ -107,7 +107,7 @@ WITHOUT_MAX = tuple(name for name in Numpy.operations if "_max" not in name)
 class NumpyArgmax(Numpy):
     """What torchvision's roi_pool always does, and training needs."""
 
-    operations = ("roi_pool",)
+    operations: ClassVar[Sequence[str]] = ("roi_pool",)
     dtypes = ("float32",)
     note = "computes the argmax too"
 

@@ -306,7 +306,8 @@ def roi_pool_backward(
     Raises
     ------
     ValueError, TypeError
-        As `roi_align`; also for an argmax that is not on the map.
+        As `roi_align`; also for an argmax that is not on the map, on CPU also for one that is in
+        no row of its box.
 
     Examples
     --------
