@@ -118,14 +118,8 @@ void pool_backward(const Task& task) {
   constexpr int64_t lanes = kLanes<A>;
   Scratch scratch = task.scratch;
   const int64_t bins = task.output_height * task.output_width;
-  const auto as_planes = [&](const PooledTask& pooled) {
-    return pooled.w == 1 && pooled.h == task.output_width &&
-           (pooled.c == bins || task.channels == 1);
-  };
   if constexpr (std::is_same_v<T, A>) {
-    // Nothing needs to be transposed.
-    if (task.channels <= lanes && task.gradient.w == 1 && task.gradient.h == task.width &&
-        as_planes(task.pooled) && as_planes(task.argmax))
+    if (task.in_place)
       return gather_winners<T, GradientRows<A>>(task, scratch, [&](int64_t k, int64_t channel) {
         return Winners<A>{pooled_row<const A>(task.pooled, k, channel),
                           pooled_row<const int32_t>(task.argmax, k, channel),

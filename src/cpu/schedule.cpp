@@ -269,6 +269,13 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
 
 namespace {
 
+// Whether the bins of a channel follow each other, and channels do.
+bool in_planes(const PooledTask& pooled, const Problem& problem) {
+  const int64_t bins = problem.output_height * problem.output_width;
+  return pooled.w == 1 && pooled.h == problem.output_width &&
+         (pooled.c == bins || problem.channels == 1);
+}
+
 // How the gradient of a map is cut: into bands of rows and columns, for so many blocks of channels.
 struct Cut {
   int64_t band, columns;
@@ -276,7 +283,7 @@ struct Cut {
 };
 
 struct CutLimits {
-  int64_t columns;
+  int64_t columns, shortest_band;
   int64_t shares;  // so many bands, if they do not get too low
   int64_t blocks;
   int64_t bytes;  // in one block of channels
@@ -289,7 +296,7 @@ Cut cut_map(const Map& map, int64_t tallest, const CutLimits& most) {
   };
   tallest = std::min(tallest, map.height);
   while (cut.rows_kept < tallest) cut.rows_kept *= 2;
-  while (cut.rows_kept > kShortestBand && bytes(1) > most.bytes) cut.rows_kept /= 2;
+  while (cut.rows_kept > most.shortest_band && bytes(1) > most.bytes) cut.rows_kept /= 2;
   while (cut.blocks < most.blocks && bytes(cut.blocks + 1) <= kRingBytes) ++cut.blocks;
   // As long as a window needs no more rows than are kept, rows are written as the windows go down
   // the map; else a band has as many as are kept.
@@ -317,11 +324,15 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
   base.argmax = given.argmax;
   base.wrong_cell = given.wrong_cell;
   base.linear = given.argmax.data != nullptr;
+  // What RoIPool adds lies as it is added up: neither has to be transposed.
+  const bool bins_in_planes = (problem.dtype == kFloat32 || problem.dtype == kFloat64) &&
+                              in_planes(base.pooled, problem) && in_planes(base.argmax, problem);
   // Where each band makes the tables of its RoIs anew, or reads more than it adds up, few bands are
   // better than the cache.
   const bool few_bands = base.linear || (rois.made.empty() && problem.rois > 0);
   // Blocks that lie together in memory are read together, as long as every thread has tasks.
-  const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois));
+  const double window =
+      std::max(1.0, windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)));
   const int64_t most_blocks = std::clamp<int64_t>(
       std::min(image_blocks / wanted, static_cast<int64_t>(kBlocksWindow / kBlockBytes / window)),
       1, std::min(given.most_blocks, blocks));
@@ -332,11 +343,14 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
     const Map& map = problem.maps[i / problem.images];
     written += static_cast<double>(map.height) * static_cast<double>(map.width);
     if (map.height == 0 || map.width == 0) continue;
+    base.in_place =
+        base.linear && bins_in_planes && map.gradient.w == 1 && map.gradient.h == map.width;
     const Cut cut =
-        cut_map(map, windows.tallest,
-                {base.linear ? map.width : kGradientColumns,
+        cut_map(map, base.in_place ? 1 : windows.tallest,
+                {base.linear ? map.width : kGradientColumns, base.linear ? 1 : kShortestBand,
                  (wanted + image_blocks - 1) / std::max<int64_t>(1, image_blocks),
-                 map.gradient.c == 1 ? most_blocks : 1, few_bands ? kRingBytes : kGradientBytes});
+                 map.gradient.c == 1 && !base.in_place ? most_blocks : 1,
+                 few_bands ? kRingBytes : kGradientBytes});
     const int64_t step = cut.blocks * lanes;
     for (int64_t channel = 0; channel < channels; channel += step) {
       Task task =
