@@ -23,10 +23,10 @@ HEADLINES = {
     "roi_pool": "roidl-numpy-argmax",
 }
 READING = (
-    "Minimum of interleaved calls, each with a result of its own, roidl's in memory of results that "
-    "are gone (without that: `roidl-numpy-fresh` in docs/performance.md); in brackets, how many "
-    "times faster. RoIPool with the argmax. Error: largest difference to float64 divided by the "
-    "largest value."
+    "Minimum of interleaved calls, each with a result of its own, roidl's in memory of results "
+    "that are gone (without that: `roidl-numpy-fresh` in docs/performance.md); in brackets, how "
+    "many times faster. RoIPool with the argmax. Error: largest difference to float64 divided by "
+    "the largest value."
 )
 MEMORY_WORKLOADS = ("W1", "W2", "W3", "W4", "W7", "W8")  # of the others there is next to nothing
 README_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")

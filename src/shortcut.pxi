@@ -172,7 +172,9 @@ cdef class BoundCall:
 
     def map_shape(self):
         """The input's images, height, width, and whether its channels lie next to each other; of a
-        call that ran."""
+        call that ran here: None of others."""
+        if self.x is None:
+            return None
         cdef int layout = self.align.layout if self.shortcut.aligns else self.pool.layout
         cdef int64_t* sizes = self.x.tensor.shape
         if layout == 0:

@@ -37,7 +37,8 @@ def every_argument(op: str) -> dict[str, Any]:
     arguments |= {"input_shape": features.shape, "out": np.zeros_like(features)}
     if op == "roi_align_backward":
         return arguments | {"input": features, "mode": "max"}
-    argmax = rng.integers(-1, 7 * 9, grad.shape, dtype=np.int32)
+    row, column = rng.integers(2, 5, grad.shape), rng.integers(2, 7, grad.shape)  # of every box
+    argmax = np.where(grad < 1, row * 9 + column, -1).astype(np.int32)
     return arguments | {"argmax": argmax}
 
 

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -76,6 +76,7 @@ def test_functions_are_described_in_one_place() -> None:
         assert public_one.__qualname__ == name
         parameters = inspect.signature(public_one).parameters
         assert parameters == inspect.signature(ours).parameters
+        assert set(get_type_hints(public_one)) == {*parameters, "return"}
 
 
 README = (ROOT / "README.md").read_text()

@@ -187,6 +187,18 @@ def test_an_argmax_of_another_box_is_named(layout: str) -> None:
         roidl.roi_pool_backward(pooled, boxes, argmax[::-1], input.shape, layout=layout)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("cell", [5, 10**6])
+def test_an_argmax_of_a_box_without_cells_is_named(cell: int, layout: str) -> None:
+    shape = from_nchw(np.empty((1, 18, 12, 9)), layout).shape
+    boxes = np.array([[0, 1000, 1000, 1010, 1010]], np.float32)
+    gradient = from_nchw(np.ones((1, 18, 2, 2), np.float32), layout)
+    none = np.full(gradient.shape, -1, np.int32)
+    assert not roidl.roi_pool_backward(gradient, boxes, none, shape, layout=layout).any()
+    with pytest.raises(ValueError, match=f"argmax must be -1 or a cell .*, got {cell}"):
+        roidl.roi_pool_backward(gradient, boxes, none + 1 + cell, shape, layout=layout)
+
+
 @pytest.mark.parametrize(
     ("extent", "bins", "pixel_more"),
     [(57, 7, True), (114, 7, True), (121, 7, True), (58, 7, False), (114, 14, True)],

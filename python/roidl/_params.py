@@ -6,7 +6,7 @@ import functools
 import inspect
 import operator as _operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints
 
 P = ParamSpec("P")
 C = TypeVar("C")  # a Call, or what stands for one
@@ -138,7 +138,8 @@ def front_end(run: Callable[[C], Any]) -> Callable[[Callable[P, C]], Callable[P,
 
         # Where users import it from: no file whose name begins with an underscore.
         function.__module__ = run.__module__.partition("._")[0]
-        function.__annotations__ = {**describe.__annotations__, "return": Any}
+        # Resolved, as the names in them are the describing module's.
+        function.__annotations__ = {**get_type_hints(describe), "return": Any}
         # It wraps nothing that could be called in its place, as TensorFlow does.
         vars(function)["__signature__"] = inspect.signature(describe)
         del vars(function)["__wrapped__"]

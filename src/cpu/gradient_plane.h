@@ -16,10 +16,12 @@ class GradientPlane {
         cell_(task.gradient_blocks * kLanes<A>),
         width_(task.x_end - task.x_begin),
         row_(task.linear ? width_ * cell_ : packed_lines(width_, task.gradient_blocks) * kLanes<A>),
-        tiles_(task, kTile, scratch),
+        tiles_(task, scratch),
         data_(scratch.take<A>(task.gradient_rows * row_)),
-        lines_(scratch.take<T>((width_ + kTile) * kLanes<A>)) {
-    std::memset(static_cast<void*>(lines_), 0, (width_ + kTile) * kLanes<A> * sizeof(T));
+        by_lines_(task.gradient.w == 1 && cell_ == kLanes<A>),
+        lines_(scratch.take<T>(by_lines_ ? (width_ + kTile) * kLanes<A> : 0)) {
+    if (by_lines_)
+      std::memset(static_cast<void*>(lines_), 0, (width_ + kTile) * kLanes<A> * sizeof(T));
   }
 
   // Channels [block * kLanes, (block + 1) * kLanes) of the task's.
@@ -45,7 +47,7 @@ class GradientPlane {
     const TouchedTiles::Marks touched = tiles_.of(y);
     Row<T> row = map_row<T>(task_.gradient, task_.image, 0, y);
     row.data += task_.x_begin * row.cell_stride;
-    if (row.cell_stride == 1 && cell_ == kLanes<A>) return write_lines(y, touched, row);
+    if (by_lines_) return write_lines(y, touched, row);
     const auto at = [&](int64_t x) {
       return Row<T>{row.data + x * row.cell_stride, row.channel_stride, row.cell_stride};
     };
@@ -96,7 +98,8 @@ class GradientPlane {
   int64_t cell_, width_, row_;  // strides in data_
   TouchedTiles tiles_;
   A* data_;
-  T* lines_;  // a row, channels outermost: zero but for these tiles
+  bool by_lines_;  // channels are outermost in the gradient
+  T* lines_;       // a row, channels outermost: zero but for these tiles
   TouchedTiles::Marks written_{};
 };
 

@@ -161,7 +161,9 @@ struct Task {
   int64_t gradient_rows;    // a power of two
   int64_t gradient_blocks;  // of channels, innermost in the gradient and summed up side by side
   bool linear;              // rows of sums follow each other as those of the map: argmaxes count so
-  bool in_place;  // and are the map's gradient itself; the bins of a channel follow each other, too
+  // And are the map's gradient itself, in one block of channels at most; the bins of a channel
+  // follow each other, too.
+  bool in_place;
   MapTask features, tangent, gradient;
   PooledTask pooled, argmax;
   int64_t* wrong_cell;     // where an argmax is reported that cannot be its box's

@@ -10,7 +10,7 @@ namespace roidl::cpu {
 namespace {
 
 // What a RoI's bins give in one block of channels: element (bin, channel) lies at bin * bin_stride
-// + channel * channel_stride of both.
+// + channel * channel_stride of both. One of the strides is 1, and bins may be kLanes apart.
 template <class A>
 struct Winners {
   const A* grad;
@@ -44,7 +44,7 @@ __attribute__((noinline)) int64_t add_channel(const A* grad, const int32_t* argm
   return added;
 }
 
-// The same of all channels, which lie side by side.
+// The same of all channels, which lie side by side; so do their sums.
 template <class A, int64_t Channels>
 __attribute__((noinline)) int64_t add_bins(const A* grad, const int32_t* argmax, int64_t bins,
                                            A* sums, int64_t first, uint64_t count,
@@ -107,7 +107,9 @@ void gather_winners(const Task& task, Scratch& scratch, WinnersOf&& winners_of) 
                                                   static_cast<uint64_t>((next - y) * task.width),
                                                   plane.cell_stride, gradient.channel_stride()});
           }
-          if (added != winners.bins * winners.channels) check_winners(task, roi, winners);
+          // Once, if others have other rows of it.
+          if (added != winners.bins * winners.channels && roi.y_begin >= task.y_begin)
+            check_winners(task, roi, winners);
         }
       });
 }

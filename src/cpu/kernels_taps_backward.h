@@ -1,5 +1,7 @@
 // The transposes of sums over sparse separable weights: grad F = Wy^T . G . Wx for each RoI.
 #pragma once
+#include <type_traits>
+
 #include "gather_gradient.h"
 #include "gradient_plane.h"
 #include "kernels_taps.h"
@@ -51,7 +53,8 @@ ROIDL_INLINE void add_row(const Taps<A>& y, int32_t first, int32_t last, const A
 }
 
 // The columns of a RoI within the task's part of the map: those that have taps, or, if these are
-// most of them, all, as cells that follow each other need no addresses of their own.
+// most of them and `gaps` allows it, all, as cells that follow each other need no addresses of
+// their own.
 template <class A>
 struct SpreadColumns {
   const Taps<A>& x;
@@ -59,13 +62,13 @@ struct SpreadColumns {
   int32_t first = 0, count = 0;
   bool all = false;
 
-  SpreadColumns(const Task& task, const Taps<A>& taps, const Plane<A>& plane)
+  SpreadColumns(const Task& task, const Taps<A>& taps, bool gaps)
       : x(taps), cells(cells_between(taps, task.x_begin, task.x_end)) {
     count = cells.end - cells.begin;
     if (count == 0) return;
     first = x.position[cells.begin];
     const int32_t width = x.position[cells.end - 1] + 1 - first;
-    all = plane.cell_stride == kLanes<A> && count * 4 >= width * 3;
+    all = gaps ? count * 4 >= width * 3 : count == width;
     if (all) count = width;
   }
 };
@@ -89,14 +92,15 @@ ROIDL_INLINE void sum_rows_of_bins(const SpreadColumns<A>& columns, const A* gra
 }
 
 // plane += Wy^T . grad . Wx within the task's part of the map. Bins are taken kRowsTogether rows at
-// a time; each cell gets its terms in the order of the bins however it is cut.
+// a time; each cell gets its terms in the order of the bins however it is cut. `gaps`: whether
+// cells without taps may get zeros, that is, no weight of y is infinite.
 template <class A>
-void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Plane<A>& plane,
-                 const A* grad, A* sums) {
+void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, bool gaps,
+                 const Plane<A>& plane, const A* grad, A* sums) {
   constexpr int64_t lanes = kLanes<A>;
   const int64_t stride = task.output_width * lanes;
   const Range rows = cells_between(y, task.y_begin, task.y_end);
-  const SpreadColumns<A> columns(task, x, plane);
+  const SpreadColumns<A> columns(task, x, gaps);
   if (columns.count == 0 || rows.begin == rows.end) return;
   // The bins that reach these rows: all, unless some rows are another task's.
   int64_t first_bin = 0, last_bin = task.output_height - 1;
@@ -118,11 +122,17 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, const Pla
       A* const row = plane.row(y.position[i]);
       const A* const from = sums - p * lanes;
       if (columns.all) {
-        A* const cells = row + columns.first * lanes;
-        unrolled_whole<kManyBlocks>(columns.count, [&](auto count, int64_t j) {
-          add_row<A, decltype(count)::value>(y, first, last, from + j * kSumsStride<A>,
-                                             [&](int c) { return cells + (j + c) * lanes; });
-        });
+        const auto add = [&](auto stride) {
+          A* const cells = row + columns.first * stride;
+          unrolled_whole<kManyBlocks>(columns.count, [&](auto count, int64_t j) {
+            add_row<A, decltype(count)::value>(y, first, last, from + j * kSumsStride<A>,
+                                               [&](int c) { return cells + (j + c) * stride; });
+          });
+        };
+        if (plane.cell_stride == lanes)
+          add(std::integral_constant<int64_t, lanes>{});
+        else
+          add(plane.cell_stride);
         continue;
       }
       const int32_t* const position = x.position + columns.cells.begin;
@@ -180,7 +190,7 @@ void taps_backward(const Task& task) {
   gather_gradient<T, TapsRoi<A>, GradientPlane<T>>(
       task, scratch, TouchTaps<A>{}, [&](const TapsRoi<A>& roi, const GradientPlane<T>& gradient) {
         spread.each_block(roi, gradient, [&](const Plane<A>& plane) {
-          spread_taps(task, roi.y, roi.x, plane, spread.grad, spread.sums);
+          spread_taps(task, roi.y, roi.x, true, plane, spread.grad, spread.sums);
         });
       });
 }
@@ -193,8 +203,8 @@ void taps_jvp_boxes_backward(const Task& task) {
   gather_gradient<T, TapsRoi<A>, GradientPlane<T>>(
       task, scratch, TouchTaps<A>{}, [&](const TapsRoi<A>& roi, const GradientPlane<T>& gradient) {
         spread.each_block(roi, gradient, [&](const Plane<A>& plane) {
-          spread_taps(task, roi.y_derivative[0], roi.x, plane, spread.grad, spread.sums);
-          spread_taps(task, roi.y, roi.x_derivative[0], plane, spread.grad, spread.sums);
+          spread_taps(task, roi.y_derivative[0], roi.x, false, plane, spread.grad, spread.sums);
+          spread_taps(task, roi.y, roi.x_derivative[0], false, plane, spread.grad, spread.sums);
         });
       });
 }

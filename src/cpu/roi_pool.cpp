@@ -1,4 +1,4 @@
-// RoIPool on CPU: the maximum over bins, its scattered gradient, and the average as sparse weights.
+// RoIPool on CPU: the maximum over bins, its derivatives, and the average as sparse weights.
 #include "../roi_pool.h"
 
 #include <atomic>
@@ -46,6 +46,19 @@ void gather(const RoiPoolProblem& problem) {
   if (wrong != -1) *problem.wrong_cell = wrong;
 }
 
+// A box without cells has nothing but -1 as its argmax.
+void expect_empty(const RoiPoolProblem& problem, int64_t k) {
+  if (!place_box<float>(problem, k).exists) return;
+  const PooledView& argmax = problem.argmax;
+  const int32_t* cell = static_cast<const int32_t*>(argmax.data) + argmax.offset(k);
+  for (int64_t c = 0; c < problem.channels; ++c)
+    for (int64_t p = 0; p < problem.output_height; ++p)
+      for (int64_t q = 0; q < problem.output_width; ++q) {
+        const int64_t at = cell[c * argmax.c + p * argmax.h + q * argmax.w];
+        if (at != -1) *problem.wrong_cell = at;
+      }
+}
+
 }  // namespace
 
 void roi_pool_forward(const RoiPoolProblem& problem) {
@@ -71,8 +84,11 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
   if (problem.channels == 0) return;
   if (problem.mode == PoolMode::max) {
     const auto tables = make_pool_windows(problem);
+    const SortedRois rois = sort_rois(problem, *tables);
+    for (const Roi& roi : rois.windows)
+      if (roi.y_begin == roi.y_end || roi.x_begin == roi.x_end) expect_empty(problem, roi.row);
     return run_by_plane(
-        problem, sort_rois(problem, *tables),
+        problem, rois,
         {false, kMostGradientBlocks, pooled_task(problem.argmax), problem.wrong_cell},
         kernels_for(problem.dtype).pool_backward);
   }

@@ -284,7 +284,7 @@ struct Cut {
 
 struct CutLimits {
   int64_t columns, shortest_band;
-  int64_t shares;  // so many bands, if they do not get too low
+  int64_t shares, shortest_share;  // so many bands, if they do not get lower than this
   int64_t blocks;
   int64_t bytes;  // in one block of channels
 };
@@ -301,8 +301,8 @@ Cut cut_map(const Map& map, int64_t tallest, const CutLimits& most) {
   // As long as a window needs no more rows than are kept, rows are written as the windows go down
   // the map; else a band has as many as are kept.
   if (cut.rows_kept < tallest) cut.band = cut.rows_kept;
-  cut.band =
-      std::min(cut.band, std::max(kShortestBand, (map.height + most.shares - 1) / most.shares));
+  cut.band = std::min(cut.band,
+                      std::max(most.shortest_share, (map.height + most.shares - 1) / most.shares));
   const int64_t bands = (map.height + cut.band - 1) / cut.band;
   cut.band = (map.height + bands - 1) / bands;
   return cut;
@@ -349,6 +349,7 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
         cut_map(map, base.in_place ? 1 : windows.tallest,
                 {base.linear ? map.width : kGradientColumns, base.linear ? 1 : kShortestBand,
                  (wanted + image_blocks - 1) / std::max<int64_t>(1, image_blocks),
+                 base.linear ? std::max(kShortestBand, windows.tallest) : kShortestBand,
                  map.gradient.c == 1 && !base.in_place ? most_blocks : 1,
                  few_bands ? kRingBytes : kGradientBytes});
     const int64_t step = cut.blocks * lanes;
@@ -366,7 +367,7 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
           task.y_end = std::min(map.height, y + cut.band);
           task.x_begin = x;
           task.x_end = std::min(map.width, x + cut.columns);
-          bytes = std::max(bytes, scratch_bytes(task, 1));
+          if (!task.in_place) bytes = std::max(bytes, scratch_bytes(task, 1));
           pieces.push_back(task);
         }
     }

@@ -8,17 +8,17 @@ namespace {
 
 class TouchedTiles {
  public:
-  // A bit for every tile of a row: `tile` cells, or more where the row is longer than that.
+  // A bit for every tile of a row: kTile cells, or more where the row is longer than that.
   static constexpr int kWords = kGradientColumns / kTile / 64;
   struct Marks {
     int64_t y;
     uint64_t word[kWords];
   };
 
-  TouchedTiles(const Task& task, int tile, Scratch& scratch)
+  TouchedTiles(const Task& task, Scratch& scratch)
       : task_(task),
         width_(task.x_end - task.x_begin),
-        shift_(__builtin_ctz(tile)),
+        shift_(__builtin_ctz(kTile)),
         rows_(scratch.take<Marks>(task.gradient_rows)) {
     while (width_ > int64_t{kWords} * 64 << shift_) ++shift_;
     for (int64_t i = 0; i < task.gradient_rows; ++i) rows_[i].y = -1;
