@@ -154,7 +154,7 @@ def test_results_are_tensors_like_any_other() -> None:
 def test_the_interpreter_is_free_meanwhile() -> None:
     """Another thread of Python runs during a call, forward and backward."""
     x = torch.rand(1, 256, 64, 64, requires_grad=True)
-    boxes = torch.tensor([[0, 1.0, 1, 60, 60]]).repeat(64, 1)
+    boxes = torch.tensor([[0, 1.0, 1, 60, 60]]).repeat(256, 1)  # long enough on a busy machine
     done, ticks = threading.Event(), [0]
 
     def tick() -> None:

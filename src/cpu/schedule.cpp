@@ -34,9 +34,8 @@ constexpr int64_t kSweepWidth = 4096;
 constexpr int64_t kSweepCells = int64_t{1} << 34;  // a bit for every 16
 // The sums of RoIs that are worked on in parts; with more of them, the map is packed again.
 constexpr int64_t kSlotBytes = 1 << 20;
-// The part of a map that a task sums up before it writes it, in bytes, for one block of channels:
-// most of what a core's L2 holds. Shorter bands than these rows would work through the same RoIs
-// too often.
+// The sums of a task in one block of channels, in bytes: most of what a core's L2 holds. Shorter
+// bands than these rows would work through the same RoIs too often.
 constexpr int64_t kGradientBytes = 7 << 18;
 constexpr int64_t kShortestBand = 8;
 // The mean window of several blocks of channels, in bytes: they lie together in memory, which is
