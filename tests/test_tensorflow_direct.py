@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from fractions import Fraction
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -340,3 +341,11 @@ def test_a_tensorflow_without_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("roidl.tensorflow._operators.fast_path", None)
     for function, wanted in zip(functions, expected, strict=True):
         np.testing.assert_array_equal(function(x, b, 2), wanted)
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_annotations_can_be_resolved(name: str) -> None:
+    """They are written in another module, where their names are known."""
+    function = getattr(ops, name)
+    hints = get_type_hints(function)
+    assert set(hints) >= set(inspect.signature(function).parameters)

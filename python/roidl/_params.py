@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints
 
 P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")  # a Call, or what stands for one
 
 # The numbers are those of the C++ enums AlignMode, PoolMode and Layout.
@@ -128,6 +129,18 @@ def _choice(op: str, name: str, value: Any, choices: dict[str, int]) -> int:
         raise ValueError(f"{op}: {name} must be one of {names}, got {value!r}") from None
 
 
+def standing_alone(function: F) -> F:
+    """A wrapper with the signature and annotations of what it wraps, but no way to that.
+
+    TensorFlow would call what a function wraps in its place; ours wrap what describes them. The
+    names in annotations are the describing module's: they are resolved while it can be found.
+    """
+    signature, function.__annotations__ = inspect.signature(function), get_type_hints(function)
+    vars(function).pop("__wrapped__", None)
+    vars(function)["__signature__"] = signature
+    return function
+
+
 def front_end(run: Callable[[C], Any]) -> Callable[[Callable[P, C]], Callable[P, Any]]:
     """Make public functions: same name, signature and docstring, run by `run`."""
 
@@ -138,12 +151,8 @@ def front_end(run: Callable[[C], Any]) -> Callable[[Callable[P, C]], Callable[P,
 
         # Where users import it from: no file whose name begins with an underscore.
         function.__module__ = run.__module__.partition("._")[0]
-        # Resolved, as the names in them are the describing module's.
-        function.__annotations__ = {**get_type_hints(describe), "return": Any}
-        # It wraps nothing that could be called in its place, as TensorFlow does.
-        vars(function)["__signature__"] = inspect.signature(describe)
-        del vars(function)["__wrapped__"]
-        return function
+        function.__annotations__ = {**describe.__annotations__, "return": Any}
+        return standing_alone(function)
 
     return adapt
 

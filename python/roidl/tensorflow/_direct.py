@@ -9,30 +9,25 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from tensorflow.python.eager.context import context as _context
 from tensorflow.python.framework.ops import EagerTensor
 
 from .. import _core
-from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES
+from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, F, standing_alone
 from ._arguments import integers
 from ._operators import node_of, results, wants_argmax
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def untouched(function: F) -> F:
     """Have TensorFlow call a function as it is.
 
     AutoGraph rewrites what a tf.function calls, without this mark of its own do_not_convert (which
-    would add time to an eager call). Of a function that is passed to a tf.function, TensorFlow
-    calls what that wraps; ours wrap what describes them.
+    would add time to an eager call).
     """
-    signature = inspect.signature(function)
-    vars(function).pop("__wrapped__", None)
-    vars(function).update(__signature__=signature, autograph_info__=None)
-    return function
+    vars(function)["autograph_info__"] = None
+    return standing_alone(function)
 
 
 def shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
