@@ -7,6 +7,7 @@
 // `Plans` says where the plan is: in global memory (Plan), or found by the block (PlanHere).
 #pragma once
 #include "plan.cuh"
+#include "tuning.h"
 
 namespace roidl::cuda {
 
@@ -159,7 +160,7 @@ void forward_rows(const Problem& problem, const Plans& plan) {
   using A = accumulator<T>;
   constexpr int64_t kSums = 4096;
   // A RoI is cut up until there are blocks enough, but not so small that nobody reads a whole row.
-  int64_t slab = problem.channels < 64 ? problem.channels : 64;
+  int64_t slab = problem.channels < ROIDL_TUNE_SLAB ? problem.channels : ROIDL_TUNE_SLAB;
   while (slab > 4 && problem.rois * divide_up(problem.channels, slab) < enough_blocks(problem))
     slab = divide_up(slab, 2);
   const int64_t slabs = divide_up(problem.channels, slab);

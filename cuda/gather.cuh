@@ -6,12 +6,13 @@
 // gradients of those bins. No atomics, no memory to be zeroed before, the same order every time.
 #pragma once
 #include "tile.cuh"
+#include "tuning.h"
 
 namespace roidl::cuda {
 
-inline constexpr int kLooks = 4;                   // RoIs that a thread looks at together
-inline constexpr int kListed = kLooks * kThreads;  // RoIs
-inline constexpr int kMostAtOnce = 8;              // of the list
+inline constexpr int kLooks = 4;                             // RoIs that a thread looks at together
+inline constexpr int kListed = kLooks * kThreads;            // RoIs
+inline constexpr int kMostAtOnce = ROIDL_TUNE_MOST_AT_ONCE;  // of the list
 
 // What the averages give: the gradient times a product of weights, or, along a direction of the
 // boxes (two weights a tap), times a sum of two products.
