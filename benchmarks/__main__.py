@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import compare, report
-from .case import ITEM_BYTES, OPERATIONS
+from .case import ITEM_BYTES, LAYOUTS, OPERATIONS
 from .process import ROOT
 from .run import EngineSpec, Plan, run
 from .workloads import ALL, WORKLOADS
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--engines", nargs="+", default=["*"], help="names or patterns")
-    parser.add_argument("--layouts", nargs="+", choices=["NCHW", "NHWC"], default=["NCHW", "NHWC"])
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--dtypes", nargs="+", choices=ITEM_BYTES, default=list(ITEM_BYTES))
     parser.add_argument("--threads", nargs="+", type=int, help="default: 1, and all CPUs")
     parser.add_argument(
@@ -100,6 +100,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write_report(results: dict[str, Any], file: Path) -> None:
     file.with_suffix(".md").write_text(report.full(results))
+    if results["device"] != "cpu":
+        return  # what the plot shows are engines on CPU
     try:
         from . import plot
     except ImportError as error:

@@ -42,6 +42,7 @@ OPERATIONS = {
 BY_HAND = tuple(name for name in OPERATIONS if name != "pooler_step")
 
 
+LAYOUTS = ("NCHW", "NHWC")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # the dtypes
 
 

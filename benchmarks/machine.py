@@ -15,6 +15,7 @@ import numpy as np
 
 COPY_BYTES = 2**28  # beyond the caches of most machines
 COPIES = 7
+SOURCES = ("src", "cuda", "python")  # what the commit must tell
 
 
 def _read(path: str) -> str | None:
@@ -68,7 +69,7 @@ def _commit(root: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "python")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
         return git("rev-parse", "HEAD") + (" and uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None  # an unpacked archive

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,12 +39,22 @@ def cpus_in_order() -> list[int]:
 class Process:
     """One worker; a context manager, at whose end the worker is gone."""
 
-    def __init__(self, python: str, engine: str, threads: int, device: str) -> None:
+    def __init__(
+        self,
+        python: str,
+        engine: str,
+        threads: int,
+        device: str,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         if not Path(python).exists():
             raise WorkerError(f"no such interpreter: {python}")
-        cpu_list = ",".join(map(str, cpus_in_order()[:threads]))
+        # On a GPU the driver and autograd have threads of their own, which calls wait for.
+        cpus = cpus_in_order()[: threads if device == "cpu" else None]
+        cpu_list = ",".join(map(str, cpus))
         environment = {
             **os.environ,
+            **variables,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": str(threads),
@@ -86,6 +98,10 @@ class Process:
         if "error" in answer:
             raise WorkerError(answer["error"], answer["unsupported"])
         return answer["value"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

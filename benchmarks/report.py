@@ -16,6 +16,7 @@ BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 # Above this an output is not rounded differently, but defined differently.
 DIFFERS = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
 BASELINES = ("torchvision", "onnxruntime")  # the first that is there
+GPU_ENGINE, GPU_PEER = "roidl-torch", "torchvision"
 # For each operation of the README and the plot, which of roidl's engines does the peer's work.
 HEADLINES = {
     "roi_align": "roidl-numpy",
@@ -81,30 +82,35 @@ def headline(results: Results, engine: str, operation: str, workload: str) -> Ro
     return min(rows, key=lambda row: str(row["layout"]), default=None)
 
 
-def _machine(results: Results) -> str:
+def machine(results: Results) -> str:
     """What the figures were measured on, as one paragraph."""
-    machine = results["machine"]
-    caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
-    pages = machine["transparent_huge_pages"].get("enabled", "not there")
+    found = results["machine"]
+    caches = ", ".join(f"{name} {size}" for name, size in found["caches"].items())
+    pages = found["transparent_huge_pages"].get("enabled", "not there")
     bandwidth = ", ".join(
         f"{speed / 1e9:.1f} GB/s on {count} thread{'s' * (count != '1')}"
         for count, speed in results["bandwidth"].items()
     )
+    copy = f"a NumPy copy reads and writes {bandwidth}"
+    if results["device"] != "cpu":
+        memory, cache = results["bandwidth"]["1"] / 1e9, results["cache_bandwidth"] / 1e9
+        copy = f"a copy on the device moves {memory:.0f} GB/s, one within its cache {cache:.0f}"
     versions = {
         f"{name} {number}"
         for engine in results["engines"].values()
         for name, number in engine["versions"].items()
     }
-    commit = machine["commit"] or "unknown commit"
+    commit = found["commit"] or "unknown commit"
     return (
-        f"{machine['cpu']}, {machine['cpus']} CPUs, caches {caches}; "
-        f"{', '.join(machine['instruction_sets'])}; {machine['system']}, {machine['libc']}; "
-        f"transparent huge pages: {pages}; a NumPy copy reads and writes {bandwidth}. "
-        f"{', '.join(sorted(versions))}. {machine['date'][:10]}, {commit[:10]}{commit[40:]}."
+        f"{found['cpu']}, {found['cpus']} CPUs, caches {caches}; "
+        f"{', '.join(found['instruction_sets'])}; {found['system']}, {found['libc']}; "
+        f"transparent huge pages: {pages}; {copy}. "
+        f"{', '.join(sorted(versions))}. {found['date'][:10]}, {commit[:10]}{commit[40:]}."
     )
 
 
-def _notes(results: Results) -> str:
+def notes(results: Results) -> str:
+    """Who is to be read with care, who was not there, and what went wrong."""
     lines = [
         f"- {name}: {engine['note']}."
         for name, engine in results["engines"].items()
@@ -113,6 +119,10 @@ def _notes(results: Results) -> str:
     lines += [f"- {name} did not run: {why}." for name, why in results["left_out"].items()]
     failures = {(row["engine"], row["failure"]) for row in results["rows"] if "failure" in row}
     lines += [f"- {name} failed: {why}." for name, why in sorted(failures)]
+    failures = {
+        (row["engine"], row["graph_failure"]) for row in results["rows"] if "graph_failure" in row
+    }
+    lines += [f"- {name} failed in a graph: {why}." for name, why in sorted(failures)]
     return "\n".join(lines)
 
 
@@ -121,10 +131,37 @@ def _order(row: Row) -> tuple[Any, ...]:
     return row["workload"], row["threads"], dtype, row["layout"], row["engine"]
 
 
+def _floor(results: Results, row: Row) -> float:
+    """The least time that the bytes take."""
+    return float(row["bytes"] / results["bandwidth"][str(row["threads"])])
+
+
 def _device_times(results: Results, row: Row) -> list[str]:
-    """What a call takes of the device's time, and the least that its bytes take."""
-    floor = row["bytes"] / results["bandwidth"][str(row["threads"])]
-    return [milliseconds(row["graph"]) if "graph" in row else "", milliseconds(floor)]
+    """What a call takes of the device's time, in how many kernels, and the least."""
+    graph = [milliseconds(row["graph"]), f"{row['kernels']:g}"] if "graph" in row else ["", ""]
+    return [*graph, milliseconds(_floor(results, row))]
+
+
+def _against(results: Results) -> str:
+    """On a GPU: our times beside the peer's and the floor; "" without rows of the device."""
+    same = ("operation", "workload", "layout", "dtype", "threads")
+    peers = {tuple(row[k] for k in same): row for row in timed(results, engine=GPU_PEER)}
+    cells = []
+    for row in sorted(timed(results, engine=GPU_ENGINE), key=_order):
+        peer, floor = peers.get(tuple(row[k] for k in same)), _floor(results, row)
+        line = [OPERATIONS[row["operation"]].title, *(row[k] for k in same[1:4])]
+        for name in ("graph", "min"):
+            both = [side for side in (peer, row) if side is not None and name in side]
+            line += [f"{side[name] * 1e6:.1f}" if side in both else "" for side in (peer, row)]
+            line.append(f"{both[0][name] / row[name]:.1f}x" if len(both) == 2 else "")
+        line.append(f"{floor * 1e6:.1f}")
+        line.append(f"{row['graph'] / floor:.1f}" if "graph" in row else "")
+        line += [f"{side['error']:.0e}" if side is not None else "" for side in (peer, row)]
+        cells.append(line)
+    header = ["operation", "workload", "layout", "dtype", "device: torchvision µs", "roidl µs", ""]
+    header += ["call: torchvision µs", "roidl µs", "", "floor µs", "roidl, device ÷ floor"]
+    header += ["torchvision's error", "roidl's"]
+    return f"## Beside torchvision\n\n{table(header, cells, 4)}" if cells else ""
 
 
 def _loaded(results: Results) -> str:
@@ -153,8 +190,8 @@ def full(results: Results) -> str:
     header += ["error", "MB to move", "of bandwidth", memory]
     on_gpu = results["device"] != "cpu"
     if on_gpu:
-        header[7:7] = ["in a graph ms", "floor ms"]
-    parts = [f"# Benchmark results\n\n{_machine(results)}\n\n{_notes(results)}"]
+        header[7:7] = ["in a graph ms", "kernels", "floor ms"]
+    parts = [f"# Benchmark results\n\n{machine(results)}\n\n{notes(results)}"]
     for operation, described in OPERATIONS.items():
         rows = timed(results, operation=operation)
         rows.sort(key=_order)
@@ -178,7 +215,7 @@ def full(results: Results) -> str:
         ]
         if cells:
             parts.append(f"## {described.title}\n\n{table(header, cells, 5)}")
-    parts.append(_loaded(results))
+    parts += [_loaded(results), _against(results) if on_gpu else ""]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -247,8 +284,8 @@ def _memory(results: Results) -> str:
 
 def page_block(results: Results, picture: str) -> str:
     """The block of docs/performance.md."""
-    parts = [f"![Speed-up over the baseline, one thread]({picture})", _machine(results)]
-    parts.append(_notes(results))
+    parts = [f"![Speed-up over the baseline, one thread]({picture})", machine(results)]
+    parts.append(notes(results))
     for operation, described in OPERATIONS.items():
         if timed(results, operation=operation):
             parts.append(f"### {described.title}: minimum, ms\n\n{_wide(results, operation)}")
@@ -289,7 +326,7 @@ def readme_block(results: Results, picture: str) -> str:
         [
             table([*header, "largest error"], cells, 2),
             f"![Speed-up over {peer}, one thread]({picture})",
-            f"<sub>{READING} {_machine(results)}</sub>",
+            f"<sub>{READING} {machine(results)}</sub>",
         ]
     )
 

@@ -6,15 +6,16 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import load, machine, reference
-from .case import OPERATIONS, Array, Case, Data
+from .case import LAYOUTS, OPERATIONS, Array, Case, Data
 from .process import ROOT, Process, WorkerError
 from .workloads import ALL, Workload, bytes_to_move, make_data
 
@@ -23,6 +24,7 @@ ROUNDS = 7
 SLOW_CALL, SLOW_TIMINGS = 1.0, 3  # a call of so many seconds is timed fewer times than ROUNDS
 MOST_PER_ROUND = 1000
 WARM_BELOW = 0.1  # seconds: a call whose arrays the caches can keep gets an uncounted one first
+MEMORY_COPY, CACHE_COPY = 2**28, 2**22  # numbers of float32, on a GPU: in no cache, and in L2
 SETTLE = 0.005  # seconds in which the threads of the engine before stop spinning
 
 
@@ -31,6 +33,9 @@ class EngineSpec(NamedTuple):
 
     python: str
     location: str  # module:class
+    variables: Mapping[str, str] = MappingProxyType({})  # of its process's environment
+    operations: Sequence[str] = tuple(OPERATIONS)  # of those that it offers
+    layouts: Sequence[str] = LAYOUTS
 
 
 class Plan(NamedTuple):
@@ -67,6 +72,9 @@ class Fleet:
         self._processes: dict[str, Process] = {}
         self.engines: dict[str, dict[str, Any]] = {}
         self.left_out: dict[str, str] = {}
+        for name in plan.engines:  # side by side: what they import takes seconds
+            with suppress(WorkerError):
+                self._start(name)
         for name in plan.engines:
             try:
                 self.engines[name] = self.ask(name, "describe")
@@ -74,21 +82,29 @@ class Fleet:
                 self.left_out[name] = str(error)
                 _say(f"  without {name}: {error}")
 
+    def _start(self, engine: str) -> Process:
+        spec = self._plan.engines[engine]
+        process = Process(
+            spec.python, spec.location, self._threads, self._plan.device, spec.variables
+        )
+        self._stack.callback(process.close)
+        self._processes[engine] = process
+        return process
+
     def ask(self, engine: str, order: str, **arguments: Any) -> Any:
         process = self._processes.get(engine)
         if process is None or not process.alive:
-            spec, device = self._plan.engines[engine], self._plan.device
-            process = Process(spec.python, spec.location, self._threads, device)
-            self._stack.callback(process.close)
-            self._processes[engine] = process
+            process = self._start(engine)
         return process.order(order, **arguments)
 
     def competitors(self, operation: str) -> Iterator[Competitor]:
         """Who offers the operation, within the plan."""
         for name, engine in self.engines.items():
+            spec = self._plan.engines[name]
             for offered, layout, dtype in engine["offers"]:
                 planned = layout in self._plan.layouts and dtype in self._plan.dtypes
-                if offered == operation and planned:
+                asked = offered in spec.operations and layout in spec.layouts
+                if offered == operation and planned and asked:
                     yield Competitor(name, layout, dtype)
 
 
@@ -191,8 +207,6 @@ def _run_group(
                 row["failure"] = failures.get(key, str(error))
     for competitor, row in rows.items():
         row["bytes"] = bytes_to_move(group.workload, group.operation, competitor.dtype)
-        if "min" in row and row["graph"] is None:
-            del row["graph"]
     return list(rows.values())
 
 
@@ -207,7 +221,7 @@ def _operations(plan: Plan, workload: Workload) -> list[str]:
 def _bandwidth(plan: Plan, fleet: Fleet, threads: int) -> float:
     if plan.device == "cpu":
         return machine.copy_bandwidth(threads)
-    return float(fleet.ask(next(iter(fleet.engines)), "bandwidth"))
+    return float(fleet.ask(next(iter(fleet.engines)), "bandwidth", elements=MEMORY_COPY))
 
 
 def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -245,6 +259,9 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                 }
             speed = _bandwidth(plan, fleet, threads)
             results["bandwidth"][str(threads)] = speed
+            if plan.device != "cpu":
+                first = next(iter(fleet.engines))
+                results["cache_bandwidth"] = fleet.ask(first, "bandwidth", elements=CACHE_COPY)
             for name in plan.workloads:
                 workload = ALL[name]
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

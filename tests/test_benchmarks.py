@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks are no part of the package
 
-from benchmarks import load, report  # noqa: E402
+from benchmarks import builds, load, report, variants  # noqa: E402
+from benchmarks.case import OPERATIONS  # noqa: E402
+from benchmarks.report import Results  # noqa: E402
 
 KEY = ("workload", "operation", "layout", "dtype", "threads")
 
@@ -154,3 +156,138 @@ def test_gpu_says_why_it_cannot_run(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "no engine can run on cuda" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Variants of the CUDA kernels ---------------------------------------------------------------------
+
+
+def test_every_number_of_the_kernels_has_others_to_try() -> None:
+    there = builds.defaults()
+    assert set(variants.TRIALS) == set(there)
+    for name, trial in variants.TRIALS.items():
+        assert trial.values
+        assert there[name] not in trial.values
+        assert set(trial.operations) <= set(OPERATIONS)
+
+
+def test_what_to_vary_is_read_and_the_default_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    name, default = next(iter(builds.defaults().items()))
+    options = variants.parser().parse_args(["--vary", f"{name}=1,{default},3"])
+    found = list(variants.variants(dict(options.vary)))
+    assert [variant.name for variant in found] == [f"{name}=1", f"{name}=3"]
+    for wrong in ("NOTHING=1", f"{name}=1;2"):
+        with pytest.raises(SystemExit):
+            variants.parser().parse_args(["--vary", wrong])
+        assert "argument --vary" in capsys.readouterr().err
+
+
+def test_a_variant_compiles_only_what_its_number_reaches(tmp_path: Path) -> None:
+    kernel, header = tmp_path / "kernel.cu", tmp_path / "header.cuh"
+    header.write_text('#include "tuning.h"\nconstexpr int kSlab = ROIDL_TUNE_A;\n')
+    kernel.write_text('#include "header.cuh"\n')
+    defined = "".join(f"#ifndef ROIDL_TUNE_{x}\n#define ROIDL_TUNE_{x} 1\n#endif\n" for x in "AB")
+    (tmp_path / "tuning.h").write_text(defined)
+    assert builds.depends(kernel, builds.Variant("A", "2"))
+    assert not builds.depends(kernel, builds.Variant("B", "2"))
+    assert not builds.depends(kernel, builds.Variant())
+
+
+def test_registers_and_spills_are_read_from_the_compilers_words() -> None:
+    def said(name: str, spills: int) -> str:
+        return (
+            f"ptxas info    : Compiling entry function '{name}' for 'sm_90'\n"
+            f"ptxas info    : Function properties for {name}\n"
+            f"    8 bytes stack frame, {spills} bytes spill stores, 4 bytes spill loads\n"
+            "ptxas info    : Used 64 registers, used 1 barriers\n"
+        )
+
+    words = said("_Z3runIfE", 12) + said("_Z3runIdE", 0)
+    assert builds.kernels(words) == {"_Z3runIfE": [64, 24]}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, str]:
+    """A run on CPU of a variant, which is the default there, and one that was not built."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("variants")
+    name, default = next(iter(builds.defaults().items()))
+    kernel = {"_Z3runIfE": [64, 0]}
+    made = {
+        variant.name: {**variant._asdict(), "files": 1, "kernels": kernel, "library": "any.so"}
+        for variant in (builds.Variant(), builds.Variant(name, "1"), builds.Variant(name, "3"))
+    }
+    made[f"{name}=3"] = {"constant": name, "value": "3", "files": 1, "failure": "error: too many"}
+    made[f"{name}=1"]["kernels"] = {"_Z3runIfE": [96, 16]}
+    output = folder / "variants.json"
+    size = ["--workloads", "W6", "--seconds", "0.001", "--folder", str(folder)]
+    options = variants.parser().parse_args([*size, "--output", str(output)])
+    trials = {name: variants.Trial(("1", "3"), ("roi_align",), ("NCHW",))}
+    manifest = {"sources": builds.sources(), "variants": made}
+    results = variants.measure(manifest, trials, options, "cpu")
+    assert json.loads(output.read_text())["defaults"][name] == default
+    return results, variants.full(results)
+
+
+def test_variants_are_engines_where_they_matter(measured: tuple[Results, str]) -> None:
+    results, _ = measured
+    rows = {(row["engine"], row["operation"], row["layout"]) for row in results["rows"]}
+    (varied,) = {engine for engine, _, _ in rows} - {variants.DEFAULT, variants.AGAIN}
+    assert [row for row in rows if row[0] == varied] == [(varied, "roi_align", "NCHW")]
+    everywhere = {row for row in rows if row[0] == variants.DEFAULT}
+    assert len(everywhere) == 4 * 2  # operations, layouts
+    assert {(variants.AGAIN, *row[1:]) for row in everywhere} < rows
+
+
+def test_each_variant_has_its_library(tmp_path: Path) -> None:
+    name = next(iter(builds.defaults()))
+    made = {
+        variant.name: {**variant._asdict(), "library": f"{variant.file}.so"}
+        for variant in (builds.Variant(), builds.Variant(name, "1"))
+    }
+    found = variants.engines(made, tmp_path, variants.TRIALS)
+    libraries = [spec.variables["ROIDL_CUDA_LIBRARY"] for spec in found.values()]
+    default = str(tmp_path / "default.so")
+    assert libraries == [default, default, str(tmp_path / f"{name}-1.so")]
+
+
+def test_the_table_has_ratios_and_what_the_compiler_said(measured: tuple[Results, str]) -> None:
+    results, text = measured
+    name, default = next(iter(builds.defaults().items()))
+    times = {
+        row["engine"]: row["min"]
+        for row in results["rows"]
+        if (row["operation"], row["layout"]) == ("roi_align", "NCHW")
+    }
+    ratio = times[f"{name}=1"] / times[variants.DEFAULT]
+    _, _, section = text.partition(f"## {name}: time ÷ the default's")
+    line = next(line for line in section.splitlines() if "| W6 |" in line)
+    assert f"| {times[variants.DEFAULT] * 1e6:.1f} | {ratio:.2f} |" in line
+    best = "1" if ratio < 1 else default
+    assert f"| {name} | {default} | {best} | 1: {ratio:.3f} |" in text
+    assert "The default against itself" in text
+    assert f"| {name}=1 | 1 | 96 | 64 → 96; 1 spill |" in text
+    assert "not built: error: too many" in text
+
+
+def test_ours_stand_beside_torchvisions(output: Path) -> None:
+    results = json.loads(output.read_text())
+    results.update(device="cuda", bandwidth={"1": 1e9}, cache_bandwidth=2e9)
+    ours = [row for row in results["rows"] if row["dtype"] != "bfloat16"]
+    for row in ours:
+        row.update(engine="roidl-torch", min=4e-6, graph=3e-6, kernels=1.0)
+    results["rows"] += [
+        {**row, "engine": "torchvision", "min": 9e-6, "graph": 6e-6}
+        for row in ours
+        if row["dtype"] == "float32"
+    ]
+    text = report.full(results)
+    assert "a copy on the device moves 1 GB/s, one within its cache 2" in text
+    _, _, table = text.partition("## Beside torchvision\n\n")
+    _, _, *lines = table.splitlines()
+    assert len(lines) == len(ours)
+    floor = 0.28  # 280 bytes at 1 GB/s
+    times = f"| 6.0 | 3.0 | 2.0x | 9.0 | 4.0 | 2.2x | {floor:.1f} | {3 / floor:.1f} |"
+    (line,) = [
+        line for line in lines if line.startswith("| RoIAlign, forward | W6 | NCHW | float3")
+    ]
+    assert times in line

@@ -74,9 +74,10 @@ class Engine:
         gc.enable()
         return times
 
-    def time_in_graph(self, call: Call) -> float | None:
-        """Seconds of a call among many that the device runs without a host; None without such."""
-        return None
+    def in_graph(self, call: Call) -> dict[str, Any]:
+        """Of a call among many that the device runs without a host: its seconds, as "graph", and
+        how many "kernels" it is; nothing where there is no such way."""
+        return {}
 
     def first_call(self, call: Call) -> tuple[Any, int]:
         """The result of a call, and the bytes that the process grew by at most during it."""
@@ -93,8 +94,8 @@ class Engine:
             peak = _resident("VmHWM")
         return result, max(peak - before, 0)
 
-    def bandwidth(self) -> float:
-        """Bytes per second, read and written, of a copy in the device's own memory."""
+    def bandwidth(self, elements: int) -> float:
+        """Bytes per second, read and written, of a copy of so many float32 on the device."""
         raise NotImplementedError
 
 

@@ -20,16 +20,12 @@ class Torch(TorchEngine, Numpy):
 
     operations = (*WITHOUT_MAX, "pooler_step")
     packages = ("roidl", "torch")
-    dtypes = ("float32",)
+    dtypes = ("float32",)  # the others on CPU: roidl-numpy
+    cuda_dtypes = Numpy.dtypes
 
     def __init__(self, threads: int, device: str) -> None:
         super().__init__(threads, device)
         roidl.set_num_threads(threads)  # torch's own count does not reach the array front end
-        self._dtypes = Numpy.dtypes if device == "cuda" else self.dtypes
-
-    def offers(self, operation: str, dtype: str) -> bool:
-        """On a GPU this is the engine of all dtypes; on CPU there is roidl-numpy."""
-        return operation in self.operations and dtype in self._dtypes
 
     def features(self, array: Array, case: Case) -> Any:
         return self.tensor(array, case)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from ..case import Array, Case
 from . import Call, Engine
 
-CAPTURED, REPLAYS = 10, 10  # calls of a graph; its results live in the same memory, one by one
+CAPTURED = 10  # calls of a graph; its results live in the same memory, one by one
+FEWEST_REPLAYS, MOST_REPLAYS = 3, 1000
+REPLAY_SECONDS = 0.03  # the clocks of a device that had nothing to do rise in the meantime
+KERNEL_NODE = 0  # CU_GRAPH_NODE_TYPE_KERNEL
+USED_MEM_HIGH = 8  # CU_MEMPOOL_ATTR_USED_MEM_HIGH
 
 
 class TorchEngine(Engine):
     """An engine whose arrays are PyTorch tensors; NHWC means channels_last memory."""
 
     devices = ("cpu", "cuda")
+    cuda_dtypes: ClassVar[Sequence[str]]  # in place of `dtypes`
 
     def __init__(self, threads: int, device: str) -> None:
         super().__init__(threads, device)
@@ -26,6 +33,10 @@ class TorchEngine(Engine):
         if device == "cuda":
             # A gradient runs on the stream of the forward call, and the default one has no graphs.
             torch.cuda.set_stream(torch.cuda.Stream())
+
+    def offers(self, operation: str, dtype: str) -> bool:
+        dtypes = self.dtypes if self.device == "cpu" else self.cuda_dtypes
+        return operation in self.operations and dtype in dtypes
 
     def tensor(self, array: Array, case: Case) -> Any:
         memory = torch.channels_last if case.layout == "NHWC" else torch.contiguous_format
@@ -38,15 +49,13 @@ class TorchEngine(Engine):
 
     def arrays(self, result: Any) -> list[Array]:
         tensors = result if isinstance(result, (list, tuple)) else [result]
-        return [tensor.detach().float().cpu().contiguous().numpy() for tensor in tensors]
+        return [tensor.detach().float().contiguous().cpu().numpy() for tensor in tensors]
 
     def versions(self) -> dict[str, str]:
         found = super().versions()
         if self.device == "cuda":
             found["CUDA"] = str(torch.version.cuda)
             found["GPU"] = torch.cuda.get_device_name()
-            # A copy that stays in the cache: the other ceiling, beside that of the memory.
-            found["GB/s of a copy in L2"] = f"{self._copy_bandwidth(2**22) / 1e9:.0f}"
         return found
 
     def time(self, call: Call, count: int) -> list[float]:
@@ -65,39 +74,79 @@ class TorchEngine(Engine):
             times.append(start.elapsed_time(end) / 1e3)
         return times
 
-    def time_in_graph(self, call: Call) -> float | None:
-        """Of a graph of several calls, its replays; None of a call that cannot be captured."""
-        if self.device == "cpu":
-            return None
-        call()
-        torch.cuda.synchronize()
-        graph: Any = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-                for _ in range(CAPTURED):
-                    call()
-        except RuntimeError:  # it waits for the device
-            torch.cuda.synchronize()
-            return None
-        return min(self.time(graph.replay, REPLAYS)) / CAPTURED
+    def in_graph(self, call: Call) -> dict[str, Any]:
+        if self.device == "cpu" or _waits(call):
+            return {}
+        graph: Any = torch.cuda.CUDAGraph(keep_graph=True)
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            for _ in range(CAPTURED):
+                call()
+        kernels = _kernels(graph) / CAPTURED
+        graph.instantiate()
+        seconds = min(self.time(graph.replay, FEWEST_REPLAYS))
+        replays = min(max(int(REPLAY_SECONDS / seconds), FEWEST_REPLAYS), MOST_REPLAYS)
+        return {"graph": min(self.time(graph.replay, replays)) / CAPTURED, "kernels": kernels}
 
     def first_call(self, call: Call) -> tuple[Any, int]:
         if self.device == "cpu":
             return super().first_call(call)
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
+        _most_scratch()
         result = call()
         torch.cuda.synchronize()
-        return result, torch.cuda.max_memory_allocated() - before
+        return result, torch.cuda.max_memory_allocated() - before + _most_scratch()
 
-    def bandwidth(self) -> float:
-        return self._copy_bandwidth(2**28)
-
-    def _copy_bandwidth(self, elements: int) -> float:
+    def bandwidth(self, elements: int) -> float:
         source = torch.ones(elements, dtype=torch.float32, device=self.device)
         target = torch.empty_like(source)
-        best = min(self.time(lambda: target.copy_(source), 10))
-        return float(2 * source.nbytes / best)
+        # In a graph: a copy in the cache takes less time than Python needs to ask for it.
+        seconds = self.in_graph(lambda: target.copy_(source))["graph"]
+        return float(2 * source.nbytes / seconds)
+
+
+def _waits(call: Call) -> bool:
+    """Whether the call waits for the device: the attempt to capture one that does would leave
+    PyTorch's allocator in disorder (its pull request 180395), so that later ones fail."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError as error:
+        if "synchronizing" not in str(error):
+            raise
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
+
+
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _most_scratch() -> int:
+    """Bytes that cudaMallocAsync lent at most since it was last asked: PyTorch counts its own."""
+    driver, device, pool = _driver(), ctypes.c_int(), ctypes.c_void_p()
+    most, none = ctypes.c_uint64(), ctypes.c_uint64(0)
+    driver.cuDeviceGet(ctypes.byref(device), torch.cuda.current_device())
+    driver.cuDeviceGetDefaultMemPool(ctypes.byref(pool), device)
+    driver.cuMemPoolGetAttribute(pool, USED_MEM_HIGH, ctypes.byref(most))
+    driver.cuMemPoolSetAttribute(pool, USED_MEM_HIGH, ctypes.byref(none))
+    return most.value
+
+
+def _kernels(graph: Any) -> int:
+    """How many nodes of a captured graph are kernels; the driver knows."""
+    driver = _driver()
+    handle, count = ctypes.c_void_p(graph.raw_cuda_graph()), ctypes.c_size_t()
+    kind, kernels = ctypes.c_int(), 0
+    driver.cuGraphGetNodes(handle, None, ctypes.byref(count))
+    nodes = (ctypes.c_void_p * count.value)()
+    driver.cuGraphGetNodes(handle, nodes, ctypes.byref(count))
+    for node in nodes:
+        driver.cuGraphNodeGetType(ctypes.c_void_p(node), ctypes.byref(kind))
+        kernels += kind.value == KERNEL_NODE
+    return kernels
 
 
 def pooler_of(module: Any, inputs: list[Any], boxes: Any, case: Case) -> Call:

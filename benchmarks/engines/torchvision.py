@@ -18,13 +18,16 @@ class Torchvision(TorchEngine):
 
     operations = tuple(name for name in OPERATIONS if "align_max" not in name)
     packages = ("torchvision", "torch")
-    # float16 features want float16 boxes there, which costs 1e-3 and more; bfloat16 has no kernel.
-    note = "roi_pool computes the argmax too; NHWC is channels_last memory"
+    cuda_dtypes = ("float32", "float16")  # bfloat16 has no kernel
+    note = (
+        "roi_pool computes the argmax too; NHWC is channels_last memory; float16 features want "
+        "float16 boxes there, which moves them"
+    )
 
     def prepare(self, case: Case, data: Data) -> Call:
         operation = OPERATIONS[case.operation]
         inputs = [self.tensor(array, case) for array in data.inputs]
-        boxes = self.rows(data.boxes)
+        boxes = self.rows(data.boxes).to(inputs[0].dtype)
         forward: Any
         if operation.function == "multiscale_roi_align":
             forward = pooler_of(ops.MultiScaleRoIAlign, inputs, boxes, case)
