@@ -58,7 +58,7 @@ def sources() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
-def _tree() -> Path:
+def cmake_tree() -> Path:
     """CMake's folder of the installation that was made last."""
     found = sorted(ROOT.glob("build/*/build.ninja"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -66,7 +66,7 @@ def _tree() -> Path:
     return found[-1].parent
 
 
-def _lines(tree: Path) -> tuple[list[Line], Line]:
+def compile_lines(tree: Path) -> tuple[list[Line], Line]:
     """How the objects of the library are compiled, and how they are linked."""
     command = ["ninja", "-C", str(tree), "-t", "compdb"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -107,7 +107,7 @@ def _shell(command: str, tree: Path) -> str:
     return said
 
 
-def _compile(line: Line, tree: Path, objects: Path, variant: Variant) -> str:
+def compile_object(line: Line, tree: Path, objects: Path, variant: Variant) -> str:
     """Make the object, unless it is there already; what the compiler said."""
     target = _object(line, objects, variant)
     words = target.with_suffix(".txt")
@@ -142,19 +142,19 @@ def kernels(said: str) -> dict[str, list[int]]:
 
 def build(variants: Iterable[Variant], folder: Path, jobs: int) -> dict[str, Any]:
     """Make the default's library and one per variant; what is in `folder` afterwards, as JSON."""
-    tree = _tree()
+    tree = cmake_tree()
     # What the libraries are linked to; kernels of another state of the sources are not made anew.
     _shell(f"ninja -j {jobs} libroidl.so", tree)
-    lines, link = _lines(tree)
+    lines, link = compile_lines(tree)
     state = hashlib.sha256("".join([sources(), *(line.command for line in lines)]).encode())
-    objects = folder.resolve() / "objects" / state.hexdigest()[:12]
+    objects = tree / "variants" / state.hexdigest()[:12]
     default = Variant()
     everyone = [default, *variants]
     made: dict[str, Any] = {}
     with ThreadPoolExecutor(jobs) as pool:
         work = {
             variant: {
-                line: pool.submit(_compile, line, tree, objects, variant)
+                line: pool.submit(compile_object, line, tree, objects, variant)
                 for line in lines
                 if variant == default or depends(line.file, variant)
             }

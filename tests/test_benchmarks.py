@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks are no part of the package
 
 from benchmarks import builds, load, report, variants  # noqa: E402
 from benchmarks.case import OPERATIONS  # noqa: E402
+from benchmarks.process import Process  # noqa: E402
 from benchmarks.report import Results  # noqa: E402
 
 KEY = ("workload", "operation", "layout", "dtype", "threads")
@@ -248,6 +251,34 @@ def test_each_variant_has_its_library(tmp_path: Path) -> None:
     libraries = [spec.variables["ROIDL_CUDA_LIBRARY"] for spec in found.values()]
     default = str(tmp_path / "default.so")
     assert libraries == [default, default, str(tmp_path / f"{name}-1.so")]
+
+
+def test_a_worker_gets_its_variables() -> None:
+    variables = {"ROIDL_CUDA_LIBRARY": "/nowhere/libroidl_cuda.so"}
+    engine = "benchmarks.engines.roidl:Numpy"
+    with closing(Process(sys.executable, engine, 1, "cpu", variables)) as worker:
+        assert worker.order("describe")["offers"]
+        environment = Path(f"/proc/{worker.pid}/environ").read_bytes()
+    assert b"ROIDL_CUDA_LIBRARY=/nowhere/libroidl_cuda.so\0" in environment
+
+
+def test_an_object_is_compiled_as_the_installed_one(tmp_path: Path) -> None:
+    if not list(ROOT.glob("build/*/build.ninja")) or shutil.which("ninja") is None:
+        pytest.skip("not installed from this folder, or by another tool than ninja")
+    tree = builds.cmake_tree()
+    if not (tree / builds.LIBRARY).exists():
+        pytest.skip("installed without CUDA")
+    lines, link = builds.compile_lines(tree)
+    assert {line.file.name for line in lines if line.file.suffix == ".cu"} == {
+        file.name for file in (ROOT / "cuda").glob("*.cu")
+    }
+    assert all(line.output in link.command for line in lines)
+    (line,) = [line for line in lines if line.file.name == "device.cu"]
+    said = builds.compile_object(line, tree, tmp_path, builds.Variant("ANY", "2"))
+    assert (tmp_path / "ANY-2/device.cu.o").exists()
+    assert "entry function" in said
+    with pytest.raises(builds.BuildError, match="error"):
+        builds.compile_object(line, tree, tmp_path, builds.Variant("ANY", "2 --no-such-option"))
 
 
 def test_the_table_has_ratios_and_what_the_compiler_said(measured: tuple[Results, str]) -> None:
