@@ -147,7 +147,8 @@ def _against(results: Results) -> str:
     same = ("operation", "workload", "layout", "dtype", "threads")
     peers = {tuple(row[k] for k in same): row for row in timed(results, engine=GPU_PEER)}
     cells = []
-    for row in sorted(timed(results, engine=GPU_ENGINE), key=_order):
+    ours = sorted(timed(results, engine=GPU_ENGINE), key=_order)
+    for row in sorted(ours, key=lambda row: list(OPERATIONS).index(row["operation"])):
         peer, floor = peers.get(tuple(row[k] for k in same)), _floor(results, row)
         line = [OPERATIONS[row["operation"]].title, *(row[k] for k in same[1:4])]
         for name in ("graph", "min"):
