@@ -1,86 +1,98 @@
 // The averages, forward, from a plan: by rows or by channels.
 //
-// Both kernels work on one RoI and some of its channels a block. Rows (NCHW, and any strides): for
-// every row of bins the columns with taps are summed down first, lanes along x, then across.
-// Channels (NHWC): lanes are channels, 16 bytes each, and every bin is summed directly.
+// Rows (NCHW, and any strides): rows.cuh. Channels (NHWC): a block has a RoI and some channels;
+// lanes are channels, 16 bytes each, and every bin is summed directly.
 //
 // `Plans` says where the plan is: in global memory (Plan), or found by the block (PlanHere).
 #pragma once
-#include "plan.cuh"
+#include "rows.cuh"
 
 namespace roidl::cuda {
 
+// By rows: the columns of a RoI are the cells of its window, each once, or, where they are fewer,
+// the places of its taps.
 template <class T, class Plans>
-struct ForwardRows {
+struct AverageRows {
   using A = accumulator<T>;
-  static constexpr int kResident = Plans::kMostResident;
+  static constexpr int kTogether = ROIDL_TUNE_ROWS_TOGETHER * 4 / sizeof(A);
+  static constexpr int kResident = Plans::kMostResident < ROIDL_TUNE_ROWS_RESIDENT
+                                       ? Plans::kMostResident
+                                       : ROIDL_TUNE_ROWS_RESIDENT;
+  static constexpr int kMostRois = Plans::kMostRois, kSlab = Plans::kSlab;
+  using Kept = Strip<A, kTogether>;
+  using Space = typename Plans::Space;
+  struct Known {
+    RoiPlan<A, 1> roi;
+    bool by_cells;
+  };
+  struct Unit {
+    Channels<T, kTogether> from;
+    Results<T> to;
+  };
   Plans plan;
   Views features;
   PooledView out;
-  int64_t count;  // of the RoIs
-  int64_t channels;
-  int32_t slabs, slab_channels;
-  int32_t sums;  // room in shared memory for so many
-  Divider by_bins_y, by_bins_x;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
-    A* const sum = shared.take<A>(sums);
-    const auto space = plan.place(shared);
-    for (int64_t work = team.block; work < count * slabs; work += team.blocks) {
-      const int64_t k = work / slabs, channel = (work - k * slabs) * slab_channels;
-      const int64_t left = channels - channel;
-      const RoiPlan<A, 1> roi = plan.of(team, space, k);
-      const int64_t image = roi.window.image < 0 ? 0 : roi.window.image;
-      const MapView& map = features.of[roi.window.map];
-      run(team, roi, sum,
-          {static_cast<T*>(map.data) + image * map.n + channel * map.c, 0, map.c, map.h, map.w},
-          static_cast<T*>(out.data) + out.offset(k) + channel * out.c,
-          left < slab_channels ? static_cast<int32_t>(left) : slab_channels);
-    }
+  int64_t bytes(int64_t) const { return plan.bytes(); }
+  ROIDL_DEVICE Space place(Shared& shared, int64_t) const { return plan.place(shared); }
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int64_t k, int32_t) const {
+    plan.prepare(team, space, k);
+  }
+  ROIDL_DEVICE Known know(const Space& space, int64_t k, int32_t) const {
+    const RoiPlan<A, 1> roi = plan.of(space, k);
+    const int32_t cells = roi.window.x_end - roi.window.x_begin;
+    return {roi, cells <= kItems && cells <= roi.x[plan.x.bins].stop};
+  }
+  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t k, int32_t channel,
+                            int32_t channels) const {
+    return {{features, known.roi.window, channel, channels}, {out, k, channel}};
+  }
+  ROIDL_DEVICE Span columns(const Known& known, int32_t q, int32_t q_stop) const {
+    const Window& window = known.roi.window;
+    if (known.by_cells) return {0, window.x_end - window.x_begin};
+    return {known.roi.x[q].first, known.roi.x[q_stop - 1].stop};
   }
 
- private:
-  // A row is a channel and a row of bins; as many at a time as there is room for.
-  ROIDL_DEVICE void run(const Team& team, const RoiPlan<A, 1>& roi, A* sum, const MapView& map,
-                        T* target, int32_t some) const {
-    const int32_t bins_y = plan.y.bins, bins_x = plan.x.bins;
-    const T* const source = static_cast<const T*>(map.data);
-    const Span *const y = roi.y, *const x = roi.x;
-    const Tap<A, 1>*const y_taps = roi.y_taps, *const x_taps = roi.x_taps;
-    const int32_t columns = x[bins_x].stop;
-    // What is counted at a time, in either direction, stays below the sums or is one row.
-    const int32_t longest = columns > bins_x ? columns : bins_x;
-    const int32_t most = longest < sums ? sums / longest : 1;
-    const int32_t all = some * bins_y;
-    for (int32_t first = 0; first < all; first += most) {
-      const int32_t rows = all - first < most ? all - first : most;
-      team.rows(rows, columns, [&](int32_t row, int32_t column) {
-        int32_t p = first + row;
-        const int32_t c = by_bins_y.split(p);
-        const int32_t cell = x_taps[column].cell;
-        A total = A(0);
-        if (cell >= 0) {
-          const T* const from = source + c * map.c + cell * map.w;
-          const Span span = y[p];
-#pragma unroll 4
-          for (int32_t j = span.first; j < span.stop; ++j)
-            total = fused(y_taps[j].weight[0], A(widen(from[y_taps[j].cell * map.h])), total);
-        }
-        sum[row * columns + column] = total;
-      });
-      team.sync();
-      team.each(int64_t{rows} * bins_x, [&](int64_t index) {
-        int32_t q = static_cast<int32_t>(index);
-        const int32_t row = by_bins_x.split(q);
-        int32_t p = first + row;
-        const int32_t c = by_bins_y.split(p);
-        const Span span = x[q];
-        A total = A(0);
-        for (int32_t j = span.first; j < span.stop; ++j)
-          total = fused(x_taps[j].weight[0], sum[row * columns + j], total);
-        narrow(total, target[c * out.c + p * out.h + q * out.w]);
-      });
+  ROIDL_DEVICE void down(const Known& known, const Unit& unit, int32_t p, int32_t column,
+                         const Kept& kept, int32_t item) const {
+    const RoiPlan<A, 1>& roi = known.roi;
+    const int32_t cell = known.by_cells ? roi.window.x_begin + column : roi.x_taps[column].cell;
+    A total[kTogether] = {};
+    if (cell >= 0) {
+      const Span span = roi.y[p];
+#pragma unroll 1
+      for (int32_t j = span.first; j < span.stop; ++j) {
+        const Tap<A, 1> tap = roi.y_taps[j];
+        const int32_t at = tap.cell * unit.from.h + cell * unit.from.w;
+#pragma unroll
+        for (int c = 0; c < kTogether; ++c)
+          total[c] = fused(tap.weight[0], A(widen(unit.from.at[c][at])), total[c]);
+      }
     }
+    kept.put(item, total);
+  }
+
+  ROIDL_DEVICE void across(const Known& known, const Unit& unit, int32_t p, int32_t q,
+                           const Span& piece, const Kept& kept, int32_t first) const {
+    const RoiPlan<A, 1>& roi = known.roi;
+    const Span span = roi.x[q];
+    A total[kTogether] = {};
+    Span taps = span;
+    if (!known.by_cells) {
+      if (span.first < piece.first) kept.get(kItems, total), taps.first = piece.first;
+      if (span.stop > piece.stop) taps.stop = piece.stop;
+    }
+#pragma unroll 1
+    for (int32_t j = taps.first; j < taps.stop; ++j) {
+      const Tap<A, 1> tap = roi.x_taps[j];
+      A sums[kTogether];
+      kept.get(first + (known.by_cells ? tap.cell - roi.window.x_begin : j - piece.first), sums);
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c) total[c] = fused(tap.weight[0], sums[c], total[c]);
+    }
+    if (taps.stop < span.stop) return kept.put(kItems, total);
+    unit.to.template for_each<kTogether>(unit.from.count, p, q,
+                                         [&](int c, T& result) { narrow(total[c], result); });
   }
 };
 
@@ -100,15 +112,17 @@ struct ForwardChannels {
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const auto space = plan.place(shared);
-    const int64_t pieces = slabs * parts, bins = int64_t{plan.y.bins} * plan.x.bins;
-    for (int64_t work = team.block; work < count * pieces; work += team.blocks) {
-      const int64_t k = work / pieces, piece = work - k * pieces;
-      const int64_t slab = piece / parts, first = (piece - slab * parts) * part_bins;
+    const int64_t bins = int64_t{plan.y.bins} * plan.x.bins;
+    // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
+    for (int64_t work = team.block; work < slabs * count * parts; work += team.blocks) {
+      const int64_t outer = work / parts, first = (work - outer * parts) * part_bins;
+      const int64_t slab = outer / count, k = outer - slab * count;
       const int64_t left = bins - first, mine = left < part_bins ? left : part_bins;
       const int64_t channel = slab * slab_groups * kTogether;
       const int64_t rest = (channels - channel) / kTogether;
       const int32_t groups = rest < slab_groups ? static_cast<int32_t>(rest) : slab_groups;
-      const RoiPlan<A, 1> roi = plan.of(team, space, k);
+      plan.prepare(team, space, k);
+      const RoiPlan<A, 1> roi = plan.of(space, k);
       const int64_t image = roi.window.image < 0 ? 0 : roi.window.image;
       const MapView& map = features.of[roi.window.map];
       const MapView source{static_cast<T*>(map.data) + image * map.n + channel * map.c, 0, map.c,
@@ -154,29 +168,6 @@ struct ForwardChannels {
   }
 };
 
-template <class T, class Plans>
-void forward_rows(const Problem& problem, const Plans& plan) {
-  using A = accumulator<T>;
-  constexpr int64_t kSums = 4096;
-  // A RoI is cut up until there are blocks enough, but not so small that nobody reads a whole row.
-  int64_t slab = problem.channels < 64 ? problem.channels : 64;
-  while (slab > 4 && problem.rois * divide_up(problem.channels, slab) < enough_blocks(problem))
-    slab = divide_up(slab, 2);
-  const int64_t slabs = divide_up(problem.channels, slab);
-  const int64_t sums = plan.x.most < kSums ? kSums : plan.x.most;
-  const ForwardRows<T, Plans> kernel{plan,
-                                     views_of(problem, &Map::features),
-                                     problem.pooled,
-                                     problem.rois,
-                                     problem.channels,
-                                     static_cast<int32_t>(slabs),
-                                     static_cast<int32_t>(slab),
-                                     static_cast<int32_t>(sums),
-                                     Divider(problem.output_height),
-                                     Divider(problem.output_width)};
-  launch(problem, kernel, problem.rois * slabs, Shared::bytes_of<A>(sums) + plan.bytes());
-}
-
 template <class T, int kTogether, class Plans>
 void forward_channels(const Problem& problem, const Plans& plan) {
   const int64_t groups = problem.channels / kTogether;
@@ -215,15 +206,13 @@ void forward(const Problem& problem, const Plans& plan) {
         moves_together(in.data, {in.n, in.h, in.w}, in.c, problem.channels, kWide, sizeof(T));
     channels_last &= in.c == 1;
   }
-  const bool row_fits =
-      plan.x.most * static_cast<int64_t>(sizeof(accumulator<T>)) <= kSharedBytes &&
-      problem.output_height < 1 << 24 && problem.channels < 1 << 30;
   if (together)
     forward_channels<T, kWide>(problem, plan);
-  else if (channels_last || !row_fits)
+  else if (channels_last || !walks_rows(problem))
     forward_channels<T, 1>(problem, plan);
   else
-    forward_rows<T>(problem, plan);
+    launch_rows(problem,
+                AverageRows<T, Plans>{plan, views_of(problem, &Map::features), problem.pooled});
 }
 
 }  // namespace roidl::cuda

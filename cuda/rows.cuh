@@ -1,0 +1,221 @@
+// Kernels whose lanes run along the rows of a map: for NCHW, and any strides.
+//
+// A warp works alone on a unit: a RoI, a few channels and some rows of bins. For each of these rows
+// it first reduces every column of the map over the cells of the bins (down), then each bin over
+// its columns (across). An item, what is known of a column of a row of bins, is a lane's; their
+// room in shared memory is fixed, and as many bins are done at a time as it holds.
+#pragma once
+#include "bins.cuh"
+#include "plan.cuh"
+#include "tuning.h"
+
+namespace roidl::cuda {
+
+inline constexpr int kItems = ROIDL_TUNE_ROWS_ITEMS;  // of a warp
+inline constexpr int kMostBinsAcross = 1 << 12;
+static_assert(kItems <= 128, "numbers of bins are divided by multiplication");
+
+// A value for each channel of a unit at every item, and at one more, which a bin that is wider than
+// the room is carried on in.
+template <class V, int kTogether>
+struct Strip {
+  static constexpr int kWide = 16 / sizeof(V) < kTogether ? 16 / sizeof(V) : kTogether;
+  static constexpr int kParts = kTogether / kWide;
+  using Wide = Vec<V, kWide>;
+  Wide* at;  // [part][item]: neighbouring lanes do not meet in a bank
+
+  static int64_t bytes() { return kWarps * Shared::bytes_of<Wide>((kItems + 1) * kParts); }
+  ROIDL_DEVICE static Strip place(Shared& shared) {
+    return {shared.take<Wide>(kWarps * (kItems + 1) * kParts)};
+  }
+  ROIDL_DEVICE Strip of(const Warp& warp) const {
+    return {held_shared(at + warp.number * (kItems + 1) * kParts)};
+  }
+  ROIDL_DEVICE void put(int32_t item, const V (&values)[kTogether]) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      Wide some;
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) some.at[j] = values[part * kWide + j];
+      at[part * (kItems + 1) + item] = some;
+    }
+  }
+  ROIDL_DEVICE void get(int32_t item, V (&values)[kTogether]) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const Wide some = at[part * (kItems + 1) + item];
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) values[part * kWide + j] = some.at[j];
+    }
+  }
+};
+
+// The channels of a unit on the map of its RoI. Those beyond the last are the last once more, which
+// is not stored, so that no loop asks.
+template <class T, int kTogether>
+struct Channels {
+  const T* at[kTogether];
+  int32_t h, w;  // strides
+  int32_t count;
+
+  template <class Place>  // a Window or a Roi
+  ROIDL_DEVICE Channels(const Views& views, const Place& place, int32_t first, int32_t channels)
+      : count(held(channels - first < kTogether ? channels - first : kTogether)) {
+    const MapView& map = views.of[place.map];
+    const int64_t image = place.image < 0 ? 0 : place.image;
+    h = held(static_cast<int32_t>(map.h));
+    w = held(static_cast<int32_t>(map.w));
+    at[0] = static_cast<const T*>(map.data) + image * map.n + first * map.c;
+#pragma unroll
+    for (int c = 1; c < kTogether; ++c) at[c] = c < count ? at[c - 1] + map.c : at[c - 1];
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) at[c] = held_global(at[c]);
+  }
+};
+
+// Where the results of a unit go.
+template <class T>
+struct Results {
+  T* at;
+  int64_t c, h, w;  // strides
+
+  ROIDL_DEVICE Results(const PooledView& view, int64_t k, int64_t channel)
+      : at(held_global(static_cast<T*>(view.data) + view.offset(k) + channel * view.c)),
+        c(view.c),
+        h(view.h),
+        w(view.w) {}
+
+  // visit(c, result) for the first `count` channels.
+  template <int kTogether, class Visit>
+  ROIDL_DEVICE void for_each(int32_t count, int32_t p, int32_t q, Visit&& visit) const {
+    T* result = at + p * h + q * w;
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i, result += c)
+      if (i < count) visit(i, *result);
+  }
+};
+
+// What a Body is asked: prepare(team, space, k, some), for all RoIs of a block; know(space, k, i),
+// of the i-th of them, and columns(known, q, q_stop), of these bins, which ascend; unit_of(…),
+// where its channels lie; down and across, which fill and use the items.
+template <class Body>
+struct Rows {
+  static constexpr int kResident = Body::kResident;
+  static constexpr int kTogether = Body::kTogether;
+  Body body;
+  int32_t count, channels;  // RoIs
+  int32_t some, slab;       // of them, of a block
+  int32_t blocks;
+  int32_t parts, rows;  // of a RoI's rows of bins; rows in each
+  int32_t bins_y, bins_x;
+  Divider by_groups;  // of RoIs
+
+  int64_t shared_bytes() const { return Body::Kept::bytes() + body.bytes(some); }
+
+  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+    const auto kept = Body::Kept::place(shared);
+    const auto space = body.place(shared, some);
+    for (int64_t work = team.block; work < blocks; work += team.blocks) {
+      // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
+      int32_t group = static_cast<int32_t>(work);
+      const int32_t channel = by_groups.split(group) * slab, k = group * some;
+      const int32_t mine = count - k < some ? count - k : some;
+      const int32_t here = channels - channel < slab ? channels - channel : slab;
+      const int32_t together = (here + kTogether - 1) / kTogether;
+      body.prepare(team, space, k, mine);
+      team.warps(together * mine * parts, [&](const Warp& warp, int32_t unit) {
+        const int32_t pair = unit / parts, first = (unit - pair * parts) * rows;
+        const int32_t c = pair / mine, i = pair - c * mine;
+        const int32_t last = first + rows < bins_y ? first + rows : bins_y;
+        run(warp, body.know(space, k + i, i), kept.of(warp), k + i, channel + c * kTogether, first,
+            last);
+      });
+    }
+  }
+
+ private:
+  template <class Known, class Kept>
+  ROIDL_DEVICE void run(const Warp& warp, const Known& known, const Kept& kept, int32_t k,
+                        int32_t channel, int32_t p_first, int32_t p_stop) const {
+    const auto unit = body.unit_of(known, k, channel, channels);
+    for (int32_t q = 0, q_stop; q < bins_x; q = q_stop) {
+      Span columns = body.columns(known, q, q_stop = bins_x);
+      if (columns.stop - columns.first > kItems) {
+        for (q_stop = q + 1; q_stop < bins_x; ++q_stop) {
+          const Span more = body.columns(known, q, q_stop + 1);
+          if (more.stop - more.first > kItems) break;
+        }
+        columns = body.columns(known, q, q_stop);
+      }
+      const int32_t width = columns.stop - columns.first, bins = q_stop - q;
+      const int32_t most = width < kItems ? width : kItems,
+                    at_once = most > 1 ? kItems / most : kItems;
+      const Reciprocal by_columns(most > 1 ? most : 1), by_bins(bins);
+      for (int32_t p = p_first; p < p_stop; p += at_once) {
+        const int32_t some_rows = p_stop - p < at_once ? p_stop - p : at_once;
+        // One piece, but of a bin that is wider than the room.
+        Span piece{columns.first, columns.first + most};
+        for (bool more = true; more; piece = {piece.stop, piece.stop + kItems}) {
+          more = piece.stop < columns.stop;
+          if (!more) piece.stop = columns.stop;
+          const int32_t some_columns = piece.stop - piece.first;
+          warp.each(some_rows * some_columns, [&](int32_t item) {
+            const int32_t row = by_columns.quotient(item);
+            body.down(known, unit, p + row, piece.first + item - row * some_columns, kept, item);
+          });
+          warp.each(some_rows * bins, [&](int32_t bin) {
+            const int32_t row = by_bins.quotient(bin);
+            body.across(known, unit, p + row, q + bin - row * bins, piece, kept,
+                        row * some_columns);
+          });
+        }
+      }
+    }
+  }
+};
+
+// Whether the offsets within the planes of all maps are of 31 bits, and the walk can count.
+inline bool walks_rows(const Problem& problem) {
+  const auto reach = [](int64_t size, int64_t stride) {
+    return static_cast<double>(size - 1) * static_cast<double>(stride < 0 ? -stride : stride);
+  };
+  for (int i = 0; i < problem.num_maps; ++i) {
+    const Map& map = problem.maps[i];
+    if (reach(map.height, map.features.h) + reach(map.width, map.features.w) >= INT32_MAX)
+      return false;
+  }
+  return problem.output_width <= kMostBinsAcross && problem.output_height < 1 << 24 &&
+         static_cast<double>(problem.rois) * static_cast<double>(problem.channels) < INT32_MAX;
+}
+
+template <class Body>
+void launch_rows(const Problem& problem, const Body& body) {
+  constexpr int kTogether = Body::kTogether;
+  // A block is made smaller until there are enough of them: first of the RoIs that it has, then of
+  // the channels, so that its warps meet in L1; then rows of bins are dealt out to idle warps.
+  int64_t some = Body::kMostRois, slab = Body::kSlab;
+  const auto blocks = [&] {
+    return divide_up(problem.rois, some) * divide_up(problem.channels, slab);
+  };
+  while (some > 1 && blocks() < 2 * enough_blocks(problem)) some = divide_up(some, 2);
+  while (slab > kTogether && blocks() < 2 * enough_blocks(problem)) slab /= 2;
+  const int64_t last = slab < problem.channels ? slab : problem.channels;
+  const int64_t units = some * divide_up(last, kTogether), bins = problem.output_height;
+  const int64_t parts = divide_up(kWarps, units) < bins ? divide_up(kWarps, units) : bins;
+  const int64_t rows = divide_up(bins, parts);
+  const int64_t groups = divide_up(problem.rois, some);
+  const Rows<Body> kernel{body,
+                          static_cast<int32_t>(problem.rois),
+                          static_cast<int32_t>(problem.channels),
+                          static_cast<int32_t>(some),
+                          static_cast<int32_t>(slab),
+                          static_cast<int32_t>(blocks()),
+                          static_cast<int32_t>(divide_up(bins, rows)),
+                          static_cast<int32_t>(rows),
+                          static_cast<int32_t>(bins),
+                          static_cast<int32_t>(problem.output_width),
+                          Divider(groups)};
+  launch(problem, kernel, kernel.blocks, kernel.shared_bytes());
+}
+
+}  // namespace roidl::cuda
