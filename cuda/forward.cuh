@@ -199,16 +199,14 @@ void forward(const Problem& problem, const Plans& plan) {
   const PooledView& out = problem.pooled;
   bool together = moves_together(out.data, {out.image, out.row, out.h, out.w}, out.c,
                                  problem.channels, kWide, sizeof(T));
-  bool channels_last = problem.channels > 1;
   for (int i = 0; i < problem.num_maps; ++i) {
     const MapView& in = problem.maps[i].features;
     together &=
         moves_together(in.data, {in.n, in.h, in.w}, in.c, problem.channels, kWide, sizeof(T));
-    channels_last &= in.c == 1;
   }
   if (together)
     forward_channels<T, kWide>(problem, plan);
-  else if (channels_last || !walks_rows(problem))
+  else if (is_channels_last(problem) || !walks_rows(problem))
     forward_channels<T, 1>(problem, plan);
   else
     launch_rows(problem,

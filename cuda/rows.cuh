@@ -174,6 +174,13 @@ struct Rows {
   }
 };
 
+// Whether lanes had better run along channels.
+inline bool is_channels_last(const Problem& problem) {
+  bool last = problem.channels > 1;
+  for (int i = 0; i < problem.num_maps; ++i) last &= problem.maps[i].features.c == 1;
+  return last;
+}
+
 // Whether the offsets within the planes of all maps are of 31 bits, and the walk can count.
 inline bool walks_rows(const Problem& problem) {
   const auto reach = [](int64_t size, int64_t stride) {
@@ -197,7 +204,8 @@ void launch_rows(const Problem& problem, const Body& body) {
   const auto blocks = [&] {
     return divide_up(problem.rois, some) * divide_up(problem.channels, slab);
   };
-  while (some > 1 && blocks() < 2 * enough_blocks(problem)) some = divide_up(some, 2);
+  const auto fits = [&] { return Body::Kept::bytes() + body.bytes(some) <= kSharedBytes; };
+  while (some > 1 && (!fits() || blocks() < 2 * enough_blocks(problem))) some = divide_up(some, 2);
   while (slab > kTogether && blocks() < 2 * enough_blocks(problem)) slab /= 2;
   const int64_t last = slab < problem.channels ? slab : problem.channels;
   const int64_t units = some * divide_up(last, kTogether), bins = problem.output_height;

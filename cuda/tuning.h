@@ -2,9 +2,9 @@
 // given to the compiler, to be varied there.
 #pragma once
 
-// Rows (rows.cuh): 32-bit values of as many channels that a warp works on together; items that it
-// keeps of them in shared memory, at most 128; RoIs and channels of a block; blocks that share a
-// multiprocessor.
+// The averages by rows (rows.cuh): 32-bit values of as many channels that a warp works on together;
+// items that it keeps of them in shared memory, at most 128; RoIs and channels of a block; blocks
+// that share a multiprocessor.
 #ifndef ROIDL_TUNE_ROWS_TOGETHER
 #define ROIDL_TUNE_ROWS_TOGETHER 8
 #endif
@@ -19,4 +19,18 @@
 #endif
 #ifndef ROIDL_TUNE_ROWS_RESIDENT
 #define ROIDL_TUNE_ROWS_RESIDENT 3
+#endif
+
+// RoIPool's maxima by rows (pool_max.cuh): the same.
+#ifndef ROIDL_TUNE_MAX_TOGETHER
+#define ROIDL_TUNE_MAX_TOGETHER 4
+#endif
+#ifndef ROIDL_TUNE_MAX_ROIS
+#define ROIDL_TUNE_MAX_ROIS 16
+#endif
+#ifndef ROIDL_TUNE_MAX_SLAB
+#define ROIDL_TUNE_MAX_SLAB 8
+#endif
+#ifndef ROIDL_TUNE_MAX_RESIDENT
+#define ROIDL_TUNE_MAX_RESIDENT 3
 #endif

@@ -1,0 +1,236 @@
+// RoIPool's maxima and where they stand: by rows, or a bin a thread.
+#pragma once
+#include <cmath>
+
+#include "rows.cuh"
+
+namespace roidl::cuda {
+
+struct alignas(8) Cells {  // read at once
+  int32_t begin, end;
+};
+
+template <class C>
+ROIDL_DEVICE Cells cells_of(const PoolBins<C>& axis, int64_t p) {
+  const Bin bin = axis.bin(p);
+  return {static_cast<int32_t>(bin.begin), static_cast<int32_t>(bin.end)};
+}
+
+// The first NaN wins, so that it cannot hide.
+template <class A>
+ROIDL_DEVICE bool beats(A value, A best) {
+  return !(value <= best) && best == best;
+}
+template <class A>
+ROIDL_DEVICE bool ties(A value, A best) {
+  return value == best || (value != value && best != best);
+}
+
+// What is kept of a column is its first maximum and that one's cell, y * width + x.
+template <class T, class Rois>
+struct MaxRows {
+  using A = accumulator<T>;
+  static constexpr int kTogether = ROIDL_TUNE_MAX_TOGETHER * 4 / sizeof(A);
+  static constexpr int kResident = ROIDL_TUNE_MAX_RESIDENT;
+  static constexpr int kMostRois = ROIDL_TUNE_MAX_ROIS, kSlab = ROIDL_TUNE_MAX_SLAB;
+  static constexpr int kMostBins = 1024;  // along both axes, whose cells a block keeps
+  using RoiType = Roi<typename Rois::Axis>;
+
+  struct Kept {
+    Strip<A, kTogether> values;
+    Strip<int32_t, kTogether> cells;
+
+    static int64_t bytes() {
+      return Strip<A, kTogether>::bytes() + Strip<int32_t, kTogether>::bytes();
+    }
+    ROIDL_DEVICE static Kept place(Shared& shared) {
+      const auto values = Strip<A, kTogether>::place(shared);
+      return {values, Strip<int32_t, kTogether>::place(shared)};
+    }
+    ROIDL_DEVICE Kept of(const Warp& warp) const { return {values.of(warp), cells.of(warp)}; }
+  };
+  struct Space {
+    RoiType* rois;
+    Cells* cells;  // [RoI][bins_y + bins_x]
+  };
+  struct Known {
+    const RoiType* roi;
+    const Cells *y, *x;
+    int32_t width;  // of the map
+  };
+  struct Unit {
+    Channels<T, kTogether> from;
+    Results<T> to;
+    Results<int32_t> argmax;
+  };
+
+  Rois rois;
+  Views features;
+  PooledView out, argmax;  // argmax.data may be null
+  int32_t bins_y, bins_x;
+
+  explicit MaxRows(const RoiPoolProblem& problem)
+      : rois(problem),
+        features(views_of(problem, &Map::features)),
+        out(problem.pooled),
+        argmax(problem.argmax),
+        bins_y(static_cast<int32_t>(problem.output_height)),
+        bins_x(static_cast<int32_t>(problem.output_width)) {}
+
+  static bool takes(const Problem& problem) {
+    return problem.output_height + problem.output_width <= kMostBins && walks_rows(problem);
+  }
+  int64_t bytes(int64_t some) const {
+    return Shared::bytes_of<RoiType>(some) + Shared::bytes_of<Cells>(some * (bins_y + bins_x));
+  }
+  ROIDL_DEVICE Space place(Shared& shared, int64_t some) const {
+    auto* const roi = shared.take<RoiType>(some);
+    return {roi, shared.take<Cells>(some * (bins_y + bins_x))};
+  }
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int64_t k, int32_t some) const {
+    team.sync();  // the RoIs before may still be read
+    team.each(some, [&](int64_t i) { space.rois[i] = rois.load(k + i); });
+    const int32_t both = bins_y + bins_x;
+    team.each(some * both, [&](int64_t index) {
+      const int32_t i = static_cast<int32_t>(index) / both,
+                    bin = static_cast<int32_t>(index) % both;
+      const RoiType& roi = space.rois[i];
+      space.cells[index] = bin < bins_y ? cells_of(roi.y, bin) : cells_of(roi.x, bin - bins_y);
+    });
+  }
+  ROIDL_DEVICE Known know(const Space& space, int64_t, int32_t i) const {
+    const Cells* const cells = held_shared(space.cells + i * (bins_y + bins_x));
+    const RoiType& roi = space.rois[i];
+    return {&roi, cells, cells + bins_y, held(static_cast<int32_t>(roi.x.size))};
+  }
+  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t k, int32_t channel,
+                            int32_t channels) const {
+    return {{features, *known.roi, channel, channels}, {out, k, channel}, {argmax, k, channel}};
+  }
+
+  ROIDL_DEVICE Span columns(const Known& known, int32_t q, int32_t q_stop) const {
+    if (known.roi->image < 0) return {0, 0};
+    return {known.x[q].begin, known.x[q_stop - 1].end};
+  }
+
+  ROIDL_DEVICE void down(const Known& known, const Unit& unit, int32_t p, int32_t x,
+                         const Kept& kept, int32_t item) const {
+    const Cells rows = known.y[p];
+    A best[kTogether];
+    int32_t row[kTogether];
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) {
+      best[c] = A(-INFINITY);
+      row[c] = rows.begin;
+    }
+    int32_t at = rows.begin * unit.from.h + x * unit.from.w;
+#pragma unroll 1
+    for (int32_t y = rows.begin; y < rows.end; ++y, at += unit.from.h) {
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c) {
+        const A value = widen(unit.from.at[c][at]);
+        if (!beats(value, best[c])) continue;
+        best[c] = value;
+        row[c] = y;
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) row[c] = row[c] * known.width + x;
+    kept.values.put(item, best);
+    kept.cells.put(item, row);
+  }
+
+  ROIDL_DEVICE void across(const Known& known, const Unit& unit, int32_t p, int32_t q,
+                           const Span& piece, const Kept& kept, int32_t first) const {
+    const Cells rows = known.y[p], all = known.x[q];
+    const bool empty = known.roi->image < 0 || rows.begin >= rows.end || all.begin >= all.end;
+    A best[kTogether];
+    int32_t cell[kTogether];
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) {
+      best[c] = empty ? A(0) : A(-INFINITY);
+      cell[c] = empty ? -1 : INT32_MAX;
+    }
+    if (!empty) {
+      Cells columns = all;
+      if (all.begin < piece.first) {
+        kept.values.get(kItems, best);
+        kept.cells.get(kItems, cell);
+        columns.begin = piece.first;
+      }
+      if (all.end > piece.stop) columns.end = piece.stop;
+#pragma unroll 1
+      for (int32_t x = columns.begin; x < columns.end; ++x) {
+        A value[kTogether];
+        int32_t where[kTogether];
+        kept.values.get(first + x - piece.first, value);
+        kept.cells.get(first + x - piece.first, where);
+#pragma unroll
+        for (int c = 0; c < kTogether; ++c) {
+          const bool earlier = where[c] < cell[c] && ties(value[c], best[c]);
+          if (!beats(value[c], best[c]) && !earlier) continue;
+          best[c] = value[c];
+          cell[c] = where[c];
+        }
+      }
+      if (columns.end < all.end) {
+        kept.values.put(kItems, best);
+        kept.cells.put(kItems, cell);
+        return;
+      }
+    }
+    unit.to.template for_each<kTogether>(unit.from.count, p, q,
+                                         [&](int c, T& result) { narrow(best[c], result); });
+    if (argmax.data == nullptr) return;
+    unit.argmax.template for_each<kTogether>(unit.from.count, p, q,
+                                             [&](int c, int32_t& result) { result = cell[c]; });
+  }
+};
+
+// A thread is a bin. The cells of the first bins along either axis are found once for all
+// channels that a block has.
+template <class T>
+struct PoolMax {
+  using A = accumulator<T>;
+  static constexpr int kResident = 3;
+  static constexpr int kKnown = 64;  // along an axis
+  using Space = Cells*;
+  Views features;
+  PooledView out, argmax;  // argmax.data may be null
+
+  static int64_t bytes() { return Shared::bytes_of<Cells>(2 * kKnown); }
+  ROIDL_DEVICE static Space place(Shared& shared) { return shared.take<Cells>(2 * kKnown); }
+
+  template <class C>
+  ROIDL_DEVICE static void prepare(const Team& team, const Roi<PoolBins<C>>& roi, Space known) {
+    team.each(2 * kKnown, [&](int64_t i) {
+      const int64_t p = i % kKnown;
+      const PoolBins<C>& axis = i < kKnown ? roi.y : roi.x;
+      if (p < axis.bins) known[i] = cells_of(axis, p);
+    });
+  }
+
+  template <class C>
+  ROIDL_DEVICE void operator()(const Roi<PoolBins<C>>& roi, const Cells* known, int64_t k,
+                               int64_t channel, int64_t p, int64_t q) const {
+    A best = A(0);
+    int64_t cell = -1;
+    if (roi.image >= 0) {
+      const Plane<T> plane = plane_of<T>(features, roi, channel);
+      const Cells rows = p < kKnown ? known[p] : cells_of(roi.y, p);
+      const Cells columns = q < kKnown ? known[kKnown + q] : cells_of(roi.x, q);
+      for (int32_t y = rows.begin; y < rows.end; ++y)
+        for (int32_t x = columns.begin; x < columns.end; ++x) {
+          const A value = plane(y, x);
+          if (cell >= 0 && !beats(value, best)) continue;
+          best = value;
+          cell = y * roi.x.size + x;
+        }
+    }
+    narrow(best, element_of<T>(out, k, channel, p, q));
+    if (argmax.data != nullptr)
+      element_of<int32_t>(argmax, k, channel, p, q) = static_cast<int32_t>(cell);
+  }
+};
+
+}  // namespace roidl::cuda
