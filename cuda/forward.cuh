@@ -35,8 +35,9 @@ struct AverageRows {
 
   int64_t bytes(int64_t) const { return plan.bytes(); }
   ROIDL_DEVICE Space place(Shared& shared, int64_t) const { return plan.place(shared); }
-  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int64_t k, int32_t) const {
-    plan.prepare(team, space, k);
+  template <class RoiOf>
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t, RoiOf&& roi_of) const {
+    if constexpr (Plans::kMostRois == 1) plan.prepare(team, space, roi_of(0));
   }
   ROIDL_DEVICE Known know(const Space& space, int64_t k, int32_t) const {
     const RoiPlan<A, 1> roi = plan.of(space, k);
@@ -193,6 +194,23 @@ void forward_channels(const Problem& problem, const Plans& plan) {
   launch(problem, kernel, problem.rois * slabs * parts, plan.bytes());
 }
 
+template <class T>
+void forward_rows(const Problem& problem, const Plan<accumulator<T>, 1>& plan) {
+  using A = accumulator<T>;
+  with_order(problem, FromPlan<A, 1>{plan}, [&](const int32_t* order) {
+    launch_rows(problem,
+                AverageRows<T, Plan<A, 1>>{plan, views_of(problem, &Map::features), problem.pooled},
+                order);
+  });
+}
+template <class T, class A, class Rois>
+void forward_rows(const Problem& problem, const PlanHere<A, Rois>& plan) {
+  launch_rows(
+      problem,
+      AverageRows<T, PlanHere<A, Rois>>{plan, views_of(problem, &Map::features), problem.pooled},
+      nullptr);
+}
+
 template <class T, class Plans>
 void forward(const Problem& problem, const Plans& plan) {
   constexpr int kWide = 16 / sizeof(T);
@@ -209,8 +227,7 @@ void forward(const Problem& problem, const Plans& plan) {
   else if (is_channels_last(problem) || !walks_rows(problem))
     forward_channels<T, 1>(problem, plan);
   else
-    launch_rows(problem,
-                AverageRows<T, Plans>{plan, views_of(problem, &Map::features), problem.pooled});
+    forward_rows<T>(problem, plan);
 }
 
 }  // namespace roidl::cuda

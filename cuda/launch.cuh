@@ -123,6 +123,9 @@ ROIDL_DEVICE T* held_shared(T* pointer) {
   return pointer;
 }
 
+// One instruction, an ulp or so off.
+ROIDL_DEVICE float reciprocal(float value) { return __fdividef(1.0f, value); }
+
 ROIDL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 ROIDL_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
 
@@ -208,7 +211,8 @@ class Divider {
     multiplier_ = static_cast<uint32_t>((power + divisor_ - 1) / divisor_);
   }
   ROIDL_DEVICE int32_t quotient(int32_t number) const {
-    return static_cast<int32_t>(static_cast<uint64_t>(number) * multiplier_ >> (31 + shift_));
+    return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(number)} * multiplier_ >>
+                                (31 + shift_));
   }
   // The remainder goes to `number`.
   ROIDL_DEVICE int32_t split(int32_t& number) const {
@@ -221,13 +225,14 @@ class Divider {
   uint32_t divisor_, multiplier_ = 0, shift_ = 0;
 };
 
-// Divides numbers whose product with the divisor is below 2^31 by one that a kernel has found.
+// Divides numbers up to 128 by one up to 128 that a kernel has found.
 class Reciprocal {
  public:
+  // Between 2^16 / divisor and 1.01 more, however a reciprocal is rounded: exact for such numbers.
   ROIDL_DEVICE explicit Reciprocal(int32_t divisor)
-      : multiplier_((uint32_t{1} << 31) / static_cast<uint32_t>(divisor) + 1) {}
+      : multiplier_(static_cast<uint32_t>(65536 * reciprocal(static_cast<float>(divisor))) + 1) {}
   ROIDL_DEVICE int32_t quotient(int32_t number) const {
-    return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(number)} * multiplier_ >> 31);
+    return static_cast<int32_t>(static_cast<uint32_t>(number) * multiplier_ >> 16);
   }
 
  private:

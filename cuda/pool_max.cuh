@@ -87,9 +87,11 @@ struct MaxRows {
     auto* const roi = shared.take<RoiType>(some);
     return {roi, shared.take<Cells>(some * (bins_y + bins_x))};
   }
-  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int64_t k, int32_t some) const {
+  template <class RoiOf>
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some,
+                            RoiOf&& roi_of) const {
     team.sync();  // the RoIs before may still be read
-    team.each(some, [&](int64_t i) { space.rois[i] = rois.load(k + i); });
+    team.each(some, [&](int64_t i) { space.rois[i] = rois.load(roi_of(static_cast<int32_t>(i))); });
     const int32_t both = bins_y + bins_x;
     team.each(some * both, [&](int64_t index) {
       const int32_t i = static_cast<int32_t>(index) / both,

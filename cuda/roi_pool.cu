@@ -63,7 +63,9 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
     using T = typename decltype(type)::type;
     using Rois = PoolRois<typename decltype(coordinate)::type>;
     if (!is_channels_last(problem) && MaxRows<T, Rois>::takes(problem))
-      launch_rows(problem, MaxRows<T, Rois>(problem));
+      with_order(
+          problem, FromBoxes<accumulator<T>, Rois>{Rois(problem)},
+          [&](const int32_t* order) { launch_rows(problem, MaxRows<T, Rois>(problem), order); });
     else
       launch_each_bin(
           problem, Rois(problem),

@@ -6,14 +6,13 @@
 // room in shared memory is fixed, and as many bins are done at a time as it holds.
 #pragma once
 #include "bins.cuh"
-#include "plan.cuh"
-#include "tuning.h"
+#include "order.cuh"
 
 namespace roidl::cuda {
 
 inline constexpr int kItems = ROIDL_TUNE_ROWS_ITEMS;  // of a warp
-inline constexpr int kMostBinsAcross = 1 << 12;
-static_assert(kItems <= 128, "numbers of bins are divided by multiplication");
+inline constexpr int kMostTogether = 32;              // channels
+static_assert(kItems <= 128, "items are divided by Reciprocal");
 
 // A value for each channel of a unit at every item, and at one more, which a bin that is wider than
 // the room is carried on in.
@@ -65,11 +64,12 @@ struct Channels {
     const int64_t image = place.image < 0 ? 0 : place.image;
     h = held(static_cast<int32_t>(map.h));
     w = held(static_cast<int32_t>(map.w));
-    at[0] = static_cast<const T*>(map.data) + image * map.n + first * map.c;
+    const T* const origin =
+        held_global(static_cast<const T*>(map.data) + image * map.n + first * map.c);
+    const int32_t stride = static_cast<int32_t>(map.c);
 #pragma unroll
-    for (int c = 1; c < kTogether; ++c) at[c] = c < count ? at[c - 1] + map.c : at[c - 1];
-#pragma unroll
-    for (int c = 0; c < kTogether; ++c) at[c] = held_global(at[c]);
+    for (int c = 0; c < kTogether; ++c)
+      at[c] = held_global(origin + (c < count ? c : count - 1) * stride);
   }
 };
 
@@ -77,38 +77,45 @@ struct Channels {
 template <class T>
 struct Results {
   T* at;
-  int64_t c, h, w;  // strides
+  int64_t c;  // strides
+  int32_t h, w;
 
   ROIDL_DEVICE Results(const PooledView& view, int64_t k, int64_t channel)
       : at(held_global(static_cast<T*>(view.data) + view.offset(k) + channel * view.c)),
         c(view.c),
-        h(view.h),
-        w(view.w) {}
+        h(static_cast<int32_t>(view.h)),
+        w(static_cast<int32_t>(view.w)) {}
 
   // visit(c, result) for the first `count` channels.
   template <int kTogether, class Visit>
   ROIDL_DEVICE void for_each(int32_t count, int32_t p, int32_t q, Visit&& visit) const {
-    T* result = at + p * h + q * w;
+    T* result = held_global(at + (p * h + q * w));
+    if (count == kTogether) {
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i, result += c)
-      if (i < count) visit(i, *result);
+      for (int i = 0; i < kTogether; ++i, result = held_global(result + c)) visit(i, *result);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i, result = held_global(result + c))
+        if (i < count) visit(i, *result);
+    }
   }
 };
 
-// What a Body is asked: prepare(team, space, k, some), for all RoIs of a block; know(space, k, i),
-// of the i-th of them, and columns(known, q, q_stop), of these bins, which ascend; unit_of(…),
-// where its channels lie; down and across, which fill and use the items.
+// What a Body is asked: prepare(team, space, some, roi_of), for all RoIs of a block; know(space, k,
+// i), of RoI k, the i-th of them, and columns(known, q, q_stop), of these bins, which ascend;
+// unit_of(…), where its channels lie; down and across, which fill and use the items.
 template <class Body>
 struct Rows {
   static constexpr int kResident = Body::kResident;
   static constexpr int kTogether = Body::kTogether;
   Body body;
-  int32_t count, channels;  // RoIs
-  int32_t some, slab;       // of them, of a block
-  int32_t blocks;
-  int32_t parts, rows;  // of a RoI's rows of bins; rows in each
+  const int32_t* order;      // of the RoIs, or null
+  int32_t count, channels;   // RoIs
+  int32_t some, slab;        // of them, of a block
+  int32_t blocks, together;  // `together` of kTogether channels each make a slab
+  int32_t parts, rows;       // of a RoI's rows of bins; rows in each
   int32_t bins_y, bins_x;
-  Divider by_groups;  // of RoIs
+  Divider by_groups, by_parts, by_together, by_bins_x;
 
   int64_t shared_bytes() const { return Body::Kept::bytes() + body.bytes(some); }
 
@@ -118,17 +125,20 @@ struct Rows {
     for (int64_t work = team.block; work < blocks; work += team.blocks) {
       // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
       int32_t group = static_cast<int32_t>(work);
-      const int32_t channel = by_groups.split(group) * slab, k = group * some;
-      const int32_t mine = count - k < some ? count - k : some;
-      const int32_t here = channels - channel < slab ? channels - channel : slab;
-      const int32_t together = (here + kTogether - 1) / kTogether;
-      body.prepare(team, space, k, mine);
-      team.warps(together * mine * parts, [&](const Warp& warp, int32_t unit) {
-        const int32_t pair = unit / parts, first = (unit - pair * parts) * rows;
-        const int32_t c = pair / mine, i = pair - c * mine;
-        const int32_t last = first + rows < bins_y ? first + rows : bins_y;
-        run(warp, body.know(space, k + i, i), kept.of(warp), k + i, channel + c * kTogether, first,
-            last);
+      const int32_t channel = by_groups.split(group) * slab, place = group * some;
+      const int32_t mine = count - place < some ? count - place : some;
+      const auto roi_of = [&](int32_t i) {
+        return order != nullptr ? order[place + i] : place + i;
+      };
+      body.prepare(team, space, mine, roi_of);
+      team.warps(mine * together * parts, [&](const Warp& warp, int32_t unit) {
+        int32_t part = unit;
+        int32_t c = by_parts.split(part);
+        const int32_t i = by_together.split(c), first = part * rows;
+        if (channel + c * kTogether >= channels) return;
+        const int32_t k = roi_of(i);
+        run(warp, body.know(space, k, i), kept.of(warp), k, channel + c * kTogether, first,
+            first + rows < bins_y ? first + rows : bins_y);
       });
     }
   }
@@ -148,9 +158,9 @@ struct Rows {
         columns = body.columns(known, q, q_stop);
       }
       const int32_t width = columns.stop - columns.first, bins = q_stop - q;
-      const int32_t most = width < kItems ? width : kItems,
-                    at_once = most > 1 ? kItems / most : kItems;
-      const Reciprocal by_columns(most > 1 ? most : 1), by_bins(bins);
+      const int32_t most = width < kItems ? width : kItems;
+      const Reciprocal by_columns(most > 1 ? most : 1);
+      const int32_t at_once = by_columns.quotient(kItems);
       for (int32_t p = p_first; p < p_stop; p += at_once) {
         const int32_t some_rows = p_stop - p < at_once ? p_stop - p : at_once;
         // One piece, but of a bin that is wider than the room.
@@ -164,7 +174,7 @@ struct Rows {
             body.down(known, unit, p + row, piece.first + item - row * some_columns, kept, item);
           });
           warp.each(some_rows * bins, [&](int32_t bin) {
-            const int32_t row = by_bins.quotient(bin);
+            const int32_t row = bins == bins_x ? by_bins_x.quotient(bin) : bin / bins;
             body.across(known, unit, p + row, q + bin - row * bins, piece, kept,
                         row * some_columns);
           });
@@ -181,22 +191,33 @@ inline bool is_channels_last(const Problem& problem) {
   return last;
 }
 
-// Whether the offsets within the planes of all maps are of 31 bits, and the walk can count.
+// Whether the offsets within the planes of all maps and of the results are of 31 bits, those of a
+// few planes, too, and so all that is counted.
 inline bool walks_rows(const Problem& problem) {
-  const auto reach = [](int64_t size, int64_t stride) {
-    return static_cast<double>(size - 1) * static_cast<double>(stride < 0 ? -stride : stride);
+  const auto fits = [](int64_t height, int64_t width, int64_t h, int64_t w, int64_t c) {
+    const auto reach = [](int64_t size, int64_t stride) {
+      return static_cast<double>(size - 1) * static_cast<double>(stride < 0 ? -stride : stride);
+    };
+    return reach(height, h) + reach(width, w) < INT32_MAX &&
+           kMostTogether * reach(2, c) < INT32_MAX;
   };
+  const PooledView& out = problem.pooled;
+  bool all = fits(problem.output_height, problem.output_width, out.h, out.w, out.c);
   for (int i = 0; i < problem.num_maps; ++i) {
     const Map& map = problem.maps[i];
-    if (reach(map.height, map.features.h) + reach(map.width, map.features.w) >= INT32_MAX)
-      return false;
+    const MapView& view = map.features;
+    all &= fits(map.height, map.width, view.h, view.w, view.c);
   }
-  return problem.output_width <= kMostBinsAcross && problem.output_height < 1 << 24 &&
-         static_cast<double>(problem.rois) * static_cast<double>(problem.channels) < INT32_MAX;
+  const auto product = [](int64_t a, int64_t b) {
+    return static_cast<double>(a) * static_cast<double>(b);
+  };
+  return all && product(problem.rois, problem.channels) < INT32_MAX &&
+         product(problem.output_height, problem.output_width) < INT32_MAX &&
+         product(kItems, problem.output_width) < INT32_MAX;
 }
 
 template <class Body>
-void launch_rows(const Problem& problem, const Body& body) {
+void launch_rows(const Problem& problem, const Body& body, const int32_t* order) {
   constexpr int kTogether = Body::kTogether;
   // A block is made smaller until there are enough of them: first of the RoIs that it has, then of
   // the channels, so that its warps meet in L1; then rows of bins are dealt out to idle warps.
@@ -207,22 +228,26 @@ void launch_rows(const Problem& problem, const Body& body) {
   const auto fits = [&] { return Body::Kept::bytes() + body.bytes(some) <= kSharedBytes; };
   while (some > 1 && (!fits() || blocks() < 2 * enough_blocks(problem))) some = divide_up(some, 2);
   while (slab > kTogether && blocks() < 2 * enough_blocks(problem)) slab /= 2;
-  const int64_t last = slab < problem.channels ? slab : problem.channels;
-  const int64_t units = some * divide_up(last, kTogether), bins = problem.output_height;
+  const int64_t together = divide_up(slab < problem.channels ? slab : problem.channels, kTogether);
+  const int64_t units = some * together, bins = problem.output_height;
   const int64_t parts = divide_up(kWarps, units) < bins ? divide_up(kWarps, units) : bins;
   const int64_t rows = divide_up(bins, parts);
-  const int64_t groups = divide_up(problem.rois, some);
   const Rows<Body> kernel{body,
+                          order,
                           static_cast<int32_t>(problem.rois),
                           static_cast<int32_t>(problem.channels),
                           static_cast<int32_t>(some),
                           static_cast<int32_t>(slab),
                           static_cast<int32_t>(blocks()),
+                          static_cast<int32_t>(together),
                           static_cast<int32_t>(divide_up(bins, rows)),
                           static_cast<int32_t>(rows),
                           static_cast<int32_t>(bins),
                           static_cast<int32_t>(problem.output_width),
-                          Divider(groups)};
+                          Divider(divide_up(problem.rois, some)),
+                          Divider(divide_up(bins, rows)),
+                          Divider(together),
+                          Divider(problem.output_width)};
   launch(problem, kernel, kernel.blocks, kernel.shared_bytes());
 }
 

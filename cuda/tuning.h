@@ -2,6 +2,11 @@
 // given to the compiler, to be varied there.
 #pragma once
 
+// RoIs from which on they are worked on in the order of their places (order.cuh).
+#ifndef ROIDL_TUNE_ORDER_FEWEST
+#define ROIDL_TUNE_ORDER_FEWEST 256
+#endif
+
 // The averages by rows (rows.cuh): 32-bit values of as many channels that a warp works on together;
 // items that it keeps of them in shared memory, at most 128; RoIs and channels of a block; blocks
 // that share a multiprocessor.
