@@ -20,10 +20,15 @@ struct AverageRows {
                                        : ROIDL_TUNE_ROWS_RESIDENT;
   static constexpr int kMostRois = Plans::kMostRois, kSlab = Plans::kSlab;
   using Kept = Strip<A, kTogether>;
-  using Space = typename Plans::Space;
   struct Known {
-    RoiPlan<A, 1> roi;
-    bool by_cells;
+    Start<T> start;
+    const Span *y, *x;
+    const Tap<A, 1>*y_taps, *x_taps;
+    int32_t x_begin, cells;  // of the window; -1 cells: columns are places
+  };
+  struct Space {
+    typename Plans::Space plan;
+    Known* known;
   };
   struct Unit {
     Channels<T, kTogether> from;
@@ -33,61 +38,81 @@ struct AverageRows {
   Views features;
   PooledView out;
 
-  int64_t bytes(int64_t) const { return plan.bytes(); }
-  ROIDL_DEVICE Space place(Shared& shared, int64_t) const { return plan.place(shared); }
+  int64_t bytes(int64_t some) const { return plan.bytes() + Shared::bytes_of<Known>(some); }
+  ROIDL_DEVICE Space place(Shared& shared, int64_t some) const {
+    const auto planned = plan.place(shared);
+    return {planned, shared.take<Known>(some)};
+  }
   template <class RoiOf>
-  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t, RoiOf&& roi_of) const {
-    if constexpr (Plans::kMostRois == 1) plan.prepare(team, space, roi_of(0));
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some, RoiOf&& roi_of,
+                            int32_t channel) const {
+    team.sync();  // what is known of the RoIs before may still be read
+    if constexpr (Plans::kMostRois == 1) plan.prepare(team, space.plan, roi_of(0));
+    team.each(some, [&](int64_t i) {
+      const int32_t k = roi_of(static_cast<int32_t>(i));
+      const RoiPlan<A, 1> roi = plan.of(space.plan, k);
+      const int32_t cells = roi.window.x_end - roi.window.x_begin;
+      const bool by_cells = cells <= kItems && cells <= roi.x[plan.x.bins].stop;
+      space.known[i] = {{features, out, roi.window, k, channel},
+                        roi.y,
+                        roi.x,
+                        roi.y_taps,
+                        roi.x_taps,
+                        roi.window.x_begin,
+                        by_cells ? cells : -1};
+    });
   }
-  ROIDL_DEVICE Known know(const Space& space, int64_t k, int32_t) const {
-    const RoiPlan<A, 1> roi = plan.of(space, k);
-    const int32_t cells = roi.window.x_end - roi.window.x_begin;
-    return {roi, cells <= kItems && cells <= roi.x[plan.x.bins].stop};
+  ROIDL_DEVICE Known know(const Space& space, int32_t i) const {
+    Known known = space.known[i];
+    known.y = Plans::held(known.y);
+    known.x = Plans::held(known.x);
+    known.y_taps = Plans::held(known.y_taps);
+    known.x_taps = Plans::held(known.x_taps);
+    known.x_begin = cuda::held(known.x_begin);
+    known.cells = cuda::held(known.cells);
+    return known;
   }
-  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t k, int32_t channel,
-                            int32_t channels) const {
-    return {{features, known.roi.window, channel, channels}, {out, k, channel}};
+  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t first, int32_t channels) const {
+    return {{known.start, first, channels}, {known.start.to, out, first}};
   }
   ROIDL_DEVICE Span columns(const Known& known, int32_t q, int32_t q_stop) const {
-    const Window& window = known.roi.window;
-    if (known.by_cells) return {0, window.x_end - window.x_begin};
-    return {known.roi.x[q].first, known.roi.x[q_stop - 1].stop};
+    if (known.cells >= 0) return {0, known.cells};
+    return {known.x[q].first, known.x[q_stop - 1].stop};
   }
 
   ROIDL_DEVICE void down(const Known& known, const Unit& unit, int32_t p, int32_t column,
                          const Kept& kept, int32_t item) const {
-    const RoiPlan<A, 1>& roi = known.roi;
-    const int32_t cell = known.by_cells ? roi.window.x_begin + column : roi.x_taps[column].cell;
+    int32_t cell = known.x_begin + column;
+    if (known.cells < 0) cell = known.x_taps[column].cell;
+    if (cell < 0) return;  // a place that no bin has a tap at
     A total[kTogether] = {};
-    if (cell >= 0) {
-      const Span span = roi.y[p];
+    const Span span = known.y[p];
 #pragma unroll 1
-      for (int32_t j = span.first; j < span.stop; ++j) {
-        const Tap<A, 1> tap = roi.y_taps[j];
-        const int32_t at = tap.cell * unit.from.h + cell * unit.from.w;
+    for (int32_t j = span.first; j < span.stop; ++j) {
+      const Tap<A, 1> tap = known.y_taps[j];
+      const int32_t at = tap.cell * unit.from.h + cell * unit.from.w;
 #pragma unroll
-        for (int c = 0; c < kTogether; ++c)
-          total[c] = fused(tap.weight[0], A(widen(unit.from.at[c][at])), total[c]);
-      }
+      for (int c = 0; c < kTogether; ++c)
+        total[c] = fused(tap.weight[0], A(widen(unit.from.at[c][at])), total[c]);
     }
     kept.put(item, total);
   }
 
   ROIDL_DEVICE void across(const Known& known, const Unit& unit, int32_t p, int32_t q,
                            const Span& piece, const Kept& kept, int32_t first) const {
-    const RoiPlan<A, 1>& roi = known.roi;
-    const Span span = roi.x[q];
+    const Span span = known.x[q];
+    const bool by_cells = known.cells >= 0;
     A total[kTogether] = {};
     Span taps = span;
-    if (!known.by_cells) {
+    if (!by_cells) {
       if (span.first < piece.first) kept.get(kItems, total), taps.first = piece.first;
       if (span.stop > piece.stop) taps.stop = piece.stop;
     }
 #pragma unroll 1
     for (int32_t j = taps.first; j < taps.stop; ++j) {
-      const Tap<A, 1> tap = roi.x_taps[j];
+      const Tap<A, 1> tap = known.x_taps[j];
       A sums[kTogether];
-      kept.get(first + (known.by_cells ? tap.cell - roi.window.x_begin : j - piece.first), sums);
+      kept.get(first + (by_cells ? tap.cell - known.x_begin : j - piece.first), sums);
 #pragma unroll
       for (int c = 0; c < kTogether; ++c) total[c] = fused(tap.weight[0], sums[c], total[c]);
     }

@@ -53,10 +53,13 @@ struct Plan {
   struct Space {};
   int64_t bytes() const { return 0; }
   ROIDL_DEVICE Space place(Shared&) const { return {}; }
+  template <class T>
+  ROIDL_DEVICE static T* held(T* pointer) {
+    return held_global(pointer);
+  }
   ROIDL_DEVICE void prepare(const Team&, const Space&, int64_t) const {}
   ROIDL_DEVICE RoiPlan<A, kWeights> of(const Space&, int64_t k) const {
-    return {windows[k], held_global(y.spans_of(k)), held_global(x.spans_of(k)),
-            held_global(y.taps_of(k)), held_global(x.taps_of(k))};
+    return {windows[k], y.spans_of(k), x.spans_of(k), y.taps_of(k), x.taps_of(k)};
   }
 };
 
@@ -238,8 +241,11 @@ struct PlanHere {
     space.plan.x.taps = shared.take<Tap<A, 1>>(x.most);
     return space;
   }
+  template <class T>
+  ROIDL_DEVICE static T* held(T* pointer) {
+    return held_shared(pointer);
+  }
   ROIDL_DEVICE void prepare(const Team& team, const Space& space, int64_t k) const {
-    team.sync();  // the plan before may still be read
     Each::run(team, space.each, rois, Boxes(), k, 1, space.plan);
   }
   ROIDL_DEVICE RoiPlan<A, 1> of(const Space& space, int64_t) const { return space.plan.of({}, 0); }

@@ -49,14 +49,17 @@ struct MaxRows {
     }
     ROIDL_DEVICE Kept of(const Warp& warp) const { return {values.of(warp), cells.of(warp)}; }
   };
+  struct Known {
+    Start<T> start;
+    int32_t* argmax;
+    const Cells *y, *x;
+    int32_t width;  // of the map
+    bool exists;
+  };
   struct Space {
     RoiType* rois;
     Cells* cells;  // [RoI][bins_y + bins_x]
-  };
-  struct Known {
-    const RoiType* roi;
-    const Cells *y, *x;
-    int32_t width;  // of the map
+    Known* known;
   };
   struct Unit {
     Channels<T, kTogether> from;
@@ -81,18 +84,33 @@ struct MaxRows {
     return problem.output_height + problem.output_width <= kMostBins && walks_rows(problem);
   }
   int64_t bytes(int64_t some) const {
-    return Shared::bytes_of<RoiType>(some) + Shared::bytes_of<Cells>(some * (bins_y + bins_x));
+    return Shared::bytes_of<RoiType>(some) + Shared::bytes_of<Cells>(some * (bins_y + bins_x)) +
+           Shared::bytes_of<Known>(some);
   }
   ROIDL_DEVICE Space place(Shared& shared, int64_t some) const {
-    auto* const roi = shared.take<RoiType>(some);
-    return {roi, shared.take<Cells>(some * (bins_y + bins_x))};
+    Space space;
+    space.rois = shared.take<RoiType>(some);
+    space.cells = shared.take<Cells>(some * (bins_y + bins_x));
+    space.known = shared.take<Known>(some);
+    return space;
   }
   template <class RoiOf>
-  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some,
-                            RoiOf&& roi_of) const {
-    team.sync();  // the RoIs before may still be read
-    team.each(some, [&](int64_t i) { space.rois[i] = rois.load(roi_of(static_cast<int32_t>(i))); });
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some, RoiOf&& roi_of,
+                            int32_t channel) const {
     const int32_t both = bins_y + bins_x;
+    team.sync();  // the RoIs before may still be read
+    team.each(some, [&](int64_t i) {
+      const int32_t k = roi_of(static_cast<int32_t>(i));
+      const RoiType roi = rois.load(k);
+      const Cells* const cells = space.cells + i * both;
+      space.rois[i] = roi;
+      space.known[i] = {{features, out, roi, k, channel},
+                        static_cast<int32_t*>(argmax.data) + argmax.offset(k) + channel * argmax.c,
+                        cells,
+                        cells + bins_y,
+                        static_cast<int32_t>(roi.x.size),
+                        roi.image >= 0};
+    });
     team.each(some * both, [&](int64_t index) {
       const int32_t i = static_cast<int32_t>(index) / both,
                     bin = static_cast<int32_t>(index) % both;
@@ -100,18 +118,21 @@ struct MaxRows {
       space.cells[index] = bin < bins_y ? cells_of(roi.y, bin) : cells_of(roi.x, bin - bins_y);
     });
   }
-  ROIDL_DEVICE Known know(const Space& space, int64_t, int32_t i) const {
-    const Cells* const cells = held_shared(space.cells + i * (bins_y + bins_x));
-    const RoiType& roi = space.rois[i];
-    return {&roi, cells, cells + bins_y, held(static_cast<int32_t>(roi.x.size))};
+  ROIDL_DEVICE Known know(const Space& space, int32_t i) const {
+    Known known = space.known[i];
+    known.y = held_shared(known.y);
+    known.x = held_shared(known.x);
+    known.width = held(known.width);
+    return known;
   }
-  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t k, int32_t channel,
-                            int32_t channels) const {
-    return {{features, *known.roi, channel, channels}, {out, k, channel}, {argmax, k, channel}};
+  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t first, int32_t channels) const {
+    return {{known.start, first, channels},
+            {known.start.to, out, first},
+            {known.argmax, argmax, first}};
   }
 
   ROIDL_DEVICE Span columns(const Known& known, int32_t q, int32_t q_stop) const {
-    if (known.roi->image < 0) return {0, 0};
+    if (!known.exists) return {0, 0};
     return {known.x[q].begin, known.x[q_stop - 1].end};
   }
 
@@ -145,7 +166,7 @@ struct MaxRows {
   ROIDL_DEVICE void across(const Known& known, const Unit& unit, int32_t p, int32_t q,
                            const Span& piece, const Kept& kept, int32_t first) const {
     const Cells rows = known.y[p], all = known.x[q];
-    const bool empty = known.roi->image < 0 || rows.begin >= rows.end || all.begin >= all.end;
+    const bool empty = !known.exists || rows.begin >= rows.end || all.begin >= all.end;
     A best[kTogether];
     int32_t cell[kTogether];
 #pragma unroll

@@ -49,24 +49,40 @@ struct Strip {
   }
 };
 
-// The channels of a unit on the map of its RoI. Those beyond the last are the last once more, which
-// is not stored, so that no loop asks.
+// Where the first channel of a slab lies for a RoI: on its map, and in the results.
+template <class T>
+struct Start {
+  const T* from;
+  T* to;
+  int32_t c, h, w;  // strides of the map
+
+  template <class Place>  // a Window or a Roi
+  ROIDL_DEVICE Start(const Views& views, const PooledView& out, const Place& place, int64_t k,
+                     int64_t channel) {
+    const MapView& map = views.of[place.map];
+    const int64_t image = place.image < 0 ? 0 : place.image;
+    from = static_cast<const T*>(map.data) + image * map.n + channel * map.c;
+    to = static_cast<T*>(out.data) + out.offset(k) + channel * out.c;
+    c = static_cast<int32_t>(map.c);
+    h = static_cast<int32_t>(map.h);
+    w = static_cast<int32_t>(map.w);
+  }
+};
+
+// The channels of a unit, from number `first` of the slab on. Those beyond the last are the last
+// once more, which is not stored, so that no loop asks.
 template <class T, int kTogether>
 struct Channels {
   const T* at[kTogether];
-  int32_t h, w;  // strides
+  int32_t h, w;
   int32_t count;
 
-  template <class Place>  // a Window or a Roi
-  ROIDL_DEVICE Channels(const Views& views, const Place& place, int32_t first, int32_t channels)
-      : count(held(channels - first < kTogether ? channels - first : kTogether)) {
-    const MapView& map = views.of[place.map];
-    const int64_t image = place.image < 0 ? 0 : place.image;
-    h = held(static_cast<int32_t>(map.h));
-    w = held(static_cast<int32_t>(map.w));
-    const T* const origin =
-        held_global(static_cast<const T*>(map.data) + image * map.n + first * map.c);
-    const int32_t stride = static_cast<int32_t>(map.c);
+  ROIDL_DEVICE Channels(const Start<T>& start, int32_t first, int32_t channels)
+      : h(held(start.h)),
+        w(held(start.w)),
+        count(held(channels - first < kTogether ? channels - first : kTogether)) {
+    const T* const origin = held_global(start.from + int64_t{first} * start.c);
+    const int32_t stride = start.c;
 #pragma unroll
     for (int c = 0; c < kTogether; ++c)
       at[c] = held_global(origin + (c < count ? c : count - 1) * stride);
@@ -80,8 +96,8 @@ struct Results {
   int64_t c;  // strides
   int32_t h, w;
 
-  ROIDL_DEVICE Results(const PooledView& view, int64_t k, int64_t channel)
-      : at(held_global(static_cast<T*>(view.data) + view.offset(k) + channel * view.c)),
+  ROIDL_DEVICE Results(T* start, const PooledView& view, int32_t first)
+      : at(held_global(start + first * view.c)),
         c(view.c),
         h(static_cast<int32_t>(view.h)),
         w(static_cast<int32_t>(view.w)) {}
@@ -101,9 +117,10 @@ struct Results {
   }
 };
 
-// What a Body is asked: prepare(team, space, some, roi_of), for all RoIs of a block; know(space, k,
-// i), of RoI k, the i-th of them, and columns(known, q, q_stop), of these bins, which ascend;
-// unit_of(…), where its channels lie; down and across, which fill and use the items.
+// What a Body is asked: prepare(team, space, some, roi_of, channel), for all RoIs of a block, what
+// is the same for all units of one; know(space, i), of the i-th of them, and columns(known, q,
+// q_stop), of these bins, which ascend; unit_of(…), where its channels lie; down and across, which
+// fill and use the items.
 template <class Body>
 struct Rows {
   static constexpr int kResident = Body::kResident;
@@ -130,24 +147,23 @@ struct Rows {
       const auto roi_of = [&](int32_t i) {
         return order != nullptr ? order[place + i] : place + i;
       };
-      body.prepare(team, space, mine, roi_of);
+      body.prepare(team, space, mine, roi_of, channel);
       team.warps(mine * together * parts, [&](const Warp& warp, int32_t unit) {
         int32_t part = unit;
         int32_t c = by_parts.split(part);
-        const int32_t i = by_together.split(c), first = part * rows;
-        if (channel + c * kTogether >= channels) return;
-        const int32_t k = roi_of(i);
-        run(warp, body.know(space, k, i), kept.of(warp), k, channel + c * kTogether, first,
-            first + rows < bins_y ? first + rows : bins_y);
+        const int32_t i = by_together.split(c), p = part * rows;
+        if (channel + c * kTogether < channels)
+          run(warp, kept.of(warp), body.know(space, i), c * kTogether, channels - channel, p,
+              p + rows < bins_y ? p + rows : bins_y);
       });
     }
   }
 
  private:
-  template <class Known, class Kept>
-  ROIDL_DEVICE void run(const Warp& warp, const Known& known, const Kept& kept, int32_t k,
-                        int32_t channel, int32_t p_first, int32_t p_stop) const {
-    const auto unit = body.unit_of(known, k, channel, channels);
+  template <class Kept, class Known>
+  ROIDL_DEVICE void run(const Warp& warp, const Kept& kept, const Known& known, int32_t first,
+                        int32_t left, int32_t p_first, int32_t p_stop) const {
+    const auto unit = body.unit_of(known, first, left);
     for (int32_t q = 0, q_stop; q < bins_x; q = q_stop) {
       Span columns = body.columns(known, q, q_stop = bins_x);
       if (columns.stop - columns.first > kItems) {
