@@ -21,11 +21,6 @@ template <class A>
 ROIDL_DEVICE bool beats(A value, A best) {
   return !(value <= best) && best == best;
 }
-template <class A>
-ROIDL_DEVICE bool ties(A value, A best) {
-  return value == best || (value != value && best != best);
-}
-
 // What is kept of a column is its first maximum and that one's cell, y * width + x.
 template <class T, class Rois>
 struct MaxRows {
@@ -139,16 +134,18 @@ struct MaxRows {
   ROIDL_DEVICE void down(const Known& known, const Unit& unit, int32_t p, int32_t x,
                          const Kept& kept, int32_t item) const {
     const Cells rows = known.y[p];
+    if (rows.begin >= rows.end) return;
     A best[kTogether];
     int32_t row[kTogether];
+    int32_t at = rows.begin * unit.from.h + x * unit.from.w;
 #pragma unroll
     for (int c = 0; c < kTogether; ++c) {
-      best[c] = A(-INFINITY);
+      best[c] = widen(unit.from.at[c][at]);
       row[c] = rows.begin;
     }
-    int32_t at = rows.begin * unit.from.h + x * unit.from.w;
 #pragma unroll 1
-    for (int32_t y = rows.begin; y < rows.end; ++y, at += unit.from.h) {
+    for (int32_t y = rows.begin + 1; y < rows.end; ++y) {
+      at += unit.from.h;
 #pragma unroll
       for (int c = 0; c < kTogether; ++c) {
         const A value = widen(unit.from.at[c][at]);
@@ -159,47 +156,57 @@ struct MaxRows {
     }
 #pragma unroll
     for (int c = 0; c < kTogether; ++c) row[c] = row[c] * known.width + x;
+    if (any(best, [](A value) { return value != value; })) {
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c)
+        if (best[c] != best[c]) {
+          best[c] = A(INFINITY);
+          row[c] += kNaN;
+        }
+    }
     kept.values.put(item, best);
     kept.cells.put(item, row);
   }
 
   ROIDL_DEVICE void across(const Known& known, const Unit& unit, int32_t p, int32_t q,
                            const Span& piece, const Kept& kept, int32_t first) const {
-    const Cells rows = known.y[p], all = known.x[q];
-    const bool empty = !known.exists || rows.begin >= rows.end || all.begin >= all.end;
-    A best[kTogether];
+    const Cells rows = known.y[p], columns = known.x[q];
+    A best[kTogether] = {};
     int32_t cell[kTogether];
 #pragma unroll
-    for (int c = 0; c < kTogether; ++c) {
-      best[c] = empty ? A(0) : A(-INFINITY);
-      cell[c] = empty ? -1 : INT32_MAX;
-    }
-    if (!empty) {
-      Cells columns = all;
-      if (all.begin < piece.first) {
-        kept.values.get(kItems, best);
-        kept.cells.get(kItems, cell);
-        columns.begin = piece.first;
-      }
-      if (all.end > piece.stop) columns.end = piece.stop;
+    for (int c = 0; c < kTogether; ++c) cell[c] = -1;
+    if (known.exists && rows.begin < rows.end && columns.begin < columns.end) {
+      const bool carried = columns.begin < piece.first;  // of a bin that is wider than the room
+      const int32_t begin = carried ? piece.first : columns.begin + 1;
+      const int32_t end = columns.end < piece.stop ? columns.end : piece.stop;
+      const int32_t start = carried ? kItems : first + columns.begin - piece.first;
+      kept.values.get(start, best);
+      kept.cells.get(start, cell);
 #pragma unroll 1
-      for (int32_t x = columns.begin; x < columns.end; ++x) {
+      for (int32_t x = begin; x < end; ++x) {
         A value[kTogether];
         int32_t where[kTogether];
         kept.values.get(first + x - piece.first, value);
         kept.cells.get(first + x - piece.first, where);
 #pragma unroll
         for (int c = 0; c < kTogether; ++c) {
-          const bool earlier = where[c] < cell[c] && ties(value[c], best[c]);
-          if (!beats(value[c], best[c]) && !earlier) continue;
-          best[c] = value[c];
-          cell[c] = where[c];
+          const bool wins = value[c] > best[c] || (value[c] == best[c] && where[c] < cell[c]);
+          best[c] = wins ? value[c] : best[c];
+          cell[c] = wins ? where[c] : cell[c];
         }
       }
-      if (columns.end < all.end) {
+      if (end < columns.end) {
         kept.values.put(kItems, best);
         kept.cells.put(kItems, cell);
         return;
+      }
+      if (any(cell, [](int32_t where) { return where < 0; })) {
+#pragma unroll
+        for (int c = 0; c < kTogether; ++c)
+          if (cell[c] < 0) {
+            best[c] = A(NAN);
+            cell[c] -= kNaN;
+          }
       }
     }
     unit.to.template for_each<kTogether>(unit.from.count, p, q,
@@ -207,6 +214,19 @@ struct MaxRows {
     if (argmax.data == nullptr) return;
     unit.argmax.template for_each<kTogether>(unit.from.count, p, q,
                                              [&](int c, int32_t& result) { result = cell[c]; });
+  }
+
+ private:
+  // A NaN is kept as infinity with this added to its cell: so it wins over whatever is none, and
+  // over later ones.
+  static constexpr int32_t kNaN = INT32_MIN;
+
+  template <class V, class Test>
+  ROIDL_DEVICE static bool any(const V (&values)[kTogether], Test&& test) {
+    bool found = false;
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) found |= test(values[c]);
+    return found;
   }
 };
 
