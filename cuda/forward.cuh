@@ -238,17 +238,8 @@ void forward_rows(const Problem& problem, const PlanHere<A, Rois>& plan) {
 
 template <class T, class Plans>
 void forward(const Problem& problem, const Plans& plan) {
-  constexpr int kWide = 16 / sizeof(T);
-  const PooledView& out = problem.pooled;
-  bool together = moves_together(out.data, {out.image, out.row, out.h, out.w}, out.c,
-                                 problem.channels, kWide, sizeof(T));
-  for (int i = 0; i < problem.num_maps; ++i) {
-    const MapView& in = problem.maps[i].features;
-    together &=
-        moves_together(in.data, {in.n, in.h, in.w}, in.c, problem.channels, kWide, sizeof(T));
-  }
-  if (together)
-    forward_channels<T, kWide>(problem, plan);
+  if (channels_together<T>(problem))
+    forward_channels<T, 16 / sizeof(T)>(problem, plan);
   else if (is_channels_last(problem) || !walks_rows(problem))
     forward_channels<T, 1>(problem, plan);
   else

@@ -230,13 +230,18 @@ struct MaxRows {
   }
 };
 
-// A thread is a bin. The cells of the first bins along either axis are found once for all
-// channels that a block has.
-template <class T>
+// A thread is a bin, of so many channels that lie together. The cells of the first bins along
+// either axis are found once for all channels that a block has.
+template <class T, int kChannels>
 struct PoolMax {
   using A = accumulator<T>;
+  static constexpr int kTogether = kChannels;
   static constexpr int kResident = 3;
   static constexpr int kKnown = 64;  // along an axis
+  using Together = Vec<T, kTogether>;
+  // 16 bytes at most.
+  static constexpr int kIndices = kTogether < 4 ? kTogether : 4;
+  using Indices = Vec<int32_t, kIndices>;
   using Space = Cells*;
   Views features;
   PooledView out, argmax;  // argmax.data may be null
@@ -255,25 +260,60 @@ struct PoolMax {
 
   template <class C>
   ROIDL_DEVICE void operator()(const Roi<PoolBins<C>>& roi, const Cells* known, int64_t k,
-                               int64_t channel, int64_t p, int64_t q) const {
-    A best = A(0);
-    int64_t cell = -1;
+                               int64_t group, int64_t p, int64_t q) const {
+    const int64_t channel = group * kTogether;
+    A best[kTogether] = {};
+    int32_t cell[kTogether];
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) cell[c] = -1;
     if (roi.image >= 0) {
       const Plane<T> plane = plane_of<T>(features, roi, channel);
       const Cells rows = p < kKnown ? known[p] : cells_of(roi.y, p);
       const Cells columns = q < kKnown ? known[kKnown + q] : cells_of(roi.x, q);
-      for (int32_t y = rows.begin; y < rows.end; ++y)
-        for (int32_t x = columns.begin; x < columns.end; ++x) {
-          const A value = plane(y, x);
-          if (cell >= 0 && !beats(value, best)) continue;
-          best = value;
-          cell = y * roi.x.size + x;
+      const int32_t width = static_cast<int32_t>(roi.x.size);
+      for (int32_t y = rows.begin; y < rows.end; ++y) {
+        const T* from = plane.data + y * plane.h + columns.begin * plane.w;
+#pragma unroll 1
+        for (int32_t x = columns.begin; x < columns.end; ++x, from += plane.w) {
+          const Together values = *reinterpret_cast<const Together*>(from);
+#pragma unroll
+          for (int c = 0; c < kTogether; ++c) {
+            const A value = widen(values.at[c]);
+            if (cell[c] >= 0 && !beats(value, best[c])) continue;
+            best[c] = value;
+            cell[c] = y * width + x;
+          }
         }
+      }
     }
-    narrow(best, element_of<T>(out, k, channel, p, q));
-    if (argmax.data != nullptr)
-      element_of<int32_t>(argmax, k, channel, p, q) = static_cast<int32_t>(cell);
+    Together result;
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) narrow(best[c], result.at[c]);
+    store_together(&element_of<T>(out, k, channel, p, q), result);
+    if (argmax.data == nullptr) return;
+    int32_t* const target = &element_of<int32_t>(argmax, k, channel, p, q);
+#pragma unroll
+    for (int first = 0; first < kTogether; first += kIndices) {
+      Indices indices;
+#pragma unroll
+      for (int c = 0; c < kIndices; ++c) indices.at[c] = cell[first + c];
+      store_together(target + first, indices);
+    }
   }
 };
+
+// 16 bytes of channels at a time where they lie together.
+template <class T, class Rois>
+void max_by_bins(const RoiPoolProblem& problem) {
+  constexpr int kWide = 16 / sizeof(T);
+  const auto run = [&](const auto& body) { launch_each_bin(problem, Rois(problem), body); };
+  const Views features = views_of(problem, &Map::features);
+  if (channels_together<T>(problem) &&
+      (problem.argmax.data == nullptr ||
+       pooled_together(problem.argmax, problem.channels, kWide < 4 ? kWide : 4, sizeof(int32_t))))
+    run(PoolMax<T, kWide>{features, problem.pooled, problem.argmax});
+  else
+    run(PoolMax<T, 1>{features, problem.pooled, problem.argmax});
+}
 
 }  // namespace roidl::cuda

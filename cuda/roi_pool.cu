@@ -67,9 +67,7 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
           problem, FromBoxes<accumulator<T>, Rois>{Rois(problem)},
           [&](const int32_t* order) { launch_rows(problem, MaxRows<T, Rois>(problem), order); });
     else
-      launch_each_bin(
-          problem, Rois(problem),
-          PoolMax<T>{views_of(problem, &Map::features), problem.pooled, problem.argmax});
+      max_by_bins<T, Rois>(problem);
   });
 }
 

@@ -207,6 +207,24 @@ inline bool is_channels_last(const Problem& problem) {
   return last;
 }
 
+inline bool pooled_together(const PooledView& view, int64_t channels, int count, int item_bytes) {
+  return moves_together(view.data, {view.image, view.row, view.h, view.w}, view.c, channels, count,
+                        item_bytes);
+}
+
+// Whether 16 bytes of channels can be moved at once, of all maps and of the results.
+template <class T>
+bool channels_together(const Problem& problem) {
+  constexpr int kWide = 16 / sizeof(T);
+  bool together = pooled_together(problem.pooled, problem.channels, kWide, sizeof(T));
+  for (int i = 0; i < problem.num_maps; ++i) {
+    const MapView& in = problem.maps[i].features;
+    together &=
+        moves_together(in.data, {in.n, in.h, in.w}, in.c, problem.channels, kWide, sizeof(T));
+  }
+  return together;
+}
+
 // Whether the offsets within the planes of all maps and of the results are of 31 bits, those of a
 // few planes, too, and so all that is counted.
 inline bool walks_rows(const Problem& problem) {
