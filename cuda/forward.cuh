@@ -141,12 +141,12 @@ struct ForwardChannels {
     const int64_t bins = int64_t{plan.y.bins} * plan.x.bins;
     // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
     for (int64_t work = team.block; work < slabs * count * parts; work += team.blocks) {
-      const int64_t outer = work / parts, first = (work - outer * parts) * part_bins;
-      const int64_t slab = outer / count, k = outer - slab * count;
+      const int64_t piece = work / count, k = work - piece * count;
+      const int64_t slab = piece / parts, first = (piece - slab * parts) * part_bins;
       const int64_t left = bins - first, mine = left < part_bins ? left : part_bins;
       const int64_t channel = slab * slab_groups * kTogether;
-      const int64_t rest = (channels - channel) / kTogether;
-      const int32_t groups = rest < slab_groups ? static_cast<int32_t>(rest) : slab_groups;
+      const int64_t more = (channels - channel) / kTogether;
+      const int32_t groups = more < slab_groups ? static_cast<int32_t>(more) : slab_groups;
       plan.prepare(team, space, k);
       const RoiPlan<A, 1> roi = plan.of(space, k);
       const int64_t image = roi.window.image < 0 ? 0 : roi.window.image;

@@ -11,8 +11,8 @@
 namespace roidl::cuda {
 
 inline constexpr int kItems = ROIDL_TUNE_ROWS_ITEMS;  // of a warp
-inline constexpr int kMostTogether = 32;              // channels
 static_assert(kItems <= 128, "items are divided by Reciprocal");
+inline constexpr int kMostTogether = 32;  // channels of a unit
 
 // A value for each channel of a unit at every item, and at one more, which a bin that is wider than
 // the room is carried on in.
@@ -125,6 +125,9 @@ template <class Body>
 struct Rows {
   static constexpr int kResident = Body::kResident;
   static constexpr int kTogether = Body::kTogether;
+  static_assert(Body::kSlab % kTogether == 0 && (Body::kSlab & (Body::kSlab - 1)) == 0,
+                "a slab can be halved down to what a warp works on together");
+  static_assert(kTogether <= kMostTogether);
   Body body;
   const int32_t* order;      // of the RoIs, or null
   int32_t count, channels;   // RoIs
