@@ -21,6 +21,7 @@ template <class A>
 ROIDL_DEVICE bool beats(A value, A best) {
   return !(value <= best) && best == best;
 }
+
 // What is kept of a column is its first maximum and that one's cell, y * width + x.
 template <class T, class Rois>
 struct MaxRows {
