@@ -4,13 +4,13 @@
 
 namespace roidl::cuda {
 
-// The items of a RoI, numbered: its bins on every channel.
+// The items of a RoI, numbered: its bins on every channel, or on every few that lie together.
 class Items {
  public:
-  explicit Items(const Problem& problem)
+  explicit Items(const Problem& problem, int together = 1)
       : bins_(problem.output_height * problem.output_width),
         bins_x_(problem.output_width),
-        channels_(problem.channels),
+        channels_(problem.channels / together),
         few_(count() <= INT32_MAX),
         by_bins_(few_ ? bins_ : 1),
         by_bins_x_(few_ ? bins_x_ : 1),
@@ -48,6 +48,7 @@ class Items {
 
 // What most bodies of EachBin know of a RoI beside itself: nothing.
 struct NothingMore {
+  static constexpr int kTogether = 1;  // channels of an item
   struct Space {};
   static int64_t bytes() { return 0; }
   ROIDL_DEVICE static Space place(Shared&) { return {}; }
@@ -55,8 +56,8 @@ struct NothingMore {
   ROIDL_DEVICE static void prepare(const Team&, const RoiType&, const Space&) {}
 };
 
-// body(roi, space, k, channel, p, q) for every channel and bin of every RoI, after
-// prepare(team, roi, space).
+// body(roi, space, k, channel, p, q) for every channel, or every kTogether of them, and bin of
+// every RoI, after prepare(team, roi, space).
 template <class Rois, class Body>
 struct EachBin {
   static constexpr int kResident = Body::kResident;
@@ -85,7 +86,7 @@ struct EachBin {
 
 template <class Rois, class Body>
 void launch_each_bin(const Problem& problem, const Rois& rois, const Body& body) {
-  const Items items(problem);
+  const Items items(problem, Body::kTogether);
   const int64_t part = items.count() < 4 * kThreads ? items.count() : 4 * kThreads;
   const EachBin<Rois, Body> kernel{rois, body, items, problem.rois, divide_up(items.count(), part),
                                    part};

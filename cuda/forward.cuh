@@ -1,87 +1,124 @@
 // The averages, forward, from a plan: by rows or by channels.
 //
-// Both kernels work on one RoI and some of its channels a block. Rows (NCHW, and any strides): for
-// every row of bins the columns with taps are summed down first, lanes along x, then across.
-// Channels (NHWC): lanes are channels, 16 bytes each, and every bin is summed directly.
+// Rows (NCHW, and any strides): rows.cuh. Channels (NHWC): a block has a RoI and some channels;
+// lanes are channels, 16 bytes each, and every bin is summed directly.
 //
 // `Plans` says where the plan is: in global memory (Plan), or found by the block (PlanHere).
 #pragma once
-#include "plan.cuh"
-#include "tuning.h"
+#include "rows.cuh"
 
 namespace roidl::cuda {
 
+// By rows: the columns of a RoI are the cells of its window, each once, or, where they are fewer,
+// the places of its taps.
 template <class T, class Plans>
-struct ForwardRows {
+struct AverageRows {
   using A = accumulator<T>;
-  static constexpr int kResident = Plans::kMostResident;
+  static constexpr int kTogether = ROIDL_TUNE_ROWS_TOGETHER * 4 / sizeof(A);
+  static constexpr int kResident = Plans::kMostResident < ROIDL_TUNE_ROWS_RESIDENT
+                                       ? Plans::kMostResident
+                                       : ROIDL_TUNE_ROWS_RESIDENT;
+  static constexpr int kMostRois = Plans::kMostRois, kSlab = Plans::kSlab;
+  using Kept = Strip<A, kTogether>;
+  struct Known {
+    Start<T> start;
+    const Span *y, *x;
+    const Tap<A, 1>*y_taps, *x_taps;
+    int32_t x_begin, cells;  // of the window; -1 cells: columns are places
+  };
+  struct Space {
+    typename Plans::Space plan;
+    Known* known;
+  };
+  struct Unit {
+    Channels<T, kTogether> from;
+    Results<T> to;
+  };
   Plans plan;
   Views features;
   PooledView out;
-  int64_t count;  // of the RoIs
-  int64_t channels;
-  int32_t slabs, slab_channels;
-  int32_t sums;  // room in shared memory for so many
-  Divider by_bins_y, by_bins_x;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
-    A* const sum = shared.take<A>(sums);
-    const auto space = plan.place(shared);
-    for (int64_t work = team.block; work < count * slabs; work += team.blocks) {
-      const int64_t k = work / slabs, channel = (work - k * slabs) * slab_channels;
-      const int64_t left = channels - channel;
-      const RoiPlan<A, 1> roi = plan.of(team, space, k);
-      const int64_t image = roi.window.image < 0 ? 0 : roi.window.image;
-      const MapView& map = features.of[roi.window.map];
-      run(team, roi, sum,
-          {static_cast<T*>(map.data) + image * map.n + channel * map.c, 0, map.c, map.h, map.w},
-          static_cast<T*>(out.data) + out.offset(k) + channel * out.c,
-          left < slab_channels ? static_cast<int32_t>(left) : slab_channels);
-    }
+  int64_t bytes(int64_t some) const { return plan.bytes() + Shared::bytes_of<Known>(some); }
+  ROIDL_DEVICE Space place(Shared& shared, int64_t some) const {
+    const auto planned = plan.place(shared);
+    return {planned, shared.take<Known>(some)};
+  }
+  template <class RoiOf>
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some, RoiOf&& roi_of,
+                            int32_t channel) const {
+    team.sync();  // what is known of the RoIs before may still be read
+    if constexpr (Plans::kMostRois == 1) plan.prepare(team, space.plan, roi_of(0));
+    team.each(some, [&](int64_t i) {
+      const int32_t k = roi_of(static_cast<int32_t>(i));
+      const RoiPlan<A, 1> roi = plan.of(space.plan, k);
+      const int32_t cells = roi.window.x_end - roi.window.x_begin;
+      const bool by_cells = cells <= kItems && cells <= roi.x[plan.x.bins].stop;
+      space.known[i] = {{features, out, roi.window, k, channel},
+                        roi.y,
+                        roi.x,
+                        roi.y_taps,
+                        roi.x_taps,
+                        roi.window.x_begin,
+                        by_cells ? cells : -1};
+    });
+  }
+  ROIDL_DEVICE Known know(const Space& space, int32_t i) const {
+    Known known = space.known[i];
+    known.y = Plans::held(known.y);
+    known.x = Plans::held(known.x);
+    known.y_taps = Plans::held(known.y_taps);
+    known.x_taps = Plans::held(known.x_taps);
+    known.x_begin = cuda::held(known.x_begin);
+    known.cells = cuda::held(known.cells);
+    return known;
+  }
+  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t first, int32_t channels) const {
+    return {{known.start, first, channels}, {known.start.to, out, first}};
+  }
+  ROIDL_DEVICE Span columns(const Known& known, int32_t q, int32_t q_stop) const {
+    if (known.cells >= 0) return {0, known.cells};
+    return {known.x[q].first, known.x[q_stop - 1].stop};
   }
 
- private:
-  // A row is a channel and a row of bins; as many at a time as there is room for.
-  ROIDL_DEVICE void run(const Team& team, const RoiPlan<A, 1>& roi, A* sum, const MapView& map,
-                        T* target, int32_t some) const {
-    const int32_t bins_y = plan.y.bins, bins_x = plan.x.bins;
-    const T* const source = static_cast<const T*>(map.data);
-    const Span *const y = roi.y, *const x = roi.x;
-    const Tap<A, 1>*const y_taps = roi.y_taps, *const x_taps = roi.x_taps;
-    const int32_t columns = x[bins_x].stop;
-    // What is counted at a time, in either direction, stays below the sums or is one row.
-    const int32_t longest = columns > bins_x ? columns : bins_x;
-    const int32_t most = longest < sums ? sums / longest : 1;
-    const int32_t all = some * bins_y;
-    for (int32_t first = 0; first < all; first += most) {
-      const int32_t rows = all - first < most ? all - first : most;
-      team.rows(rows, columns, [&](int32_t row, int32_t column) {
-        int32_t p = first + row;
-        const int32_t c = by_bins_y.split(p);
-        const int32_t cell = x_taps[column].cell;
-        A total = A(0);
-        if (cell >= 0) {
-          const T* const from = source + c * map.c + cell * map.w;
-          const Span span = y[p];
-#pragma unroll 4
-          for (int32_t j = span.first; j < span.stop; ++j)
-            total = fused(y_taps[j].weight[0], A(widen(from[y_taps[j].cell * map.h])), total);
-        }
-        sum[row * columns + column] = total;
-      });
-      team.sync();
-      team.each(int64_t{rows} * bins_x, [&](int64_t index) {
-        int32_t q = static_cast<int32_t>(index);
-        const int32_t row = by_bins_x.split(q);
-        int32_t p = first + row;
-        const int32_t c = by_bins_y.split(p);
-        const Span span = x[q];
-        A total = A(0);
-        for (int32_t j = span.first; j < span.stop; ++j)
-          total = fused(x_taps[j].weight[0], sum[row * columns + j], total);
-        narrow(total, target[c * out.c + p * out.h + q * out.w]);
-      });
+  ROIDL_DEVICE void down(const Known& known, const Unit& unit, int32_t p, int32_t column,
+                         const Kept& kept, int32_t item) const {
+    int32_t cell = known.x_begin + column;
+    if (known.cells < 0) cell = known.x_taps[column].cell;
+    if (cell < 0) return;  // a place that no bin has a tap at
+    A total[kTogether] = {};
+    const Span span = known.y[p];
+#pragma unroll 1
+    for (int32_t j = span.first; j < span.stop; ++j) {
+      const Tap<A, 1> tap = known.y_taps[j];
+      const int32_t at = tap.cell * unit.from.h + cell * unit.from.w;
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c)
+        total[c] = fused(tap.weight[0], A(widen(unit.from.at[c][at])), total[c]);
     }
+    kept.put(item, total);
+  }
+
+  ROIDL_DEVICE void across(const Known& known, const Unit& unit, int32_t p, int32_t q,
+                           const Span& piece, const Kept& kept, int32_t first) const {
+    const Span span = known.x[q];
+    const bool by_cells = known.cells >= 0;
+    A total[kTogether] = {};
+    Span taps = span;
+    if (!by_cells) {
+      if (span.first < piece.first) kept.get(kItems, total), taps.first = piece.first;
+      if (span.stop > piece.stop) taps.stop = piece.stop;
+    }
+#pragma unroll 1
+    for (int32_t j = taps.first; j < taps.stop; ++j) {
+      const Tap<A, 1> tap = known.x_taps[j];
+      A sums[kTogether];
+      kept.get(first + (by_cells ? tap.cell - known.x_begin : j - piece.first), sums);
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c) total[c] = fused(tap.weight[0], sums[c], total[c]);
+    }
+    if (taps.stop < span.stop) return kept.put(kItems, total);
+    unit.to.template for_each<kTogether>(unit.from.count, p, q,
+                                         [&](int c, T& result) { narrow(total[c], result); });
   }
 };
 
@@ -101,15 +138,17 @@ struct ForwardChannels {
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const auto space = plan.place(shared);
-    const int64_t pieces = slabs * parts, bins = int64_t{plan.y.bins} * plan.x.bins;
-    for (int64_t work = team.block; work < count * pieces; work += team.blocks) {
-      const int64_t k = work / pieces, piece = work - k * pieces;
+    const int64_t bins = int64_t{plan.y.bins} * plan.x.bins;
+    // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
+    for (int64_t work = team.block; work < slabs * count * parts; work += team.blocks) {
+      const int64_t piece = work / count, k = work - piece * count;
       const int64_t slab = piece / parts, first = (piece - slab * parts) * part_bins;
       const int64_t left = bins - first, mine = left < part_bins ? left : part_bins;
       const int64_t channel = slab * slab_groups * kTogether;
-      const int64_t rest = (channels - channel) / kTogether;
-      const int32_t groups = rest < slab_groups ? static_cast<int32_t>(rest) : slab_groups;
-      const RoiPlan<A, 1> roi = plan.of(team, space, k);
+      const int64_t more = (channels - channel) / kTogether;
+      const int32_t groups = more < slab_groups ? static_cast<int32_t>(more) : slab_groups;
+      plan.prepare(team, space, k);
+      const RoiPlan<A, 1> roi = plan.of(space, k);
       const int64_t image = roi.window.image < 0 ? 0 : roi.window.image;
       const MapView& map = features.of[roi.window.map];
       const MapView source{static_cast<T*>(map.data) + image * map.n + channel * map.c, 0, map.c,
@@ -155,29 +194,6 @@ struct ForwardChannels {
   }
 };
 
-template <class T, class Plans>
-void forward_rows(const Problem& problem, const Plans& plan) {
-  using A = accumulator<T>;
-  constexpr int64_t kSums = 4096;
-  // A RoI is cut up until there are blocks enough, but not so small that nobody reads a whole row.
-  int64_t slab = problem.channels < ROIDL_TUNE_SLAB ? problem.channels : ROIDL_TUNE_SLAB;
-  while (slab > 4 && problem.rois * divide_up(problem.channels, slab) < enough_blocks(problem))
-    slab = divide_up(slab, 2);
-  const int64_t slabs = divide_up(problem.channels, slab);
-  const int64_t sums = plan.x.most < kSums ? kSums : plan.x.most;
-  const ForwardRows<T, Plans> kernel{plan,
-                                     views_of(problem, &Map::features),
-                                     problem.pooled,
-                                     problem.rois,
-                                     problem.channels,
-                                     static_cast<int32_t>(slabs),
-                                     static_cast<int32_t>(slab),
-                                     static_cast<int32_t>(sums),
-                                     Divider(problem.output_height),
-                                     Divider(problem.output_width)};
-  launch(problem, kernel, problem.rois * slabs, Shared::bytes_of<A>(sums) + plan.bytes());
-}
-
 template <class T, int kTogether, class Plans>
 void forward_channels(const Problem& problem, const Plans& plan) {
   const int64_t groups = problem.channels / kTogether;
@@ -203,25 +219,28 @@ void forward_channels(const Problem& problem, const Plans& plan) {
   launch(problem, kernel, problem.rois * slabs * parts, plan.bytes());
 }
 
+template <class T>
+void forward_rows(const Problem& problem, const Plan<accumulator<T>, 1>& plan) {
+  using A = accumulator<T>;
+  with_order(problem, FromPlan<A, 1>{plan}, [&](const int32_t* order) {
+    launch_rows(problem,
+                AverageRows<T, Plan<A, 1>>{plan, views_of(problem, &Map::features), problem.pooled},
+                order);
+  });
+}
+template <class T, class A, class Rois>
+void forward_rows(const Problem& problem, const PlanHere<A, Rois>& plan) {
+  launch_rows(
+      problem,
+      AverageRows<T, PlanHere<A, Rois>>{plan, views_of(problem, &Map::features), problem.pooled},
+      nullptr);
+}
+
 template <class T, class Plans>
 void forward(const Problem& problem, const Plans& plan) {
-  constexpr int kWide = 16 / sizeof(T);
-  const PooledView& out = problem.pooled;
-  bool together = moves_together(out.data, {out.image, out.row, out.h, out.w}, out.c,
-                                 problem.channels, kWide, sizeof(T));
-  bool channels_last = problem.channels > 1;
-  for (int i = 0; i < problem.num_maps; ++i) {
-    const MapView& in = problem.maps[i].features;
-    together &=
-        moves_together(in.data, {in.n, in.h, in.w}, in.c, problem.channels, kWide, sizeof(T));
-    channels_last &= in.c == 1;
-  }
-  const bool row_fits =
-      plan.x.most * static_cast<int64_t>(sizeof(accumulator<T>)) <= kSharedBytes &&
-      problem.output_height < 1 << 24 && problem.channels < 1 << 30;
-  if (together)
-    forward_channels<T, kWide>(problem, plan);
-  else if (channels_last || !row_fits)
+  if (channels_together<T>(problem))
+    forward_channels<T, 16 / sizeof(T)>(problem, plan);
+  else if (is_channels_last(problem) || !walks_rows(problem))
     forward_channels<T, 1>(problem, plan);
   else
     forward_rows<T>(problem, plan);

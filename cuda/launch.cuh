@@ -31,6 +31,18 @@ struct PerThread {
   ROIDL_DEVICE T& operator[](int) { return value; }
 };
 
+// The lanes of a warp, which works alone: what one phase wrote to shared memory its next one reads.
+struct Warp {
+  int number;  // in its block
+
+  // visit(i) for i in [0, count), dealt out to the lanes. Must be reached by all of them.
+  template <class Visit>
+  ROIDL_DEVICE void each(int32_t count, Visit&& visit) const {
+    for (int32_t i = threadIdx.x % kLanes; i < count; i += kLanes) visit(i);
+    __syncwarp();
+  }
+};
+
 // The threads of a block. Every member must be reached by all of them, and ends with a barrier:
 // what one phase wrote to shared memory the next one reads.
 struct Team {
@@ -51,6 +63,13 @@ struct Team {
     for (int row = threadIdx.x / kLanes; row < count; row += kWarps)
       for (int column = threadIdx.x % kLanes; column < columns; column += kLanes)
         visit(row, column);
+  }
+
+  // visit(warp, i) for i in [0, count), dealt out to the warps. No barrier.
+  template <class Visit>
+  ROIDL_DEVICE void warps(int32_t count, Visit&& visit) const {
+    const Warp warp{static_cast<int>(threadIdx.x) / kLanes};
+    for (int32_t i = warp.number; i < count; i += kWarps) visit(warp, i);
   }
 
   // visit(thread) once for each thread. No barrier.
@@ -84,6 +103,28 @@ struct Team {
     return total;
   }
 };
+
+// The same value, or pointer to global or shared memory, found once: the compiler likes to find one
+// anew, with all its multiplications, in every loop that uses it.
+ROIDL_DEVICE int32_t held(int32_t value) {
+  asm("" : "+r"(value));
+  return value;
+}
+template <class T>
+ROIDL_DEVICE T* held_global(T* pointer) {
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+template <class T>
+ROIDL_DEVICE T* held_shared(T* pointer) {
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isShared(pointer));
+  return pointer;
+}
+
+// One instruction, an ulp or so off.
+ROIDL_DEVICE float reciprocal(float value) { return __fdividef(1.0f, value); }
 
 ROIDL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 ROIDL_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
@@ -170,7 +211,8 @@ class Divider {
     multiplier_ = static_cast<uint32_t>((power + divisor_ - 1) / divisor_);
   }
   ROIDL_DEVICE int32_t quotient(int32_t number) const {
-    return static_cast<int32_t>(static_cast<uint64_t>(number) * multiplier_ >> (31 + shift_));
+    return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(number)} * multiplier_ >>
+                                (31 + shift_));
   }
   // The remainder goes to `number`.
   ROIDL_DEVICE int32_t split(int32_t& number) const {
@@ -181,6 +223,20 @@ class Divider {
 
  private:
   uint32_t divisor_, multiplier_ = 0, shift_ = 0;
+};
+
+// Divides numbers up to 128 by one up to 128 that a kernel has found.
+class Reciprocal {
+ public:
+  // Between 2^16 / divisor and 1.01 more, however a reciprocal is rounded: exact for such numbers.
+  ROIDL_DEVICE explicit Reciprocal(int32_t divisor)
+      : multiplier_(static_cast<uint32_t>(65536 * reciprocal(static_cast<float>(divisor))) + 1) {}
+  ROIDL_DEVICE int32_t quotient(int32_t number) const {
+    return static_cast<int32_t>(static_cast<uint32_t>(number) * multiplier_ >> 16);
+  }
+
+ private:
+  uint32_t multiplier_;
 };
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -5,6 +5,7 @@
 // along the map, so the taps of an axis are no more than its cells and three for every bin.
 #pragma once
 #include "rois.cuh"
+#include "tuning.h"
 
 namespace roidl::cuda {
 
@@ -14,7 +15,7 @@ struct alignas(kWeights == 1 ? 2 * sizeof(A) : 16) Tap {  // read at once
   A weight[kWeights];
 };
 
-struct Span {
+struct alignas(8) Span {  // read at once
   int32_t first, stop;
 };
 
@@ -47,10 +48,17 @@ struct Plan {
 
   // As a kernel has it from PlanHere.
   static constexpr int kMostResident = 4;
+  static constexpr int kMostRois = ROIDL_TUNE_ROWS_ROIS;  // of a block
+  static constexpr int kSlab = ROIDL_TUNE_ROWS_SLAB;      // channels of a block
   struct Space {};
   int64_t bytes() const { return 0; }
   ROIDL_DEVICE Space place(Shared&) const { return {}; }
-  ROIDL_DEVICE RoiPlan<A, kWeights> of(const Team&, const Space&, int64_t k) const {
+  template <class T>
+  ROIDL_DEVICE static T* held(T* pointer) {
+    return held_global(pointer);
+  }
+  ROIDL_DEVICE void prepare(const Team&, const Space&, int64_t) const {}
+  ROIDL_DEVICE RoiPlan<A, kWeights> of(const Space&, int64_t k) const {
     return {windows[k], y.spans_of(k), x.spans_of(k), y.taps_of(k), x.taps_of(k)};
   }
 };
@@ -207,6 +215,8 @@ template <class A, class Rois>
 struct PlanHere {
   using Each = PlanRoi<A, Rois, 1>;
   static constexpr int kMostResident = 2;  // of problems that fill no device
+  static constexpr int kMostRois = 1;
+  static constexpr int kSlab = 64;
   Rois rois;
   AxisPlan<A, 1> y, x;  // without memory
 
@@ -231,10 +241,14 @@ struct PlanHere {
     space.plan.x.taps = shared.take<Tap<A, 1>>(x.most);
     return space;
   }
-  ROIDL_DEVICE RoiPlan<A, 1> of(const Team& team, const Space& space, int64_t k) const {
-    Each::run(team, space.each, rois, Boxes(), k, 1, space.plan);
-    return space.plan.of(team, {}, 0);
+  template <class T>
+  ROIDL_DEVICE static T* held(T* pointer) {
+    return held_shared(pointer);
   }
+  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int64_t k) const {
+    Each::run(team, space.each, rois, Boxes(), k, 1, space.plan);
+  }
+  ROIDL_DEVICE RoiPlan<A, 1> of(const Space& space, int64_t) const { return space.plan.of({}, 0); }
 
  private:
   static int64_t axis_bytes(const AxisPlan<A, 1>& axis) {

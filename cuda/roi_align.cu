@@ -12,7 +12,7 @@ void average_forward(const RoiAlignProblem& problem) {
   using A = accumulator<T>;
   if (is_small<A>(problem, problem.rois * divide_up(problem.channels, 64))) {
     const PlanHere<A, AlignRois<A>> plan(problem, MostTaps(problem));
-    // The sums of forward_rows need the rest of a block's memory.
+    // What rows.cuh keeps needs the rest of a block's memory.
     if (plan.bytes() <= kSharedBytes / 4) return forward<T>(problem, plan);
   }
   with_plan<A, 1>(problem, [&](const auto& plan) { forward<T>(problem, plan); });

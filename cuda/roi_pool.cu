@@ -1,67 +1,12 @@
 // RoIPool on CUDA: the maximum over bins with its place, the average, and their derivatives.
 #include "backend.h"
-#include "bins.cuh"
 #include "entries.cuh"
 #include "forward.cuh"
+#include "pool_max.cuh"
 
 namespace roidl::cuda {
 
 namespace {
-
-// The maximum of every bin. The cells of the first bins along either axis are found once for all
-// channels that a block has.
-template <class T>
-struct PoolMax {
-  using A = accumulator<T>;
-  static constexpr int kResident = 3;
-  static constexpr int kKnown = 64;  // along an axis
-  struct Cells {
-    int32_t begin, end;
-  };
-  using Space = Cells*;
-  Views features;
-  PooledView out, argmax;  // argmax.data may be null
-
-  static int64_t bytes() { return Shared::bytes_of<Cells>(2 * kKnown); }
-  ROIDL_DEVICE static Space place(Shared& shared) { return shared.take<Cells>(2 * kKnown); }
-
-  template <class C>
-  ROIDL_DEVICE static Cells cells_of(const PoolBins<C>& axis, int64_t p) {
-    const Bin bin = axis.bin(p);
-    return {static_cast<int32_t>(bin.begin), static_cast<int32_t>(bin.end)};
-  }
-  template <class C>
-  ROIDL_DEVICE static void prepare(const Team& team, const Roi<PoolBins<C>>& roi, Space known) {
-    team.each(2 * kKnown, [&](int64_t i) {
-      const int64_t p = i % kKnown;
-      const PoolBins<C>& axis = i < kKnown ? roi.y : roi.x;
-      if (p < axis.bins) known[i] = cells_of(axis, p);
-    });
-  }
-
-  template <class C>
-  ROIDL_DEVICE void operator()(const Roi<PoolBins<C>>& roi, const Cells* known, int64_t k,
-                               int64_t channel, int64_t p, int64_t q) const {
-    A best = A(0);
-    int64_t cell = -1;
-    if (roi.image >= 0) {
-      const Plane<T> plane = plane_of<T>(features, roi, channel);
-      const Cells rows = p < kKnown ? known[p] : cells_of(roi.y, p);
-      const Cells columns = q < kKnown ? known[kKnown + q] : cells_of(roi.x, q);
-      for (int32_t y = rows.begin; y < rows.end; ++y)
-        for (int32_t x = columns.begin; x < columns.end; ++x) {
-          const A value = plane(y, x);
-          // The first NaN wins, so that it cannot hide.
-          if (cell >= 0 && !(value > best) && !(value != value && best == best)) continue;
-          best = value;
-          cell = y * roi.x.size + x;
-        }
-    }
-    narrow(best, element_of<T>(out, k, channel, p, q));
-    if (argmax.data != nullptr)
-      element_of<int32_t>(argmax, k, channel, p, q) = static_cast<int32_t>(cell);
-  }
-};
 
 // What lies at every output's argmax. One that is not on the map moves nothing.
 template <class T>
@@ -116,8 +61,13 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
     });
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
-    launch_each_bin(problem, PoolRois<typename decltype(coordinate)::type>(problem),
-                    PoolMax<T>{views_of(problem, &Map::features), problem.pooled, problem.argmax});
+    using Rois = PoolRois<typename decltype(coordinate)::type>;
+    if (!is_channels_last(problem) && MaxRows<T, Rois>::takes(problem))
+      with_order(
+          problem, FromBoxes<accumulator<T>, Rois>{Rois(problem)},
+          [&](const int32_t* order) { launch_rows(problem, MaxRows<T, Rois>(problem), order); });
+    else
+      max_by_bins<T, Rois>(problem);
   });
 }
 

@@ -83,6 +83,60 @@ def test_rows_that_do_not_fit_into_shared_memory(op: str, mode: str, lib: Lib) -
     compare(lib, op, mode, features_of(1, 2, 3, 13000), boxes, (1, 2))
 
 
+@pytest.mark.parametrize("size", [(1, 2), (2, 7), (14, 14)])
+@every_operator
+def test_windows_wider_than_what_is_kept_of_a_row(
+    op: str, mode: str, size: tuple[int, int], lib: Lib
+) -> None:
+    # Of rows of up to 500 columns a few bins are done at a time, or a piece of a bin.
+    boxes = np.array(
+        [[0, 3, 1, 490, 9], [0, -20, -3, 700, 14], [0, 100, 0, 240, 11], [0, 480, 9, 20, 2]],
+        np.float32,
+    )
+    compare(lib, op, mode, features_of(1, 11, 12, 500), boxes, size)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 9])
+@every_operator
+def test_few_channels_of_many_rois(op: str, mode: str, channels: int, lib: Lib) -> None:
+    # Enough that they are worked on in the order of their places.
+    compare(lib, op, mode, features_of(2, channels, 30, 31), boxes_of(300, 30, 31, 2), (3, 4))
+
+
+@pytest.mark.parametrize("channels", [16, 24, 18])
+@every_operator
+def test_channels_last(op: str, mode: str, channels: int, lib: Lib) -> None:
+    # 16 bytes of them at a time, or one by one.
+    input, boxes = features_of(2, 20, 21, channels), boxes_of(30, 20, 21, 2)
+    grad = features_of(30, 3, 2, channels)
+    expected: Results = call(op, mode, input, boxes, grad, layout="NHWC")
+    wanted = [each for each in expected if each is not None]
+    for got, want in zip(
+        results_of(lib, op, mode, input, boxes, grad, layout="NHWC"), wanted, strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_the_first_of_equal_maxima_wins_and_the_first_nan(layout: str, lib: Lib) -> None:
+    # Few values and so many ties, in a row and across rows; infinities; and NaNs among them.
+    rng = np.random.default_rng(11)
+    values = np.array([0, 1, 1, 2, -np.inf, np.inf, np.nan], np.float32)
+    chances = np.array([0.3, 0.2, 0.2, 0.2, 0.05, 0.03, 0.02])
+    input = rng.choice(values, (2, 8, 40, 300), p=chances)
+    input[:, 0] = -np.inf
+    input[:, 1] = np.nan
+    boxes = np.concatenate([boxes_of(300, 40, 300, 2), [[1, 2, 3, 290, 38]]]).astype(np.float32)
+    if layout == "NHWC":
+        input = np.ascontiguousarray(input.transpose(0, 2, 3, 1))
+    for size in (1, (3, 5)):
+        options: dict[str, Any] = {"layout": layout, "return_argmax": True}
+        expected = roidl.roi_pool(input, boxes, size, **options)
+        results = roidl.roi_pool(lib.asarray(input), lib.asarray(boxes), size, **options)
+        for got, want in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(lib.to_numpy(got), want)
+
+
 # Boxes that nobody looks at -----------------------------------------------------------------------
 
 

@@ -1,0 +1,93 @@
+// The order in which RoIs are worked on: neighbours on a map follow each other, so that what one
+// reads of it the next finds in L1.
+//
+// Boxes come in the order of their scores, and in that order hardly a cell is still in L1 when the
+// next RoI wants it. Results do not depend on the order.
+#pragma once
+#include "tile.cuh"
+#include "tuning.h"
+
+namespace roidl::cuda {
+
+// Among so many RoIs at a time; a smaller number of them stays as it is.
+inline constexpr int kOrdered = 2048;
+inline constexpr int kFewestOrdered = ROIDL_TUNE_ORDER_FEWEST;
+
+// Spreads the lowest 9 bits: one stays free after each.
+ROIDL_DEVICE uint32_t spread(uint32_t bits) {
+  bits &= 511;
+  bits = (bits | bits << 8) & 0x100ff;
+  bits = (bits | bits << 4) & 0x10f0f;
+  bits = (bits | bits << 2) & 0x13333;
+  return (bits | bits << 1) & 0x15555;
+}
+
+// Map, image, and the place of the window's middle on a Z-order curve, in steps of four cells.
+ROIDL_DEVICE uint32_t place_on_curve(const Window& window) {
+  if (window.image < 0) return 0x7fffffffu;
+  const uint32_t y = static_cast<uint32_t>(window.y_begin + window.y_end) / 8;
+  const uint32_t x = static_cast<uint32_t>(window.x_begin + window.x_end) / 8;
+  const uint32_t image = static_cast<uint32_t>(window.image) & 1023;
+  return (static_cast<uint32_t>(window.map) << 10 | image) << 18 | spread(y) << 1 | spread(x);
+}
+
+// A RoI's place in the order is the number of those before it. A block finds that of kLanes of
+// them; `From` has the windows.
+template <class From>
+struct OrderRois {
+  static constexpr int kResident = 2;
+  From from;
+  int32_t* order;
+  int64_t count, blocks;
+
+  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+    uint32_t* const keys = shared.take<uint32_t>(kOrdered);
+    int32_t* const before = shared.take<int32_t>(kThreads);
+    constexpr int64_t kBlocks = kOrdered / kLanes;  // for RoIs that are ordered together
+    for (int64_t work = team.block; work < blocks; work += team.blocks) {
+      const int64_t first = work / kBlocks * kOrdered, left = count - first;
+      const int32_t all = left < kOrdered ? static_cast<int32_t>(left) : kOrdered;
+      const int32_t mine = static_cast<int32_t>(work % kBlocks) * kLanes;
+      team.each(all, [&](int64_t i) { keys[i] = place_on_curve(from.window(first + i)); });
+      team.each(kThreads, [&](int64_t thread) {
+        const int32_t i = mine + static_cast<int32_t>(thread) % kLanes;
+        const int32_t part = static_cast<int32_t>(thread) / kLanes;
+        if (i < all)
+          before[thread] = count_before(keys, i, part * all / kWarps, (part + 1) * all / kWarps);
+      });
+      team.each(all - mine < kLanes ? all - mine : kLanes, [&](int64_t lane) {
+        int32_t place = 0;
+        for (int part = 0; part < kWarps; ++part) place += before[part * kLanes + lane];
+        order[first + place] = static_cast<int32_t>(first + mine + lane);
+      });
+    }
+  }
+
+ private:
+  // Equal ones stay in their order.
+  ROIDL_DEVICE static int32_t count_before(const uint32_t* keys, int32_t i, int32_t begin,
+                                           int32_t end) {
+    const uint32_t key = keys[i];
+    int32_t before = 0;
+    for (int32_t j = begin; j < end; ++j) before += keys[j] < key + (j < i ? 1 : 0) ? 1 : 0;
+    return before;
+  }
+};
+
+// Calls use(order); it is null where the RoIs are too few.
+template <class From, class Use>
+void with_order(const Problem& problem, const From& from, Use&& use) {
+  const bool few = problem.rois < kFewestOrdered || problem.rois > INT32_MAX;
+  Scratch<int32_t> order(problem, few ? 0 : problem.rois);
+  if (!few) {
+    constexpr int64_t kBlocks = kOrdered / kLanes;
+    const int64_t last = problem.rois % kOrdered;
+    const OrderRois<From> kernel{from, order.data(), problem.rois,
+                                 problem.rois / kOrdered * kBlocks + divide_up(last, kLanes)};
+    launch(problem, kernel, kernel.blocks,
+           Shared::bytes_of<uint32_t>(kOrdered) + Shared::bytes_of<int32_t>(kThreads));
+  }
+  use(static_cast<const int32_t*>(order.data()));
+}
+
+}  // namespace roidl::cuda
