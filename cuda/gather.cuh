@@ -1,9 +1,9 @@
 // Gradients to the input: every cell gathers what it is owed, RoI by RoI in their order.
 //
-// A block owns a tile of a map and some channels: a thread is a cell and holds their sums in
-// registers. The block picks the RoIs whose window meets the tile, and for a few of them at a time
-// lays out in shared memory what each bin gives to each row and column of the tile, and the
-// gradients of those bins. No atomics, no memory to be zeroed before, the same order every time.
+// A block owns a tile of a map and 32 channels, a warp a patch of the tile, a lane a channel. The
+// block picks the RoIs whose window meets the tile, and for a few of them at a time lays out in
+// shared memory what each bin gives to the rows and columns of the tile, and the gradients of those
+// bins. No atomics, no memory to be zeroed before, the same order every time.
 #pragma once
 #include "tile.cuh"
 
@@ -11,90 +11,35 @@ namespace roidl::cuda {
 
 inline constexpr int kLooks = 4;                   // RoIs that a thread looks at together
 inline constexpr int kListed = kLooks * kThreads;  // RoIs
-inline constexpr int kMostAtOnce = 8;              // of the list
+inline constexpr int kStaged = 8;                  // gradients that a lane loads together
+inline constexpr int kMostAtOnce = 8;              // RoIs of the list
 
-// What the averages give: the gradient times a product of weights, or, along a direction of the
-// boxes (two weights a tap), times a sum of two products.
-template <class T, int kTapWeights>
-struct Products {
-  using A = accumulator<T>;
-  static constexpr int kWeights = kTapWeights;
-  static constexpr int kChannels = sizeof(A) == 8 ? 16 : 32;
-  static constexpr int kChannelStride = kChannels + 16 / static_cast<int>(sizeof(A));
-  static constexpr int kMostBins = 14;  // along an axis, at a time
-  static constexpr int kResident = 3 - kWeights / 2;
-
-  struct Staged {
-    A* gradient;
-  };
-
-  static int64_t staged_bytes(int64_t bins) { return Shared::bytes_of<A>(bins * kChannelStride); }
-  ROIDL_DEVICE Staged place(Shared& shared, int64_t bins) const {
-    return {shared.take<A>(bins * kChannelStride)};
-  }
-  ROIDL_DEVICE void know(const Staged&, int, int64_t) const {}
-  ROIDL_DEVICE void stage(const Staged& staged, const Tile&, const Place& place, A gradient) const {
-    staged.gradient[place.at] = gradient;
-  }
-  ROIDL_DEVICE void stage_none(const Staged& staged, int64_t at) const {
-    staged.gradient[at] = A(0);
-  }
-
-  template <class Sum>
-  ROIDL_DEVICE void add(const Staged& staged, int64_t at, const A* y, const A* x, int32_t y_slope,
-                        int32_t x_slope, int, Sum& sum) const {
-    A weight = y[0] * x[0];
-    if constexpr (kWeights == 2) weight = fused(y[y_slope], x[0], y[0] * x[x_slope]);
-    if (weight == A(0)) return;
-    constexpr int kWide = 16 / sizeof(A);
-    using Wide = Vec<A, kWide>;
-    const Wide* const gradient = reinterpret_cast<const Wide*>(staged.gradient + at);
-#pragma unroll
-    for (int c = 0; c < kChannels / kWide; ++c) {
-      const Wide some = gradient[c];
-#pragma unroll
-      for (int j = 0; j < kWide; ++j)
-        sum.at[c * kWide + j] = fused(weight, some.at[j], sum.at[c * kWide + j]);
-    }
-  }
-};
-
-// `Source` says what a bin gives to a cell: Products, or Entries (entries.cuh). `From` says where
-// the windows and weights are from.
+// `Source` says what a bin gives to a cell: Products (products.cuh), or Entries (entries.cuh).
+// `From` says where the windows and weights are from.
 template <class T, class Source, class From>
 struct Gather {
   using A = accumulator<T>;
-  static constexpr int kChannels = Source::kChannels;
+  using Patch = typename Source::Patch;
   static constexpr int kWeights = Source::kWeights;
+  static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
   static constexpr int kResident =
       Source::kResident < From::kMostResident ? Source::kResident : From::kMostResident;
+  // What waits in shared memory to be stored, of so many channels together.
+  static constexpr int kStored = sizeof(A) == 8 ? kLanes / 2 : kLanes;
+  static constexpr int kStoredStride = Patch::kTileCells + 1;
   struct Sum {
-    A at[kChannels];
-  };
-
-  // Of one axis: what a bin gives to a row or a column of the tile, [RoI][bin][kTileStride], and so
-  // for each weight; and the bins that give anything to it.
-  struct alignas(8) Reach {
-    int32_t first, stop;
-  };
-  struct Table {
-    A* weight;
-    Reach* reach;    // [RoI][cell]
-    int32_t* gives;  // [RoI][bin]: whether to any cell at all
-    int32_t bins;    // at a time
-    int32_t slope;   // how far the second weights lie behind the first
-
-    ROIDL_DEVICE A* row(int roi, int32_t bin) const {
-      return weight + (roi * bins + bin) * kTileStride;
-    }
+    A at[Patch::kCells];
   };
 
   struct Workspace {
+    Tile* tile;       // at work: not worth every thread's registers
     int32_t* list;    // of RoIs, counted from the first that was looked at
     int64_t* offset;  // of a RoI's gradients
     int32_t* warps;
-    Table y, x;
+    typename Source::Own own;
+    Table<A> y, x;
     typename Source::Staged staged;
+    A* stored;  // in the place of the tables and of what is staged
   };
 
   // Some bins of some RoIs of the list.
@@ -119,9 +64,7 @@ struct Gather {
   int64_t channels, slabs, blocks;
   int32_t maps, bins_y, bins_x;
   int32_t some_y, some_x, at_once;  // bins at a time, RoIs at a time
-  Divider by_some_x, by_last_x;     // of the last time, which may be fewer
   bool channels_first;              // in the memory of grad_output
-  bool wide;  // 16 bytes of channels of a gradient to an input can be stored at once
 
   Gather(const Problem& problem, const Source& asked, const From& found)
       : source(asked),
@@ -130,7 +73,7 @@ struct Gather {
         grad_inputs(views_of(problem, &Map::gradient)),
         count(problem.rois),
         channels(problem.channels),
-        slabs(divide_up(channels, kChannels)),
+        slabs(divide_up(channels, kLanes)),
         blocks(0),
         maps(problem.num_maps),
         bins_y(static_cast<int32_t>(problem.output_height)),
@@ -138,37 +81,40 @@ struct Gather {
         some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
         some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
         at_once(1),
-        by_some_x(some_x),
-        by_last_x(bins_x - (bins_x - 1) / some_x * some_x),
-        channels_first(grad_output.c != 1),
-        wide(true) {
+        channels_first(grad_output.c != 1) {
     // Several RoIs at a time hide each other's waiting, as long as blocks do not crowd each other
     // out of shared memory.
-    while (at_once < kMostAtOnce && shared_bytes(at_once + 1) <= kSharedBytes * 3 / 4) ++at_once;
+    const int64_t room = shared_bytes_of_block(problem, kResident);
+    while (at_once < kMostAtOnce && shared_bytes(at_once + 1) <= room) ++at_once;
     // The smallest maps first: most RoIs meet there in one tile.
     for (int i = maps - 1; i >= 0; --i) {
       const Map& map = problem.maps[i];
-      tiles[i] = {blocks, divide_up(map.height, kTile), divide_up(map.width, kTile), map.height,
-                  map.width};
+      tiles[i] = {blocks, divide_up(map.height, Patch::kTileRows),
+                  divide_up(map.width, kTileColumns), map.height, map.width};
       blocks += problem.images * slabs * tiles[i].tiles_y * tiles[i].tiles_x;
-      constexpr int kWide = 16 / sizeof(T);
-      const MapView& view = map.gradient;
-      wide &= moves_together(view.data, {view.n, view.h, view.w}, view.c, kWide, kWide, sizeof(T));
     }
   }
 
   int64_t shared_bytes(int64_t rois) const {
-    return Shared::bytes_of<int32_t>(kListed) + Shared::bytes_of<int64_t>(kMostAtOnce) +
-           Shared::bytes_of<int32_t>(kLooks * kWarps) + table_bytes(rois, some_y) +
-           table_bytes(rois, some_x) + Source::staged_bytes(rois * some_y * some_x);
+    const int64_t bins = Table<A>::bytes(rois, some_y, kWeights) +
+                         Table<A>::bytes(rois, some_x, kWeights) +
+                         Source::staged_bytes(rois * some_y * some_x * kBinStride, rois);
+    const int64_t stored = Shared::bytes_of<A>(kStored * kStoredStride);
+    return Shared::bytes_of<Tile>(1) + Shared::bytes_of<int32_t>(kListed) +
+           Shared::bytes_of<int64_t>(kMostAtOnce) + Shared::bytes_of<int32_t>(kLooks * kWarps) +
+           Source::own_bytes() + (bins > stored ? bins : stored);
   }
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const Workspace space = place(shared);
     for (int64_t work = team.block; work < blocks; work += team.blocks) {
-      const Tile tile = tile_of(work);
+      team.each(1, [&](int64_t) { *space.tile = tile_of(work); });
+      const Tile& tile = *space.tile;
       PerThread<Sum> sums;
-      team.each_thread([&](int thread) { sums[thread] = Sum{}; });
+      team.each_thread([&](int thread) {
+        sums[thread] = Sum{};
+        source.begin(space.own, thread);
+      });
       for (int64_t first = 0; first < count; first += kListed) {
         const int listed =
             team.list<kLooks>(space.list, space.warps, count - first,
@@ -177,7 +123,8 @@ struct Gather {
           add(team, space, tile, first, space.list + next,
               listed - next < at_once ? listed - next : at_once, sums);
       }
-      team.each_thread([&](int thread) { store(tile, thread, sums[thread]); });
+      store(team, space, tile, sums);
+      team.sync();
     }
   }
 
@@ -188,39 +135,28 @@ struct Gather {
     const MapTiles& those = tiles[map];
     const int64_t each = those.tiles_y * those.tiles_x, within = work - those.first;
     const int64_t rest = within / each, at = within - rest * each;
-    const int64_t image = rest / slabs, channel = (rest - image * slabs) * kChannels;
+    const int64_t image = rest / slabs, channel = (rest - image * slabs) * kLanes;
     const int64_t left = channels - channel, row = at / those.tiles_x;
     return {image,
             channel,
             map,
-            left < kChannels ? static_cast<int32_t>(left) : kChannels,
-            static_cast<int32_t>(row) * kTile,
-            static_cast<int32_t>(at - row * those.tiles_x) * kTile};
-  }
-
-  static int64_t table_bytes(int64_t rois, int64_t bins) {
-    return Shared::bytes_of<A>(kWeights * rois * bins * kTileStride) +
-           Shared::bytes_of<Reach>(rois * kTile) + Shared::bytes_of<int32_t>(rois * bins);
-  }
-
-  ROIDL_DEVICE Table place_table(Shared& shared, int32_t bins) const {
-    Table table;
-    table.bins = bins;
-    table.slope = at_once * bins * kTileStride;
-    table.weight = shared.take<A>(kWeights * table.slope);
-    table.reach = shared.take<Reach>(at_once * kTile);
-    table.gives = shared.take<int32_t>(at_once * bins);
-    return table;
+            left < kLanes ? static_cast<int32_t>(left) : kLanes,
+            static_cast<int32_t>(row) * Patch::kTileRows,
+            static_cast<int32_t>(at - row * those.tiles_x) * kTileColumns,
+            Patch::kTileRows};
   }
 
   ROIDL_DEVICE Workspace place(Shared shared) const {
     Workspace space;
+    space.tile = shared.take<Tile>(1);
     space.list = shared.take<int32_t>(kListed);
     space.offset = shared.take<int64_t>(kMostAtOnce);
     space.warps = shared.take<int32_t>(kLooks * kWarps);
-    space.y = place_table(shared, some_y);
-    space.x = place_table(shared, some_x);
-    space.staged = source.place(shared, int64_t{at_once} * some_y * some_x);
+    space.own = Source::place_own(shared);
+    space.stored = reinterpret_cast<A*>(shared.next);
+    space.y = Table<A>::place(shared, at_once, some_y, kWeights);
+    space.x = Table<A>::place(shared, at_once, some_x, kWeights);
+    space.staged = Source::place(shared, int64_t{at_once} * some_y * some_x * kBinStride, at_once);
     return space;
   }
 
@@ -238,8 +174,10 @@ struct Gather {
                         rows < some_y ? rows : some_y,
                         columns < some_x ? columns : some_x};
         weigh(team, space, tile, some);
-        stage(team, space, tile, some);
-        team.each_thread([&](int thread) { sum_up(space, rois, thread, sums[thread]); });
+        channels_first ? stage<true>(team, space, tile, some)
+                       : stage<false>(team, space, tile, some);
+        team.sync();
+        team.each_thread([&](int thread) { sum_up(team, space, some, thread, sums[thread]); });
         team.sync();
       }
   }
@@ -255,112 +193,174 @@ struct Gather {
         source.know(space.staged, roi, k);
       }
       if (bin < some.rows)
-        weigh_bin(true, k, some.p + bin, tile.y, space.y, roi, bin);
+        weigh_bin(true, k, some.p + bin, tile.y, Patch::kTileRows, space.y, roi, bin);
       else
-        weigh_bin(false, k, some.q + bin - some.rows, tile.x, space.x, roi, bin - some.rows);
-    });
-    team.each(some.rois * 2 * kTile, [&](int64_t index) {
-      const int32_t i = static_cast<int32_t>(index), roi = i / (2 * kTile), at = i % (2 * kTile);
-      if (at < kTile)
-        find_reach(space.y, roi, at, some.rows);
-      else
-        find_reach(space.x, roi, at - kTile, some.columns);
+        weigh_bin(false, k, some.q + bin - some.rows, tile.x, kTileColumns, space.x, roi,
+                  bin - some.rows);
     });
   }
 
-  ROIDL_DEVICE void weigh_bin(bool along_y, int64_t k, int32_t p, int32_t begin, const Table& table,
-                              int roi, int32_t bin) const {
+  ROIDL_DEVICE void weigh_bin(bool along_y, int64_t k, int32_t p, int32_t begin, int cells,
+                              const Table<A>& table, int roi, int32_t bin) const {
     A* const weight = table.row(roi, bin);
-    for (int cell = 0; cell < kTile; ++cell) {
-      weight[cell] = A(0);
-      if constexpr (kWeights == 2) weight[table.slope + cell] = A(0);
-    }
+    if constexpr (kWeights > 0)
+      for (int cell = 0; cell < cells; ++cell)
+        for (int j = 0; j < kWeights; ++j) weight[j * table.second + cell] = A(0);
     int32_t gives = 0;
     from.for_each_tap(along_y, k, p, [&](int32_t cell, const A* weights) {
       const int32_t at = cell - begin;
-      if (at < 0 || at >= kTile) return;
-      weight[at] += weights[0];
-      if constexpr (kWeights == 2) weight[table.slope + at] += weights[1];
-      gives = 1;
+      if (at < 0 || at >= cells) return;
+      for (int j = 0; j < kWeights; ++j) weight[j * table.second + at] += weights[j];
+      gives |= 1 << at;
     });
     table.gives[roi * table.bins + bin] = gives;
   }
 
-  ROIDL_DEVICE static void find_reach(const Table& table, int roi, int cell, int32_t bins) {
-    Reach reach{bins, 0};
-    for (int32_t bin = 0; bin < bins; ++bin) {
-      const A* const weight = table.row(roi, bin) + cell;
-      bool gives = weight[0] != A(0);
-      if constexpr (kWeights == 2) gives |= weight[table.slope] != A(0);
-      if (!gives) continue;
-      if (bin < reach.first) reach.first = bin;
-      reach.stop = bin + 1;
-    }
-    table.reach[roi * kTile + cell] = reach;
+  // The bins of a RoI that give anything to some of the tile's rows or columns.
+  ROIDL_DEVICE static Range giving(const Team& team, const Table<A>& table, int roi, int32_t bins,
+                                   int32_t to) {
+    return team.range(bins, [&](int bin) { return (table.gives_of(roi, bin) & to) != 0; });
   }
 
   ROIDL_DEVICE int32_t place_of(int roi, int32_t row, int32_t column) const {
-    return ((roi * some_y + row) * some_x + column) * Source::kChannelStride;
+    return ((roi * some_y + row) * some_x + column) * kBinStride;
   }
 
+  // The gradients of the bins that give anything. Lanes are bins where those are neighbours in
+  // memory, and channels where these are; a lane loads kStaged of the other kind together.
+  template <bool kChannelsFirst>
   ROIDL_DEVICE void stage(const Team& team, const Workspace& space, const Tile& tile,
                           const Some& some) const {
-    const T* const data = static_cast<const T*>(grad_output.data) + tile.channel * grad_output.c;
-    for (int roi = 0; roi < some.rois; ++roi) {
-      const T* const from =
-          data + space.offset[roi] + some.p * grad_output.h + some.q * grad_output.w;
-      const auto one = [&](int32_t bin, int32_t c) {
-        int32_t column = bin;
-        const int32_t row = (some.columns == some_x ? by_some_x : by_last_x).split(column);
-        if (!space.y.gives[roi * some_y + row] || !space.x.gives[roi * some_x + column]) return;
-        const int64_t at = place_of(roi, row, column) + c;
-        if (c >= tile.channels) return source.stage_none(space.staged, at);
-        const A value =
-            widen(from[c * grad_output.c + row * grad_output.h + column * grad_output.w]);
-        source.stage(space.staged, tile,
-                     Place{at, roi, some.first + some.list[roi], c, some.p + row, some.q + column},
-                     value);
-      };
-      const int32_t bins = some.rows * some.columns;
-      if (channels_first)
-        team.rows(kChannels, bins, [&](int32_t c, int32_t bin) { one(bin, c); });
-      else
-        team.rows(bins, kChannels, [&](int32_t bin, int32_t c) { one(bin, c); });
-    }
-    team.sync();
-  }
-
-  ROIDL_DEVICE void sum_up(const Workspace& space, int rois, int thread, Sum& sum) const {
-    const int y = thread / kTile, x = thread % kTile;
-    for (int roi = 0; roi < rois; ++roi) {
-      const Reach rows = space.y.reach[roi * kTile + y], columns = space.x.reach[roi * kTile + x];
-      for (int32_t row = rows.first; row < rows.stop; ++row)
-        for (int32_t column = columns.first; column < columns.stop; ++column)
-          source.add(space.staged, place_of(roi, row, column), space.y.row(roi, row) + y,
-                     space.x.row(roi, column) + x, space.y.slope, space.x.slope, thread, sum);
-    }
-  }
-
-  ROIDL_DEVICE void store(const Tile& tile, int thread, const Sum& sum) const {
-    const int64_t y = int64_t{tile.y} + thread / kTile, x = int64_t{tile.x} + thread % kTile;
-    if (y >= tiles[tile.map].height || x >= tiles[tile.map].width) return;
-    const MapView& map = grad_inputs.of[tile.map];
-    T* const target = static_cast<T*>(map.data) + tile.image * map.n + tile.channel * map.c +
-                      y * map.h + x * map.w;
-    constexpr int kWide = 16 / sizeof(T);
-    if (wide && tile.channels == kChannels) {
-#pragma unroll
-      for (int c = 0; c < kChannels; c += kWide) {
-        Vec<T, kWide> some;
-#pragma unroll
-        for (int j = 0; j < kWide; ++j) narrow(sum.at[c + j], some.at[j]);
-        store_together(target + c, some);
+    // As many warps to a RoI as there are for each, at most one to every kStaged channels.
+    const int halvings = some.rois > kWarps / 2 ? 0 : some.rois > kWarps / 4 ? 1 : 2;
+    const int32_t step = kStaged << halvings;
+    team.rows(some.rois << halvings, kLanes, [&](int32_t unit, int32_t lane) {
+      const int32_t roi = unit >> halvings;
+      const Range rows = giving(team, space.y, roi, some.rows, ~0);
+      const Range columns = giving(team, space.x, roi, some.columns, ~0);
+      const int32_t across = columns.stop - columns.first, bins = (rows.stop - rows.first) * across;
+      const int32_t begin = unit % (1 << halvings) * kStaged;
+      const Bins bin{some.first + some.list[roi], roi, rows, columns, across};
+      const T* const from = static_cast<const T*>(grad_output.data) + space.offset[roi] +
+                            tile.channel * grad_output.c + some.p * grad_output.h +
+                            some.q * grad_output.w;
+      if constexpr (kChannelsFirst) {
+        for (int32_t i = lane; i < bins; i += kLanes)
+          for (int32_t c = begin; c < tile.channels; c += step)
+            stage_together<true>(space, tile, some, bin, i, c, tile.channels - c, from);
+      } else if (lane < tile.channels) {
+        for (int32_t i = begin; i < bins; i += step)
+          stage_together<false>(space, tile, some, bin, i, lane, bins - i, from);
       }
+    });
+  }
+
+  // Those bins of a RoI that give anything to the tile, row by row.
+  struct Bins {
+    int64_t k;
+    int32_t roi;
+    Range rows, columns;
+    int32_t across;
+  };
+
+  // kStaged of them, or of their channels, from bin i and channel c on, but no more than are left.
+  template <bool kChannelsFirst>
+  ROIDL_DEVICE void stage_together(const Workspace& space, const Tile& tile, const Some& some,
+                                   const Bins& bins, int32_t i, int32_t c, int32_t left,
+                                   const T* from) const {
+    const int32_t row = bins.rows.first + i / bins.across;
+    const int32_t column = bins.columns.first + i % bins.across;
+    from += row * grad_output.h + column * grad_output.w + c * grad_output.c;
+    A gradient[kStaged];
+    int32_t y = row, x = column;
+    const auto next = [&] {  // whether still in the same row
+      if (kChannelsFirst || ++x < bins.columns.stop) return true;
+      x = bins.columns.first;
+      ++y;
+      return false;
+    };
+#pragma unroll
+    for (int j = 0; j < kStaged; ++j) {
+      if (j < left) gradient[j] = widen(*from);
+      if constexpr (kChannelsFirst)
+        from += grad_output.c;
+      else
+        from += next() ? grad_output.w : grad_output.h - (bins.across - 1) * grad_output.w;
+    }
+    y = row;
+    x = column;
+#pragma unroll
+    for (int j = 0; j < kStaged; ++j) {
+      const int32_t channel = c + (kChannelsFirst ? j : 0);
+      if (j < left)
+        source.stage(space.staged, tile,
+                     Place{bins.k, tile.channel + channel, bins.roi, tile.map, some.p + y,
+                           some.q + x, space.y.gives_of(bins.roi, y),
+                           space.x.gives_of(bins.roi, x), place_of(bins.roi, y, x) + channel},
+                     gradient[j]);
+      next();
+    }
+  }
+
+  ROIDL_DEVICE void sum_up(const Team& team, const Workspace& space, const Some& some, int thread,
+                           Sum& sum) const {
+    const int warp = thread / kLanes, lane = thread % kLanes;
+    for (int roi = 0; roi < some.rois; ++roi) {
+      const Range rows = giving(team, space.y, roi, some.rows, Patch::rows_of(warp));
+      if (rows.first == rows.stop) continue;
+      const Range columns = giving(team, space.x, roi, some.columns, Patch::columns_of(warp));
+      if (columns.first == columns.stop) continue;
+      source.add(space.own, space.staged, place_of(roi, rows.first, columns.first) + lane,
+                 kBinStride, some_x * kBinStride, space.y, space.x, roi, rows, columns, warp, lane,
+                 sum);
+    }
+  }
+
+  ROIDL_DEVICE void store(const Team& team, const Workspace& space, const Tile& tile,
+                          PerThread<Sum>& sums) const {
+    const MapView& map = grad_inputs.of[tile.map];
+    T* const target = static_cast<T*>(map.data) + tile.image * map.n + tile.channel * map.c;
+    const int64_t rows = tiles[tile.map].height - tile.y, columns = tiles[tile.map].width - tile.x;
+    team.each_thread([&](int thread) { source.end(space.own, thread, sums[thread]); });
+    if (map.c == 1) {  // lanes are neighbours in memory
+      team.each_thread([&](int thread) {
+        const int warp = thread / kLanes, lane = thread % kLanes;
+        if (lane >= tile.channels) return;
+#pragma unroll
+        for (int i = 0; i < Patch::kCells; ++i) {
+          const int y = Patch::row_of(warp) + i / Patch::kColumns;
+          const int x = Patch::column_of(warp) + i % Patch::kColumns;
+          if (y < rows && x < columns)
+            narrow(sums[thread].at[i], target[lane + (tile.y + y) * map.h + (tile.x + x) * map.w]);
+        }
+      });
       return;
     }
+    for (int first = 0; first < tile.channels; first += kStored) {
+      team.each_thread([&](int thread) {
+        const int warp = thread / kLanes, channel = thread % kLanes - first;
+        if (channel < 0 || channel >= kStored) return;
+        A* const cells = space.stored + channel * kStoredStride +
+                         Patch::row_of(warp) * kTileColumns + Patch::column_of(warp);
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c)
-      if (c < tile.channels) narrow(sum.at[c], target[c * map.c]);
+        for (int i = 0; i < Patch::kCells; ++i)
+          cells[i / Patch::kColumns * kTileColumns + i % Patch::kColumns] = sums[thread].at[i];
+      });
+      team.sync();
+      // Lanes are cells of a row.
+      constexpr int kTogether = kThreads / Patch::kTileCells;
+      const int left = tile.channels - first, stop = left < kStored ? left : kStored;
+      team.each_thread([&](int thread) {
+        const int cell = thread % Patch::kTileCells;
+        const int y = cell / kTileColumns, x = cell % kTileColumns;
+        if (y >= rows || x >= columns) return;
+        T* const to = target + (tile.y + y) * map.h + (tile.x + x) * map.w;
+#pragma unroll 8
+        for (int channel = thread / Patch::kTileCells; channel < stop; channel += kTogether)
+          narrow(space.stored[channel * kStoredStride + cell], to[(first + channel) * map.c]);
+      });
+      team.sync();
+    }
   }
 };
 
@@ -381,10 +381,10 @@ template <class T, class Rois, class ProblemType, class Source>
 void gather_once(const ProblemType& problem, const Source& source) {
   using A = accumulator<T>;
   const int64_t tiles = most_of_maps(problem, [](const Map& map) {
-    return divide_up(map.height, kTile) * divide_up(map.width, kTile);
+    return divide_up(map.height, Source::Patch::kTileRows) * divide_up(map.width, kTileColumns);
   });
   const int64_t blocks =
-      problem.num_maps * problem.images * divide_up(problem.channels, Source::kChannels) * tiles;
+      problem.num_maps * problem.images * divide_up(problem.channels, kLanes) * tiles;
   if (is_small<A>(problem, blocks))
     return gather_from<T>(problem, source, FromBoxes<A, Rois>{Rois(problem)});
   with_plan<A, 1>(problem, [&](const auto& plan) { gather<T>(problem, source, plan); });

@@ -31,6 +31,10 @@ struct PerThread {
   ROIDL_DEVICE T& operator[](int) { return value; }
 };
 
+struct Range {
+  int32_t first, stop;
+};
+
 // The threads of a block. Every member must be reached by all of them, and ends with a barrier:
 // what one phase wrote to shared memory the next one reads.
 struct Team {
@@ -51,6 +55,16 @@ struct Team {
     for (int row = threadIdx.x / kLanes; row < count; row += kWarps)
       for (int column = threadIdx.x % kLanes; column < columns; column += kLanes)
         visit(row, column);
+  }
+
+  // From the first to the last i of [0, count), of at most a warp's lanes, for which test(i) holds;
+  // the same for all of a warp, which must reach it together.
+  template <class Test>
+  ROIDL_DEVICE Range range(int count, Test&& test) const {
+    const int lane = threadIdx.x % kLanes;
+    const unsigned found = __ballot_sync(0xffffffffu, lane < count && test(lane));
+    if (found == 0) return {0, 0};
+    return {__ffs(static_cast<int>(found)) - 1, kLanes - __clz(static_cast<int>(found))};
   }
 
   // visit(thread) once for each thread. No barrier.
@@ -153,18 +167,11 @@ struct Shared {
   }
 };
 
-// Kernels cut their work so that this holds; a launch that asks for more would not say why it
-// fails.
-inline void check_shared(const Problem& problem, int64_t bytes) {
-  if (bytes > kSharedBytes)
-    fail(ErrorKind::runtime, problem.op, "a kernel wants ", bytes, " bytes of shared memory");
-}
-
 // Divides numbers below 2^31 by one that is the same for a whole launch: a multiplication and a
 // shift, where a division of 64 bits is a call of a hundred instructions.
 class Divider {
  public:
-  explicit Divider(int64_t divisor) : divisor_(static_cast<uint32_t>(divisor)) {
+  explicit Divider(int64_t divisor = 1) : divisor_(static_cast<uint32_t>(divisor)) {
     while (shift_ < 31 && (uint64_t{1} << shift_) < divisor_) ++shift_;
     const uint64_t power = uint64_t{1} << (31 + shift_);
     multiplier_ = static_cast<uint32_t>((power + divisor_ - 1) / divisor_);
@@ -224,12 +231,33 @@ __global__ void __launch_bounds__(kThreads, Kernel::kResident)
   kernel(Team{blockIdx.x, gridDim.x}, Shared{shared});
 }
 
+inline int attribute(const Problem& problem, cudaDeviceAttr name) {
+  int value = 0;
+  check(problem, cudaDeviceGetAttribute(&value, name, problem.device.device_id));
+  return value;
+}
+
+// What a block may use of shared memory where so many are to share a multiprocessor.
+inline int64_t shared_bytes_of_block(const Problem& problem, int resident) {
+  if (only_measures(problem)) return kSharedBytes;
+  const int64_t most = attribute(problem, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  const int64_t whole = attribute(problem, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  const int64_t share =
+      whole / resident - attribute(problem, cudaDevAttrReservedSharedMemoryPerBlock);
+  if (share < kSharedBytes) return kSharedBytes;
+  return share < most ? share : most;
+}
+
 // Starts as many blocks as there is work, at most as many as a grid has: kernels step through their
 // work by team.blocks.
 template <class Kernel>
 void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
   if (blocks <= 0 || only_measures(problem)) return;
-  check_shared(problem, shared_bytes);
+  // More than any device gives without being asked.
+  if (shared_bytes > kSharedBytes)
+    check(problem,
+          cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)));
   const unsigned grid = static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(grid);
@@ -270,11 +298,7 @@ class Scratch {
 };
 
 inline int64_t multiprocessors(const Problem& problem) {
-  if (only_measures(problem)) return 1;
-  int count = 0;
-  check(problem,
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, problem.device.device_id));
-  return count;
+  return only_measures(problem) ? 1 : attribute(problem, cudaDevAttrMultiProcessorCount);
 }
 
 // Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.

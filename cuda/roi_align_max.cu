@@ -60,10 +60,9 @@ struct WinnerCells {
 
   ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
   template <class Give>
-  ROIDL_DEVICE void find(const Known& roi, const Tile&, int64_t channel, const Place& place,
-                         Give&& give) const {
+  ROIDL_DEVICE void find(const Known& roi, const Place& place, Give&& give) const {
     const auto winner =
-        find_winner(roi, place.p, place.q, onnx, plane_of<T>(features, roi, channel));
+        find_winner(roi, place.p, place.q, onnx, plane_of<T>(features, roi, place.channel));
     for_each_corner(roi, place.p, place.q, onnx, winner, give);
   }
 };

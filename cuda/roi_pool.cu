@@ -3,6 +3,7 @@
 #include "bins.cuh"
 #include "entries.cuh"
 #include "forward.cuh"
+#include "products.cuh"
 
 namespace roidl::cuda {
 
@@ -88,19 +89,20 @@ struct ArgmaxCells {
   static constexpr int kResident = 3;
   using Known = int64_t;  // k
   PooledView argmax;
-  int64_t width[kMaxMaps];
+  Divider by_width[kMaxMaps];
 
   explicit ArgmaxCells(const RoiPoolProblem& problem) : argmax(problem.argmax) {
-    for (int i = 0; i < problem.num_maps; ++i) width[i] = problem.maps[i].width;
+    for (int i = 0; i < problem.num_maps; ++i)
+      if (problem.maps[i].width > 0) by_width[i] = Divider(problem.maps[i].width);
   }
 
   ROIDL_DEVICE int64_t know(int64_t k) const { return k; }
   template <class Give>
-  ROIDL_DEVICE void find(int64_t k, const Tile& tile, int64_t channel, const Place& place,
-                         Give&& give) const {
-    const int64_t cell = element_of<int32_t>(argmax, k, channel, place.p, place.q);
-    const int64_t row = cell < 0 ? -1 : cell / width[tile.map];
-    if (cell >= 0) give(row, cell - row * width[tile.map], 1.0f);
+  ROIDL_DEVICE void find(int64_t k, const Place& place, Give&& give) const {
+    int32_t column = element_of<int32_t>(argmax, k, place.channel, place.p, place.q);
+    if (column < 0) return;
+    const int32_t row = by_width[place.map].split(column);
+    give(row, column, 1.0f);
   }
 };
 
