@@ -11,7 +11,7 @@ namespace roidl::cuda {
 
 inline constexpr int kLooks = 4;                   // RoIs that a thread looks at together
 inline constexpr int kListed = kLooks * kThreads;  // RoIs
-inline constexpr int kStaged = 8;                  // gradients that a lane loads together
+inline constexpr int kStaged = 4;                  // gradients that a lane loads together
 inline constexpr int kMostAtOnce = 8;              // RoIs of the list
 
 // `Source` says what a bin gives to a cell: Products (products.cuh), or Entries (entries.cuh).
@@ -232,14 +232,15 @@ struct Gather {
   ROIDL_DEVICE void stage(const Team& team, const Workspace& space, const Tile& tile,
                           const Some& some) const {
     // As many warps to a RoI as there are for each, at most one to every kStaged channels.
-    const int halvings = some.rois > kWarps / 2 ? 0 : some.rois > kWarps / 4 ? 1 : 2;
+    int halvings = 0;
+    while (some.rois << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
     const int32_t step = kStaged << halvings;
     team.rows(some.rois << halvings, kLanes, [&](int32_t unit, int32_t lane) {
       const int32_t roi = unit >> halvings;
       const Range rows = giving(team, space.y, roi, some.rows, ~0);
       const Range columns = giving(team, space.x, roi, some.columns, ~0);
       const int32_t across = columns.stop - columns.first, bins = (rows.stop - rows.first) * across;
-      const int32_t begin = unit % (1 << halvings) * kStaged;
+      const int32_t begin = (unit & ((1 << halvings) - 1)) * kStaged;
       const Bins bin{some.first + some.list[roi], roi, rows, columns, across};
       const T* const from = static_cast<const T*>(grad_output.data) + space.offset[roi] +
                             tile.channel * grad_output.c + some.p * grad_output.h +
