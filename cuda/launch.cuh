@@ -61,8 +61,7 @@ struct Team {
   // the same for all of a warp, which must reach it together.
   template <class Test>
   ROIDL_DEVICE Range range(int count, Test&& test) const {
-    const int lane = threadIdx.x % kLanes;
-    const unsigned found = __ballot_sync(0xffffffffu, lane < count && test(lane));
+    const uint32_t found = ballot([&](int lane) { return lane < count && test(lane); });
     if (found == 0) return {0, 0};
     return {__ffs(static_cast<int>(found)) - 1, kLanes - __clz(static_cast<int>(found))};
   }
@@ -70,30 +69,46 @@ struct Team {
   // visit(thread) once for each thread. No barrier.
   template <class Visit>
   ROIDL_DEVICE void each_thread(Visit&& visit) const {
-    visit(static_cast<int>(threadIdx.x));
+    // Read anew for every phase, and what follows from it computed anew: it is not worth registers
+    // that the sums of all phases need.
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    visit(thread);
   }
 
-  // Lists those i of [0, count) for which test(i) holds, of the first kLooks * kThreads, in their
-  // order, and returns how many. `warps` are kLooks * kWarps integers in shared memory.
-  template <int kLooks, class Test>
-  ROIDL_DEVICE int list(int32_t* list, int32_t* warps, int64_t count, Test&& test) const {
+  // What test(lane) says for each of a warp's lanes, bit by bit; all of a warp must reach it
+  // together.
+  template <class Test>
+  ROIDL_DEVICE uint32_t ballot(Test&& test) const {
+    return __ballot_sync(0xffffffffu, test(static_cast<int>(threadIdx.x % kLanes)));
+  }
+
+  // Lists the bits that are set in word(0), word(1) ... of kLanes words, in their order, and
+  // returns how many. All of a warp ask for a word together; `words` are kLanes of them in shared
+  // memory.
+  template <class Word>
+  ROIDL_DEVICE int list(int32_t* list, uint32_t* words, Word&& word) const {
     const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-    unsigned chosen[kLooks];
 #pragma unroll
-    for (int look = 0; look < kLooks; ++look) {
-      const int64_t i = look * kThreads + threadIdx.x;
-      chosen[look] = __ballot_sync(0xffffffffu, i < count && test(i));
-      if (lane == 0) warps[look * kWarps + warp] = __popc(chosen[look]);
+    for (int i = warp; i < kLanes; i += kWarps) {
+      const uint32_t found = word(i);
+      if (lane == 0) words[i] = found;
     }
     __syncthreads();
-    int total = 0;
+    const uint32_t mine = words[lane];
+    int before = __popc(mine);  // bits of this word and of all before it
 #pragma unroll
-    for (int look = 0; look < kLooks; ++look)
-      for (int other = 0; other < kWarps; ++other) {
-        if (other == warp && (chosen[look] >> lane & 1u) != 0)
-          list[total + __popc(chosen[look] & ((1u << lane) - 1u))] = look * kThreads + threadIdx.x;
-        total += warps[look * kWarps + other];
-      }
+    for (int step = 1; step < kLanes; step *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, before, step);
+      if (lane >= step) before += other;
+    }
+    const int total = __shfl_sync(0xffffffffu, before, kLanes - 1);
+#pragma unroll
+    for (int i = warp; i < kLanes; i += kWarps) {
+      const uint32_t found = __shfl_sync(0xffffffffu, mine, i);
+      const int stop = __shfl_sync(0xffffffffu, before, i);
+      if ((found >> lane & 1u) != 0) list[stop - __popc(found >> lane)] = i * kLanes + lane;
+    }
     __syncthreads();
     return total;
   }

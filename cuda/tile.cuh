@@ -1,5 +1,4 @@
-// What a gather works on: a tile of a map, the bins that give to it, and where it has the windows
-// and the weights of the RoIs from.
+// What a gather works on: the tiles of the maps, and the bins that give to one of them.
 #pragma once
 #include "plan.cuh"
 
@@ -30,16 +29,22 @@ struct Patches {
 struct Place {
   int64_t k, channel;
   int32_t roi, map, p, q, rows, columns, at;
+
+  // The same bin on a later channel.
+  ROIDL_DEVICE Place next(int32_t channels) const {
+    return {k, channel + channels, roi, map, p, q, rows, columns, at + channels};
+  }
 };
 
-// A tile of an image of a map and some channels of it.
+// A tile of an image of a map.
 struct Tile {
-  int64_t image, channel;
-  int32_t map, channels, y, x, rows;
+  int64_t number, image;
+  int32_t map, y, x, rows;
 
+  // Not one test after the other: what they read is waited for together.
   ROIDL_DEVICE bool meets(const Window& window) const {
-    return window.image == image && window.map == map && window.y_begin - y < rows &&
-           window.y_end > y && window.x_begin - x < kTileColumns && window.x_end > x;
+    return (window.image == image) & (window.map == map) & (window.y_begin - y < rows) &
+           (window.y_end > y) & (window.x_begin - x < kTileColumns) & (window.x_end > x);
   }
 
   // The number within the tile of a cell of the map that a bin gives to, or -1.
@@ -48,6 +53,66 @@ struct Tile {
     if (down < 0 || down >= rows || right < 0 || right >= kTileColumns) return -1;
     const bool gives = (place.rows >> down & place.columns >> right & 1) != 0;
     return gives ? static_cast<int32_t>(down * kTileColumns + right) : -1;
+  }
+};
+
+// The tiles of all maps: those of the smallest map come first, where most RoIs meet in one.
+struct Tiling {
+  struct MapTiles {
+    int64_t first, height, width, each;  // each: of an image
+    bool few;
+    Divider by_each, by_columns;
+    int64_t columns;
+  };
+  MapTiles of[kMaxMaps];
+  int64_t images, count;
+  int32_t maps, rows;
+
+  Tiling(const Problem& problem, int tile_rows)
+      : images(problem.images), count(0), maps(problem.num_maps), rows(tile_rows) {
+    for (int i = maps - 1; i >= 0; --i) {
+      const Map& map = problem.maps[i];
+      const int64_t columns = divide_up(map.width, kTileColumns);
+      const int64_t each = columns * divide_up(map.height, tile_rows);
+      const bool few = each > 0 && images * each <= INT32_MAX;
+      of[i] = {count,
+               map.height,
+               map.width,
+               each,
+               few,
+               Divider(few ? each : 1),
+               Divider(few ? columns : 1),
+               columns};
+      count += images * each;
+    }
+  }
+
+  ROIDL_DEVICE int32_t map_of(int64_t number) const {
+    int32_t map = 0;
+    while (map + 1 < maps && number < of[map].first) ++map;
+    return map;
+  }
+  ROIDL_DEVICE Tile tile_of(int64_t number) const {
+    const int32_t map = map_of(number);
+    const MapTiles& those = of[map];
+    int64_t image, row, column;
+    if (those.few) {
+      int32_t at = static_cast<int32_t>(number - those.first);
+      image = those.by_each.split(at);
+      row = those.by_columns.split(at);
+      column = at;
+    } else {
+      image = (number - those.first) / those.each;
+      const int64_t at = number - those.first - image * those.each;
+      row = at / those.columns;
+      column = at - row * those.columns;
+    }
+    return {number,
+            image,
+            map,
+            static_cast<int32_t>(row) * rows,
+            static_cast<int32_t>(column) * kTileColumns,
+            rows};
   }
 };
 
@@ -75,40 +140,6 @@ struct Table {
 
   ROIDL_DEVICE int32_t gives_of(int roi, int32_t bin) const { return gives[roi * bins + bin]; }
   ROIDL_DEVICE A* row(int roi, int32_t bin) const { return weight + (roi * bins + bin) * kStride; }
-};
-
-// Where the gather has its windows and weights from: the plan of a call.
-template <class A, int kWeights>
-struct FromPlan {
-  static constexpr int kMostResident = 4;
-  Plan<A, kWeights> plan;
-
-  ROIDL_DEVICE Window window(int64_t k) const { return plan.windows[k]; }
-  // visit(cell, weights) for the taps of bin p along the axis y or x of RoI k.
-  template <class Visit>
-  ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
-    const AxisPlan<A, kWeights>& axis = along_y ? plan.y : plan.x;
-    const Tap<A, kWeights>* const taps = axis.taps_of(k);
-    const Span span = axis.spans_of(k)[p];
-    for (int32_t j = span.first; j < span.stop; ++j) visit(taps[j].cell, taps[j].weight);
-  }
-};
-
-// Or the boxes themselves: every block finds for itself what it needs of them. A cell's weights
-// come one by one, in the order in which a plan adds them up.
-template <class A, class Rois>
-struct FromBoxes {
-  static constexpr int kMostResident = 2;
-  Rois rois;
-
-  ROIDL_DEVICE Window window(int64_t k) const { return window_of(rois.load(k)); }
-  template <class Visit>
-  ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
-    const auto roi = rois.load(k);
-    const auto& axis = along_y ? roi.y : roi.x;
-    axis.template for_each_tap<A>(
-        p, [&](int32_t cell, A weight, int64_t, A) { visit(cell, &weight); });
-  }
 };
 
 }  // namespace roidl::cuda
