@@ -17,6 +17,8 @@ struct Entries {
   static constexpr int kWeights = 0;
   static constexpr int kMostBins = kCells > 1 ? 4 : 8;
   static constexpr int kResident = Finder::kResident;
+  static constexpr int kStaged = Finder::kStaged;
+  static constexpr bool kIsShort = false;
 
   struct Own {
     A* sum;  // [cell of the tile][channel]

@@ -10,7 +10,6 @@
 namespace roidl::cuda {
 
 inline constexpr int kListed = kLanes * kLanes;  // RoIs that a block looks at together
-inline constexpr int kStaged = 4;                // gradients that a lane loads together
 inline constexpr int kMostAtOnce = 8;            // RoIs of the list
 
 // `Source` says what a bin gives to a cell: Products (products.cuh), or Entries (entries.cuh).
@@ -20,6 +19,7 @@ struct Gather {
   using A = accumulator<T>;
   using Patch = typename Source::Patch;
   static constexpr int kWeights = Source::kWeights;
+  static constexpr int kStaged = Source::kStaged;  // gradients that a lane loads together
   static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
   static constexpr int kResident =
       Source::kResident < From::kMostResident ? Source::kResident : From::kMostResident;
@@ -279,8 +279,10 @@ struct Gather {
         for (int j = 0; j < kStaged; ++j)
           if (j < count) source.stage(space.staged, work.tile, place.next(j), gradient[j]);
       };
-      // As a rule without a question at every one.
-      channels - c >= kStaged ? some_of_them(kStaged) : some_of_them(channels - c);
+      if (Source::kIsShort && channels - c >= kStaged)
+        some_of_them(kStaged);  // as a rule without a question at every one
+      else
+        some_of_them(channels - c);
       from += step * stride;
       place = place.next(step);
     }

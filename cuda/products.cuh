@@ -14,7 +14,9 @@ struct Products {
   static constexpr int kWeights = kTapWeights;
   static constexpr int kMostBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
   static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 ? 2 : 3;
-  static constexpr int kDown = 4;  // rows whose weights are read together
+  static constexpr int kStaged = 4;
+  static constexpr bool kIsShort = true;  // what is done to stage a gradient
+  static constexpr int kDown = 4;         // rows whose weights are read together
 
   struct Own {};  // nothing: the sums are the registers'
   static int64_t own_bytes() { return 0; }

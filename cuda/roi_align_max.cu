@@ -53,6 +53,7 @@ template <class T, class C>
 struct WinnerCells {
   static constexpr int kCells = 4;
   static constexpr int kResident = 2;
+  static constexpr int kStaged = 1;
   using Known = Roi<AlignBins<C>>;
   AlignRois<C> rois;
   Views features;

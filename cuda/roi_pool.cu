@@ -87,7 +87,8 @@ struct AtArgmax : NothingMore {
 struct ArgmaxCells {
   static constexpr int kCells = 1;
   static constexpr int kResident = 3;
-  using Known = int64_t;  // k
+  static constexpr int kStaged = 4;
+  using Known = const int32_t*;  // the RoI's argmax
   PooledView argmax;
   Divider by_width[kMaxMaps];
 
@@ -96,10 +97,12 @@ struct ArgmaxCells {
       if (problem.maps[i].width > 0) by_width[i] = Divider(problem.maps[i].width);
   }
 
-  ROIDL_DEVICE int64_t know(int64_t k) const { return k; }
+  ROIDL_DEVICE Known know(int64_t k) const {
+    return static_cast<const int32_t*>(argmax.data) + argmax.offset(k);
+  }
   template <class Give>
-  ROIDL_DEVICE void find(int64_t k, const Place& place, Give&& give) const {
-    int32_t column = element_of<int32_t>(argmax, k, place.channel, place.p, place.q);
+  ROIDL_DEVICE void find(Known cells, const Place& place, Give&& give) const {
+    int32_t column = cells[place.channel * argmax.c + place.p * argmax.h + place.q * argmax.w];
     if (column < 0) return;
     const int32_t row = by_width[place.map].split(column);
     give(row, column, 1.0f);
