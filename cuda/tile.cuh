@@ -56,6 +56,13 @@ struct Tile {
   }
 };
 
+// A tile and some channels of it.
+struct Work {
+  Tile tile;
+  int64_t channel;
+  int32_t channels;
+};
+
 // The tiles of all maps: those of the smallest map come first, where most RoIs meet in one.
 struct Tiling {
   struct MapTiles {

@@ -1,0 +1,227 @@
+// The bins that a gather works on together, as they come to lie in shared memory: what each gives
+// to the rows and columns of a tile, and the gradients of those that give anything.
+#pragma once
+#include "tile.cuh"
+
+namespace roidl::cuda {
+
+// Some bins of some RoIs of a list.
+struct Some {
+  int64_t first;  // RoI, from which the list counts
+  const int32_t* list;
+  int rois;
+  int32_t p, q, rows, columns;
+};
+
+// `Source`: see Gather (gather.cuh).
+template <class T, class Source>
+struct Staging {
+  using A = accumulator<T>;
+  using Patch = typename Source::Patch;
+  static constexpr int kWeights = Source::kWeights;
+  static constexpr int kStaged = Source::kStaged;
+  static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
+  static constexpr int kMostAtOnce = 8;          // RoIs
+
+  struct Space {
+    int64_t* offset;  // of a RoI's gradients
+    Table<A> y, x;
+    typename Source::Staged staged;
+  };
+
+  Source source;
+  PooledView grad_output;
+  int32_t bins_y, bins_x;
+  int32_t some_y, some_x, at_once;  // bins at a time, RoIs at a time
+
+  Staging(const Problem& problem, const Source& asked)
+      : source(asked),
+        grad_output(problem.pooled),
+        bins_y(static_cast<int32_t>(problem.output_height)),
+        bins_x(static_cast<int32_t>(problem.output_width)),
+        some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
+        some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
+        at_once(1) {}
+
+  int64_t bytes(int64_t rois) const {
+    return Shared::bytes_of<int64_t>(rois) + Table<A>::bytes(rois, some_y, kWeights) +
+           Table<A>::bytes(rois, some_x, kWeights) +
+           Source::staged_bytes(rois * some_y * some_x * kBinStride, rois);
+  }
+  ROIDL_DEVICE Space place(Shared shared) const {
+    Space space;
+    space.offset = shared.take<int64_t>(at_once);
+    space.y = Table<A>::place(shared, at_once, some_y, kWeights);
+    space.x = Table<A>::place(shared, at_once, some_x, kWeights);
+    space.staged = Source::place(shared, int64_t{at_once} * some_y * some_x * kBinStride, at_once);
+    return space;
+  }
+
+  // What each bin gives to each row and column of the tile.
+  template <class From>
+  ROIDL_DEVICE void weigh(const Team& team, const Space& space, const From& from, const Tile& tile,
+                          const Some& some) const {
+    const int32_t both = some.rows + some.columns;
+    team.each(some.rois * both, [&](int64_t index) {
+      const int32_t i = static_cast<int32_t>(index), roi = i / both, bin = i - roi * both;
+      const int64_t k = some.first + some.list[roi];
+      if (bin == 0) {
+        space.offset[roi] = grad_output.offset(k);
+        source.know(space.staged, roi, k);
+      }
+      if (bin < some.rows)
+        weigh_bin(from, true, k, some.p + bin, tile.y, Patch::kTileRows, space.y, roi, bin);
+      else
+        weigh_bin(from, false, k, some.q + bin - some.rows, tile.x, kTileColumns, space.x, roi,
+                  bin - some.rows);
+    });
+  }
+
+  // The gradients of the bins that give anything.
+  ROIDL_DEVICE void stage(const Team& team, const Space& space, const Work& work,
+                          const Some& some) const {
+    grad_output.c != 1 ? move<true>(team, space, work, some) : move<false>(team, space, work, some);
+    team.sync();
+  }
+
+  // The bins of a RoI that give anything to some of the tile's rows or columns.
+  ROIDL_DEVICE static Range giving(const Team& team, const Table<A>& table, int roi, int32_t bins,
+                                   int32_t to) {
+    return team.range(bins, [&](int bin) { return (table.gives_of(roi, bin) & to) != 0; });
+  }
+
+  ROIDL_DEVICE int32_t at(int roi, int32_t row, int32_t column) const {
+    return ((roi * some_y + row) * some_x + column) * kBinStride;
+  }
+
+ private:
+  template <class From>
+  ROIDL_DEVICE void weigh_bin(const From& from, bool along_y, int64_t k, int32_t p, int32_t begin,
+                              int cells, const Table<A>& table, int roi, int32_t bin) const {
+    A* const weight = table.row(roi, bin);
+    if constexpr (kWeights > 0)
+      for (int cell = 0; cell < cells; ++cell)
+        for (int j = 0; j < kWeights; ++j) weight[j * table.second + cell] = A(0);
+    int32_t gives = 0;
+    from.for_each_tap(along_y, k, p, [&](int32_t cell, const A* weights) {
+      const int32_t at = cell - begin;
+      if (at < 0 || at >= cells) return;
+      for (int j = 0; j < kWeights; ++j) weight[j * table.second + at] += weights[j];
+      gives |= 1 << at;
+    });
+    table.gives[roi * table.bins + bin] = gives;
+  }
+
+  // Those bins of a RoI that give anything to the tile, row by row.
+  struct Bins {
+    int64_t k;
+    int32_t roi;
+    Range rows, columns;
+    int32_t across;
+
+    ROIDL_DEVICE int32_t row(int32_t i) const { return rows.first + i / across; }
+    ROIDL_DEVICE int32_t column(int32_t i) const { return columns.first + i % across; }
+  };
+
+  // Lanes are bins where those are neighbours in memory, and channels where these are; a lane loads
+  // kStaged of the other kind together.
+  template <bool kChannelsFirst>
+  ROIDL_DEVICE void move(const Team& team, const Space& space, const Work& work,
+                         const Some& some) const {
+    // As many warps to a RoI as there are for each, at most one to every kStaged channels.
+    int halvings = 0;
+    while (some.rois << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
+    const int32_t step = kStaged << halvings;
+    team.rows(some.rois << halvings, kLanes, [&](int32_t unit, int32_t lane) {
+      const int32_t roi = unit >> halvings;
+      const Range rows = giving(team, space.y, roi, some.rows, ~0);
+      const Range columns = giving(team, space.x, roi, some.columns, ~0);
+      const int32_t across = columns.stop - columns.first, bins = (rows.stop - rows.first) * across;
+      const int32_t begin = (unit & ((1 << halvings) - 1)) * kStaged;
+      const Bins bin{some.first + some.list[roi], roi, rows, columns, across};
+      const T* const from = static_cast<const T*>(grad_output.data) + space.offset[roi] +
+                            work.channel * grad_output.c + some.p * grad_output.h +
+                            some.q * grad_output.w;
+      if constexpr (kChannelsFirst) {
+        for (int32_t i = lane; i < bins; i += kLanes)
+          stage_channels(space, work, some, bin, i, begin, step, from);
+      } else if (lane < work.channels) {
+        for (int32_t i = begin; i < bins; i += step)
+          stage_bins(space, work, some, bin, i, lane, bins - i, from);
+      }
+    });
+  }
+
+  // Bin i of them, on kStaged channels at a time, from the first on.
+  ROIDL_DEVICE void stage_channels(const Space& space, const Work& work, const Some& some,
+                                   const Bins& bins, int32_t i, int32_t first, int32_t step,
+                                   const T* from) const {
+    const int32_t row = bins.row(i), column = bins.column(i), channels = work.channels;
+    const int64_t stride = grad_output.c;
+    from += row * grad_output.h + column * grad_output.w + first * stride;
+    Place place = place_of(space, work, some, bins, row, column, first);
+    for (int32_t c = first; c < channels; c += step) {
+      const auto some_of_them = [&](int32_t count) {
+        A gradient[kStaged];
+        const T* next = from;
+#pragma unroll
+        for (int j = 0; j < kStaged; ++j, next += stride)
+          if (j < count) gradient[j] = widen(*next);
+#pragma unroll
+        for (int j = 0; j < kStaged; ++j)
+          if (j < count) source.stage(space.staged, work.tile, place.next(j), gradient[j]);
+      };
+      if (Source::kIsShort && channels - c >= kStaged)
+        some_of_them(kStaged);  // as a rule without a question at every one
+      else
+        some_of_them(channels - c);
+      from += step * stride;
+      place = place.next(step);
+    }
+  }
+
+  // kStaged bins from bin i on, but no more than are left, on channel c.
+  ROIDL_DEVICE void stage_bins(const Space& space, const Work& work, const Some& some,
+                               const Bins& bins, int32_t i, int32_t c, int32_t left,
+                               const T* from) const {
+    const int32_t row = bins.row(i), column = bins.column(i);
+    from += row * grad_output.h + column * grad_output.w + c * grad_output.c;
+    A gradient[kStaged];
+    int32_t y = row, x = column;
+    const auto next = [&] {  // whether still in the same row
+      if (++x < bins.columns.stop) return true;
+      x = bins.columns.first;
+      ++y;
+      return false;
+    };
+#pragma unroll
+    for (int j = 0; j < kStaged; ++j) {
+      if (j < left) gradient[j] = widen(*from);
+      from += next() ? grad_output.w : grad_output.h - (bins.across - 1) * grad_output.w;
+    }
+    y = row;
+    x = column;
+#pragma unroll
+    for (int j = 0; j < kStaged; ++j) {
+      if (j < left)
+        source.stage(space.staged, work.tile, place_of(space, work, some, bins, y, x, c),
+                     gradient[j]);
+      next();
+    }
+  }
+
+  ROIDL_DEVICE Place place_of(const Space& space, const Work& work, const Some& some,
+                              const Bins& bins, int32_t row, int32_t column, int32_t c) const {
+    return {bins.k,
+            work.channel + c,
+            bins.roi,
+            work.tile.map,
+            some.p + row,
+            some.q + column,
+            space.y.gives_of(bins.roi, row),
+            space.x.gives_of(bins.roi, column),
+            at(bins.roi, row, column) + c};
+  }
+};
+
+}  // namespace roidl::cuda
