@@ -1,6 +1,8 @@
 // The bins that a gather works on together, as they come to lie in shared memory: what each gives
 // to the rows and columns of a tile, and the gradients of those that give anything.
 #pragma once
+#include <cstdlib>
+
 #include "tile.cuh"
 
 namespace roidl::cuda {
@@ -33,6 +35,7 @@ struct Staging {
   PooledView grad_output;
   int32_t bins_y, bins_x;
   int32_t some_y, some_x, at_once;  // bins at a time, RoIs at a time
+  bool lanes_are_bins;
 
   Staging(const Problem& problem, const Source& asked)
       : source(asked),
@@ -41,7 +44,8 @@ struct Staging {
         bins_x(static_cast<int32_t>(problem.output_width)),
         some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
         some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
-        at_once(1) {}
+        at_once(1),
+        lanes_are_bins(grad_output.c != 1 && std::abs(grad_output.c) <= INT32_MAX / kLanes) {}
 
   int64_t bytes(int64_t rois) const {
     return Shared::bytes_of<int64_t>(rois) + Table<A>::bytes(rois, some_y, kWeights) +
@@ -80,7 +84,7 @@ struct Staging {
   // The gradients of the bins that give anything.
   ROIDL_DEVICE void stage(const Team& team, const Space& space, const Work& work,
                           const Some& some) const {
-    grad_output.c != 1 ? move<true>(team, space, work, some) : move<false>(team, space, work, some);
+    lanes_are_bins ? move<true>(team, space, work, some) : move<false>(team, space, work, some);
     team.sync();
   }
 
@@ -117,14 +121,14 @@ struct Staging {
     int64_t k;
     int32_t roi;
     Range rows, columns;
-    int32_t across;
+    uint32_t across;
 
-    ROIDL_DEVICE int32_t row(int32_t i) const { return rows.first + i / across; }
-    ROIDL_DEVICE int32_t column(int32_t i) const { return columns.first + i % across; }
+    ROIDL_DEVICE int32_t row(uint32_t i) const { return rows.first + i / across; }
+    ROIDL_DEVICE int32_t column(uint32_t i) const { return columns.first + i % across; }
   };
 
-  // Lanes are bins where those are neighbours in memory, and channels where these are; a lane loads
-  // kStaged of the other kind together.
+  // Lanes are bins, or channels where these are neighbours in memory (or so far from each other
+  // that 32 bits do not count it); a lane loads kStaged of the other kind together.
   template <bool kChannelsFirst>
   ROIDL_DEVICE void move(const Team& team, const Space& space, const Work& work,
                          const Some& some) const {
@@ -138,7 +142,8 @@ struct Staging {
       const Range columns = giving(team, space.x, roi, some.columns, ~0);
       const int32_t across = columns.stop - columns.first, bins = (rows.stop - rows.first) * across;
       const int32_t begin = (unit & ((1 << halvings) - 1)) * kStaged;
-      const Bins bin{some.first + some.list[roi], roi, rows, columns, across};
+      const Bins bin{some.first + some.list[roi], roi, rows, columns,
+                     static_cast<uint32_t>(across)};
       const T* const from = static_cast<const T*>(grad_output.data) + space.offset[roi] +
                             work.channel * grad_output.c + some.p * grad_output.h +
                             some.q * grad_output.w;
@@ -157,16 +162,15 @@ struct Staging {
                                    const Bins& bins, int32_t i, int32_t first, int32_t step,
                                    const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i), channels = work.channels;
-    const int64_t stride = grad_output.c;
+    const int32_t stride = static_cast<int32_t>(grad_output.c);
     from += row * grad_output.h + column * grad_output.w + first * stride;
     Place place = place_of(space, work, some, bins, row, column, first);
     for (int32_t c = first; c < channels; c += step) {
       const auto some_of_them = [&](int32_t count) {
         A gradient[kStaged];
-        const T* next = from;
 #pragma unroll
-        for (int j = 0; j < kStaged; ++j, next += stride)
-          if (j < count) gradient[j] = widen(*next);
+        for (int j = 0; j < kStaged; ++j)
+          if (j < count) gradient[j] = widen(from[j * stride]);
 #pragma unroll
         for (int j = 0; j < kStaged; ++j)
           if (j < count) source.stage(space.staged, work.tile, place.next(j), gradient[j]);
@@ -197,7 +201,7 @@ struct Staging {
 #pragma unroll
     for (int j = 0; j < kStaged; ++j) {
       if (j < left) gradient[j] = widen(*from);
-      from += next() ? grad_output.w : grad_output.h - (bins.across - 1) * grad_output.w;
+      from += next() ? grad_output.w : grad_output.h - int64_t{bins.across - 1} * grad_output.w;
     }
     y = row;
     x = column;
