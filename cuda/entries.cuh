@@ -5,17 +5,17 @@
 namespace roidl::cuda {
 
 // Each bin of each channel gives to at most `kCells` cells. `Finder` says which:
-// find(known, place, give) calls give(row, column, share) for them, where `known` is what it has
-// learnt of the RoI by know(k). The sums are in shared memory, where a lane finds any cell; a lane
-// has a bank.
+// find(bin, c, give) calls give(row, column, share) for them on channel c of the tile, where `bin`
+// is what bin_of(known, place) said of the bin, and `known` what know(k) said of the RoI. The sums
+// are in shared memory, where a lane finds any cell; a lane has a bank.
 template <class T, class Finder>
 struct Entries {
   using A = accumulator<T>;
-  using Patch = Patches<1, kTileColumns>;
+  using Patch = Patches<sizeof(A) == 8 ? 1 : 2, kTileColumns>;
   using Known = typename Finder::Known;
   static constexpr int kCells = Finder::kCells;
   static constexpr int kWeights = 0;
-  static constexpr int kMostBins = kCells > 1 ? 4 : 8;
+  static constexpr int kMostBins = kCells > 1 ? 4 : 7;
   static constexpr int kResident = Finder::kResident;
   static constexpr int kStaged = Finder::kStaged;
   static constexpr bool kIsShort = false;
@@ -29,7 +29,7 @@ struct Entries {
   }
   // A thread's part: its warp's cells, on its lane's channel.
   ROIDL_DEVICE static A* sums_of(const Own& own, int warp, int lane) {
-    return own.sum + warp * kTileColumns * kLanes + lane;
+    return own.sum + warp * Patch::kCells * kLanes + lane;
   }
   ROIDL_DEVICE void begin(const Own& own, int thread) const {
     A* const sums = sums_of(own, thread / kLanes, thread % kLanes);
@@ -67,17 +67,27 @@ struct Entries {
   ROIDL_DEVICE void know(const Staged& staged, int roi, int64_t k) const {
     staged.known[roi] = finder.know(k);
   }
-  ROIDL_DEVICE void stage(const Staged& staged, const Tile& tile, const Place& place,
-                          A gradient) const {
-    for (int i = 0; i < kCells; ++i) staged.cell[i * staged.places + place.at] = -1;
-    int64_t next = place.at;
-    finder.find(staged.known[place.roi], place, [&](int64_t row, int64_t column, A share) {
-      const int32_t cell = tile.cell_of(place, row, column);
-      if (cell < 0) return;
+  struct Bin {
+    Place place;
+    typename Finder::Bin found;
+  };
+  ROIDL_DEVICE Bin bin_of(const Staged& staged, const Place& place) const {
+    return {place, finder.bin_of(staged.known[place.roi], place)};
+  }
+  using More = typename Finder::More;
+  bool counts() const { return finder.counts(); }
+  ROIDL_DEVICE More more(const Bin& bin, int32_t c) const { return finder.more(bin.found, c); }
+  ROIDL_DEVICE void stage(const Staged& staged, const Bin& bin, int32_t c, A gradient,
+                          const More& more) const {
+    int64_t next = bin.place.at + c;
+    int given = 0;
+    finder.find(bin.found, c, more, [&](int32_t row, int32_t column, A share) {
       staged.value[next] = share * gradient;
-      staged.cell[next] = static_cast<int16_t>(cell);
+      staged.cell[next] = static_cast<int16_t>(bin.place.cell_of(row, column));
       next += staged.places;
+      ++given;
     });
+    for (; given < kCells; ++given, next += staged.places) staged.cell[next] = -1;
   }
 
   template <class Sum>
@@ -91,7 +101,7 @@ struct Entries {
 #pragma unroll
         for (int i = 0; i < kCells; ++i) {
           const int32_t cell = staged.cell[i * staged.places + next];
-          const bool mine = static_cast<uint32_t>(cell - warp * kTileColumns) < kTileColumns;
+          const bool mine = static_cast<uint32_t>(cell - warp * Patch::kCells) < Patch::kCells;
           if (mine) sums[cell * kLanes] += staged.value[i * staged.places + next];
         }
     }

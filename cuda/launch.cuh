@@ -192,7 +192,8 @@ class Divider {
     multiplier_ = static_cast<uint32_t>((power + divisor_ - 1) / divisor_);
   }
   ROIDL_DEVICE int32_t quotient(int32_t number) const {
-    return static_cast<int32_t>(static_cast<uint64_t>(number) * multiplier_ >> (31 + shift_));
+    return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(number)} * multiplier_ >>
+                                (31 + shift_));
   }
   // The remainder goes to `number`.
   ROIDL_DEVICE int32_t split(int32_t& number) const {

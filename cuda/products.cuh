@@ -33,8 +33,14 @@ struct Products {
     return {shared.take<A>(places)};
   }
   ROIDL_DEVICE void know(const Staged&, int, int64_t) const {}
-  ROIDL_DEVICE void stage(const Staged& staged, const Tile&, const Place& place, A gradient) const {
-    staged.gradient[place.at] = gradient;
+  ROIDL_DEVICE A* bin_of(const Staged& staged, const Place& place) const {
+    return staged.gradient + place.at;
+  }
+  struct More {};
+  bool counts() const { return true; }
+  ROIDL_DEVICE More more(const A*, int32_t) const { return {}; }
+  ROIDL_DEVICE void stage(const Staged&, A* bin, int32_t c, A gradient, const More&) const {
+    bin[c] = gradient;
   }
 
   // The bins `rows` and `columns` of a RoI of the list; their gradients lie from `at` on, a bin

@@ -88,7 +88,7 @@ struct ArgmaxCells {
   static constexpr int kCells = 1;
   static constexpr int kResident = 3;
   static constexpr int kStaged = 4;
-  using Known = const int32_t*;  // the RoI's argmax
+  using Known = int64_t;  // where the RoI's argmax begins
   PooledView argmax;
   Divider by_width[kMaxMaps];
 
@@ -97,15 +97,26 @@ struct ArgmaxCells {
       if (problem.maps[i].width > 0) by_width[i] = Divider(problem.maps[i].width);
   }
 
-  ROIDL_DEVICE Known know(int64_t k) const {
-    return static_cast<const int32_t*>(argmax.data) + argmax.offset(k);
+  ROIDL_DEVICE Known know(int64_t k) const { return argmax.offset(k); }
+
+  struct Bin {
+    const int32_t* cells;
+    int32_t stride;
+    Divider by_width;
+  };
+  ROIDL_DEVICE Bin bin_of(Known offset, const Place& place) const {
+    return {static_cast<const int32_t*>(argmax.data) + offset + place.channel * argmax.c +
+                place.p * argmax.h + place.q * argmax.w,
+            static_cast<int32_t>(argmax.c), by_width[place.map]};
   }
+  using More = int32_t;  // the argmax
+  bool counts() const { return counts_channels(argmax); }
+  ROIDL_DEVICE More more(const Bin& bin, int32_t c) const { return bin.cells[c * bin.stride]; }
   template <class Give>
-  ROIDL_DEVICE void find(Known cells, const Place& place, Give&& give) const {
-    int32_t column = cells[place.channel * argmax.c + place.p * argmax.h + place.q * argmax.w];
-    if (column < 0) return;
-    const int32_t row = by_width[place.map].split(column);
-    give(row, column, 1.0f);
+  ROIDL_DEVICE void find(const Bin& bin, int32_t, More cell, Give&& give) const {
+    int32_t column = cell < 0 ? 0 : cell;
+    const int32_t row = bin.by_width.split(column);
+    give(cell < 0 ? -1 : row, column, 1.0f);
   }
 };
 

@@ -1,8 +1,6 @@
 // The bins that a gather works on together, as they come to lie in shared memory: what each gives
 // to the rows and columns of a tile, and the gradients of those that give anything.
 #pragma once
-#include <cstdlib>
-
 #include "tile.cuh"
 
 namespace roidl::cuda {
@@ -45,7 +43,7 @@ struct Staging {
         some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
         some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
         at_once(1),
-        lanes_are_bins(grad_output.c != 1 && std::abs(grad_output.c) <= INT32_MAX / kLanes) {}
+        lanes_are_bins(grad_output.c != 1 && counts_channels(grad_output) && source.counts()) {}
 
   int64_t bytes(int64_t rois) const {
     return Shared::bytes_of<int64_t>(rois) + Table<A>::bytes(rois, some_y, kWeights) +
@@ -135,23 +133,27 @@ struct Staging {
     // As many warps to a RoI as there are for each, at most one to every kStaged channels.
     int halvings = 0;
     while (some.rois << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
-    const int32_t step = kStaged << halvings;
     team.rows(some.rois << halvings, kLanes, [&](int32_t unit, int32_t lane) {
       const int32_t roi = unit >> halvings;
       const Range rows = giving(team, space.y, roi, some.rows, ~0);
       const Range columns = giving(team, space.x, roi, some.columns, ~0);
       const int32_t across = columns.stop - columns.first, bins = (rows.stop - rows.first) * across;
-      const int32_t begin = (unit & ((1 << halvings) - 1)) * kStaged;
+      int32_t piece = unit & ((1 << halvings) - 1);
       const Bins bin{some.first + some.list[roi], roi, rows, columns,
                      static_cast<uint32_t>(across)};
       const T* const from = static_cast<const T*>(grad_output.data) + space.offset[roi] +
                             work.channel * grad_output.c + some.p * grad_output.h +
                             some.q * grad_output.w;
       if constexpr (kChannelsFirst) {
-        for (int32_t i = lane; i < bins; i += kLanes)
-          stage_channels(space, work, some, bin, i, begin, step, from);
+        // Where half of the lanes have no bin, they take other channels of the first half's.
+        int shift = 5, parts = halvings;
+        for (; 1 << (shift - 1) >= bins && kStaged << parts < kLanes; ++parts) --shift;
+        piece += lane >> shift << halvings;
+        for (int32_t i = lane & ((1 << shift) - 1); i < bins; i += 1 << shift)
+          stage_channels(space, work, some, bin, i, piece * kStaged, kStaged << parts, from);
       } else if (lane < work.channels) {
-        for (int32_t i = begin; i < bins; i += step)
+        const int32_t step = kStaged << halvings;
+        for (int32_t i = piece * kStaged; i < bins; i += step)
           stage_bins(space, work, some, bin, i, lane, bins - i, from);
       }
     });
@@ -164,23 +166,26 @@ struct Staging {
     const int32_t row = bins.row(i), column = bins.column(i), channels = work.channels;
     const int32_t stride = static_cast<int32_t>(grad_output.c);
     from += row * grad_output.h + column * grad_output.w + first * stride;
-    Place place = place_of(space, work, some, bins, row, column, first);
-    for (int32_t c = first; c < channels; c += step) {
+    const auto bin =
+        source.bin_of(space.staged, place_of(space, work, some, bins, row, column, first));
+    for (int32_t c = first; c < channels; c += step, from += step * stride) {
       const auto some_of_them = [&](int32_t count) {
         A gradient[kStaged];
+        typename Source::More more[kStaged];
+#pragma unroll
+        for (int j = 0; j < kStaged; ++j) {
+          if (j >= count) continue;
+          gradient[j] = widen(from[j * stride]);
+          more[j] = source.more(bin, c - first + j);
+        }
 #pragma unroll
         for (int j = 0; j < kStaged; ++j)
-          if (j < count) gradient[j] = widen(from[j * stride]);
-#pragma unroll
-        for (int j = 0; j < kStaged; ++j)
-          if (j < count) source.stage(space.staged, work.tile, place.next(j), gradient[j]);
+          if (j < count) source.stage(space.staged, bin, c - first + j, gradient[j], more[j]);
       };
       if (Source::kIsShort && channels - c >= kStaged)
         some_of_them(kStaged);  // as a rule without a question at every one
       else
         some_of_them(channels - c);
-      from += step * stride;
-      place = place.next(step);
     }
   }
 
@@ -191,6 +196,7 @@ struct Staging {
     const int32_t row = bins.row(i), column = bins.column(i);
     from += row * grad_output.h + column * grad_output.w + c * grad_output.c;
     A gradient[kStaged];
+    typename Source::More more[kStaged];
     int32_t y = row, x = column;
     const auto next = [&] {  // whether still in the same row
       if (++x < bins.columns.stop) return true;
@@ -198,18 +204,22 @@ struct Staging {
       ++y;
       return false;
     };
+    const auto bin_of = [&] {
+      return source.bin_of(space.staged, place_of(space, work, some, bins, y, x, c));
+    };
 #pragma unroll
     for (int j = 0; j < kStaged; ++j) {
-      if (j < left) gradient[j] = widen(*from);
+      if (j < left) {
+        gradient[j] = widen(*from);
+        more[j] = source.more(bin_of(), 0);
+      }
       from += next() ? grad_output.w : grad_output.h - int64_t{bins.across - 1} * grad_output.w;
     }
     y = row;
     x = column;
 #pragma unroll
     for (int j = 0; j < kStaged; ++j) {
-      if (j < left)
-        source.stage(space.staged, work.tile, place_of(space, work, some, bins, y, x, c),
-                     gradient[j]);
+      if (j < left) source.stage(space.staged, bin_of(), 0, gradient[j], more[j]);
       next();
     }
   }
@@ -222,6 +232,8 @@ struct Staging {
             work.tile.map,
             some.p + row,
             some.q + column,
+            work.tile.y,
+            work.tile.x,
             space.y.gives_of(bins.roi, row),
             space.x.gives_of(bins.roi, column),
             at(bins.roi, row, column) + c};

@@ -1,5 +1,7 @@
 // What a gather works on: the tiles of the maps, and the bins that give to one of them.
 #pragma once
+#include <cstdlib>
+
 #include "plan.cuh"
 
 namespace roidl::cuda {
@@ -24,17 +26,24 @@ struct Patches {
   }
 };
 
-// A bin of a RoI of the list, on a channel of the tile; the rows and columns of the tile that it
-// gives to, bit by bit; and where it is staged.
+// A bin of a RoI of the list, and what the tile sees of it: the rows and columns that it gives to,
+// bit by bit; the first channel at hand; and where its gradient on that is staged.
 struct Place {
   int64_t k, channel;
-  int32_t roi, map, p, q, rows, columns, at;
+  int32_t roi, map, p, q, y, x, rows, columns, at;
 
-  // The same bin on a later channel.
-  ROIDL_DEVICE Place next(int32_t channels) const {
-    return {k, channel + channels, roi, map, p, q, rows, columns, at + channels};
+  // The number within the tile of a cell of the map, or -1 for one that the bin does not give to.
+  ROIDL_DEVICE int32_t cell_of(int32_t row, int32_t column) const {
+    const int32_t down = row - y, right = column - x;
+    const bool near = static_cast<uint32_t>(down | right) < kLanes;
+    return near && (rows >> down & columns >> right & 1) != 0 ? down * kTileColumns + right : -1;
   }
 };
+
+// Whether 32 bits count the elements between a warp's channels.
+inline bool counts_channels(const PooledView& view) {
+  return std::abs(view.c) <= INT32_MAX / kLanes;
+}
 
 // A tile of an image of a map.
 struct Tile {
@@ -45,14 +54,6 @@ struct Tile {
   ROIDL_DEVICE bool meets(const Window& window) const {
     return (window.image == image) & (window.map == map) & (window.y_begin - y < rows) &
            (window.y_end > y) & (window.x_begin - x < kTileColumns) & (window.x_end > x);
-  }
-
-  // The number within the tile of a cell of the map that a bin gives to, or -1.
-  ROIDL_DEVICE int32_t cell_of(const Place& place, int64_t row, int64_t column) const {
-    const int64_t down = row - y, right = column - x;
-    if (down < 0 || down >= rows || right < 0 || right >= kTileColumns) return -1;
-    const bool gives = (place.rows >> down & place.columns >> right & 1) != 0;
-    return gives ? static_cast<int32_t>(down * kTileColumns + right) : -1;
   }
 };
 
