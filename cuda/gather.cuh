@@ -80,10 +80,8 @@ struct Gather {
         bins.source.begin(space.own, thread);
       });
       for (int64_t first = 0; first < count; first += kListed) {
-        const int listed = team.list(space.list, space.words, [&](int word) {
-          const int64_t group = first / kLanes + word;
-          return group * kLanes < count ? from.meeting(team, tiling, work.tile, group, count) : 0;
-        });
+        from.find(team, tiling, work.tile, first, count, space.words);
+        const int listed = team.list(space.list, space.words);
         for (int next = 0; next < listed; next += bins.at_once)
           add(team, space, work, first, space.list + next,
               listed - next < bins.at_once ? listed - next : bins.at_once, sums);

@@ -83,18 +83,19 @@ struct Team {
     return __ballot_sync(0xffffffffu, test(static_cast<int>(threadIdx.x % kLanes)));
   }
 
-  // Lists the bits that are set in word(0), word(1) ... of kLanes words, in their order, and
-  // returns how many. All of a warp ask for a word together; `words` are kLanes of them in shared
-  // memory.
-  template <class Word>
-  ROIDL_DEVICE int list(int32_t* list, uint32_t* words, Word&& word) const {
-    const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-#pragma unroll
-    for (int i = warp; i < kLanes; i += kWarps) {
-      const uint32_t found = word(i);
-      if (lane == 0) words[i] = found;
+  // words[i] becomes what test(i, lane) says for each of a warp's lanes, bit by bit.
+  template <class Test>
+  ROIDL_DEVICE void ballots(int count, uint32_t* words, Test&& test) const {
+    for (int i = threadIdx.x / kLanes; i < count; i += kWarps) {
+      const uint32_t word = ballot([&](int lane) { return test(i, lane); });
+      if (threadIdx.x % kLanes == 0) words[i] = word;
     }
     __syncthreads();
+  }
+
+  // Lists the bits that are set in kLanes words, in their order, and returns how many.
+  ROIDL_DEVICE int list(int32_t* list, const uint32_t* words) const {
+    const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
     const uint32_t mine = words[lane];
     int before = __popc(mine);  // bits of this word and of all before it
 #pragma unroll

@@ -42,9 +42,14 @@ struct FromPlan {
   Plan<A, kWeights> plan;
   const uint32_t* words;
 
-  ROIDL_DEVICE uint32_t meeting(const Team&, const Tiling& tiling, const Tile& tile, int64_t group,
-                                int64_t) const {
-    return words[group * tiling.count + tile.number];
+  // Which of kLanes groups of RoIs from k on meet the tile.
+  ROIDL_DEVICE void find(const Team& team, const Tiling& tiling, const Tile& tile, int64_t k,
+                         int64_t count, uint32_t* found) const {
+    const uint32_t* const from = words + k / FindMeetings::kGroup * tiling.count + tile.number;
+    team.each(kLanes, [&](int64_t i) {
+      const bool exists = k + i * FindMeetings::kGroup < count;
+      found[i] = exists ? from[i * tiling.count] : 0;
+    });
   }
   // visit(cell, weights) for the taps of bin p along the axis y or x of RoI k.
   template <class Visit>
@@ -63,11 +68,11 @@ struct FromBoxes {
   static constexpr int kMostResident = 2;
   Rois rois;
 
-  ROIDL_DEVICE uint32_t meeting(const Team& team, const Tiling&, const Tile& tile, int64_t group,
-                                int64_t count) const {
-    return team.ballot([&](int lane) {
-      const int64_t k = group * kLanes + lane;
-      return k < count && tile.meets(window_of(rois.load(k)));
+  ROIDL_DEVICE void find(const Team& team, const Tiling&, const Tile& tile, int64_t k,
+                         int64_t count, uint32_t* found) const {
+    team.ballots(kLanes, found, [&](int word, int lane) {
+      const int64_t i = k + word * kLanes + lane;
+      return i < count && tile.meets(window_of(rois.load(i)));
     });
   }
   template <class Visit>
