@@ -74,15 +74,20 @@ struct Entries {
   ROIDL_DEVICE Bin bin_of(const Staged& staged, const Place& place) const {
     return {place, finder.bin_of(staged.known[place.roi], place)};
   }
-  using More = typename Finder::More;
+  struct Loaded {
+    A gradient;
+    typename Finder::More more;
+  };
   bool counts() const { return finder.counts(); }
-  ROIDL_DEVICE More more(const Bin& bin, int32_t c) const { return finder.more(bin.found, c); }
-  ROIDL_DEVICE void stage(const Staged& staged, const Bin& bin, int32_t c, A gradient,
-                          const More& more) const {
+  ROIDL_DEVICE Loaded load(const Bin& bin, int32_t c, const T* gradient) const {
+    return {widen(*gradient), finder.more(bin.found, c)};
+  }
+  ROIDL_DEVICE void put(const Staged& staged, const Bin& bin, int32_t c,
+                        const Loaded& loaded) const {
     int64_t next = bin.place.at + c;
     int given = 0;
-    finder.find(bin.found, c, more, [&](int32_t row, int32_t column, A share) {
-      staged.value[next] = share * gradient;
+    finder.find(bin.found, c, loaded.more, [&](int32_t row, int32_t column, A share) {
+      staged.value[next] = share * loaded.gradient;
       staged.cell[next] = static_cast<int16_t>(bin.place.cell_of(row, column));
       next += staged.places;
       ++given;

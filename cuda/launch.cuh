@@ -128,6 +128,24 @@ ROIDL_DEVICE void narrow(float value, float16& result) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
 }
 
+// Copies an element of 4 or 8 bytes to shared memory in its own time; to be waited for before the
+// barrier after which it is read.
+template <class T>
+ROIDL_DEVICE void copy_later(T* shared, const T* global) {
+#if __CUDA_ARCH__ >= 800
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(sizeof(T))
+               : "memory");
+#else
+  *shared = *global;
+#endif
+}
+ROIDL_DEVICE void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 template <class Together>
 ROIDL_DEVICE void store_together(void* target, const Together& value) {
   if constexpr (sizeof(Together) == sizeof(int4)) {

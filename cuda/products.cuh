@@ -1,6 +1,8 @@
 // What the averages give to cells, as a source for the gather: the gradient times a product of
 // weights, or, along a direction of the boxes (two weights a tap), times a sum of two products.
 #pragma once
+#include <type_traits>
+
 #include "gather.cuh"
 
 namespace roidl::cuda {
@@ -10,12 +12,12 @@ namespace roidl::cuda {
 template <class T, int kTapWeights>
 struct Products {
   using A = accumulator<T>;
-  using Patch = Patches<16, 2>;
+  using Patch = Patches<32 / ROIDL_TUNE_PATCH_COLUMNS, ROIDL_TUNE_PATCH_COLUMNS>;
   static constexpr int kWeights = kTapWeights;
   static constexpr int kMostBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
-  static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 ? 2 : 3;
-  static constexpr int kStaged = 4;
-  static constexpr bool kIsShort = true;  // what is done to stage a gradient
+  static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 ? 2 : ROIDL_TUNE_GATHERS;
+  static constexpr int kStaged = ROIDL_TUNE_STAGED;
+  static constexpr bool kIsShort = true;  // what is done with a gradient
   static constexpr int kDown = 4;         // rows whose weights are read together
 
   struct Own {};  // nothing: the sums are the registers'
@@ -36,11 +38,22 @@ struct Products {
   ROIDL_DEVICE A* bin_of(const Staged& staged, const Place& place) const {
     return staged.gradient + place.at;
   }
-  struct More {};
   bool counts() const { return true; }
-  ROIDL_DEVICE More more(const A*, int32_t) const { return {}; }
-  ROIDL_DEVICE void stage(const Staged&, A* bin, int32_t c, A gradient, const More&) const {
-    bin[c] = gradient;
+
+  // What needs no conversion goes to shared memory without coming by.
+  static constexpr bool kIsCopy = std::is_same_v<T, A>;
+  struct Copied {};
+  using Loaded = std::conditional_t<kIsCopy, Copied, A>;
+  ROIDL_DEVICE Loaded load(A* bin, int32_t c, const T* gradient) const {
+    if constexpr (kIsCopy) {
+      copy_later(bin + c, gradient);
+      return {};
+    } else {
+      return widen(*gradient);
+    }
+  }
+  ROIDL_DEVICE void put(const Staged&, A* bin, int32_t c, const Loaded& gradient) const {
+    if constexpr (!kIsCopy) bin[c] = gradient;
   }
 
   // The bins `rows` and `columns` of a RoI of the list; their gradients lie from `at` on, a bin

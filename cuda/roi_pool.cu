@@ -86,8 +86,8 @@ struct AtArgmax : NothingMore {
 
 struct ArgmaxCells {
   static constexpr int kCells = 1;
-  static constexpr int kResident = 3;
-  static constexpr int kStaged = 4;
+  static constexpr int kResident = ROIDL_TUNE_POOL_GATHERS;
+  static constexpr int kStaged = ROIDL_TUNE_STAGED;
   using Known = int64_t;  // where the RoI's argmax begins
   PooledView argmax;
   Divider by_width[kMaxMaps];

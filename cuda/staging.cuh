@@ -2,6 +2,7 @@
 // to the rows and columns of a tile, and the gradients of those that give anything.
 #pragma once
 #include "tile.cuh"
+#include "tuning.h"
 
 namespace roidl::cuda {
 
@@ -21,7 +22,7 @@ struct Staging {
   static constexpr int kWeights = Source::kWeights;
   static constexpr int kStaged = Source::kStaged;
   static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
-  static constexpr int kMostAtOnce = 8;          // RoIs
+  static constexpr int kMostAtOnce = ROIDL_TUNE_MOST_AT_ONCE;  // RoIs
 
   struct Space {
     int64_t* offset;  // of a RoI's gradients
@@ -83,6 +84,7 @@ struct Staging {
   ROIDL_DEVICE void stage(const Team& team, const Space& space, const Work& work,
                           const Some& some) const {
     lanes_are_bins ? move<true>(team, space, work, some) : move<false>(team, space, work, some);
+    wait_for_copies();
     team.sync();
   }
 
@@ -170,17 +172,13 @@ struct Staging {
         source.bin_of(space.staged, place_of(space, work, some, bins, row, column, first));
     for (int32_t c = first; c < channels; c += step, from += step * stride) {
       const auto some_of_them = [&](int32_t count) {
-        A gradient[kStaged];
-        typename Source::More more[kStaged];
-#pragma unroll
-        for (int j = 0; j < kStaged; ++j) {
-          if (j >= count) continue;
-          gradient[j] = widen(from[j * stride]);
-          more[j] = source.more(bin, c - first + j);
-        }
+        typename Source::Loaded loaded[kStaged];
 #pragma unroll
         for (int j = 0; j < kStaged; ++j)
-          if (j < count) source.stage(space.staged, bin, c - first + j, gradient[j], more[j]);
+          if (j < count) loaded[j] = source.load(bin, c - first + j, from + j * stride);
+#pragma unroll
+        for (int j = 0; j < kStaged; ++j)
+          if (j < count) source.put(space.staged, bin, c - first + j, loaded[j]);
       };
       if (Source::kIsShort && channels - c >= kStaged)
         some_of_them(kStaged);  // as a rule without a question at every one
@@ -195,8 +193,6 @@ struct Staging {
                                const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i);
     from += row * grad_output.h + column * grad_output.w + c * grad_output.c;
-    A gradient[kStaged];
-    typename Source::More more[kStaged];
     int32_t y = row, x = column;
     const auto next = [&] {  // whether still in the same row
       if (++x < bins.columns.stop) return true;
@@ -207,19 +203,17 @@ struct Staging {
     const auto bin_of = [&] {
       return source.bin_of(space.staged, place_of(space, work, some, bins, y, x, c));
     };
+    typename Source::Loaded loaded[kStaged];
 #pragma unroll
     for (int j = 0; j < kStaged; ++j) {
-      if (j < left) {
-        gradient[j] = widen(*from);
-        more[j] = source.more(bin_of(), 0);
-      }
+      if (j < left) loaded[j] = source.load(bin_of(), 0, from);
       from += next() ? grad_output.w : grad_output.h - int64_t{bins.across - 1} * grad_output.w;
     }
     y = row;
     x = column;
 #pragma unroll
     for (int j = 0; j < kStaged; ++j) {
-      if (j < left) source.stage(space.staged, bin_of(), 0, gradient[j], more[j]);
+      if (j < left) source.put(space.staged, bin_of(), 0, loaded[j]);
       next();
     }
   }

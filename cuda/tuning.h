@@ -1,0 +1,25 @@
+// Numbers of the kernels that were chosen by counting; benchmarks/variants.py measures others.
+#pragma once
+
+// RoIs of a tile whose bins are in shared memory together, at most.
+#ifndef ROIDL_TUNE_MOST_AT_ONCE
+#define ROIDL_TUNE_MOST_AT_ONCE 8
+#endif
+
+// Gradients that a lane loads together.
+#ifndef ROIDL_TUNE_STAGED
+#define ROIDL_TUNE_STAGED 4
+#endif
+
+// Columns of a tile that a warp sums up, of 16; it has 32 cells.
+#ifndef ROIDL_TUNE_PATCH_COLUMNS
+#define ROIDL_TUNE_PATCH_COLUMNS 2
+#endif
+
+// Blocks of a gradient that share a multiprocessor: of the averages, and of RoIPool's maxima.
+#ifndef ROIDL_TUNE_GATHERS
+#define ROIDL_TUNE_GATHERS 3
+#endif
+#ifndef ROIDL_TUNE_POOL_GATHERS
+#define ROIDL_TUNE_POOL_GATHERS 3
+#endif
