@@ -15,7 +15,9 @@ struct Products {
   using Patch = Patches<32 / ROIDL_TUNE_PATCH_COLUMNS, ROIDL_TUNE_PATCH_COLUMNS>;
   static constexpr int kWeights = kTapWeights;
   static constexpr int kMostBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
-  static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 ? 2 : ROIDL_TUNE_GATHERS;
+  static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 ? 2
+                                   : sizeof(T) == 4                ? ROIDL_TUNE_GATHERS
+                                                                   : ROIDL_TUNE_HALF_GATHERS;
   static constexpr int kStaged = ROIDL_TUNE_STAGED;
   static constexpr bool kIsShort = true;  // what is done with a gradient
   static constexpr int kDown = 4;         // rows whose weights are read together

@@ -16,9 +16,13 @@
 #define ROIDL_TUNE_PATCH_COLUMNS 2
 #endif
 
-// Blocks of a gradient that share a multiprocessor: of the averages, and of RoIPool's maxima.
+// Blocks that share a multiprocessor: of the averages' gradients in float32, in half types, and of
+// RoIPool's maxima.
 #ifndef ROIDL_TUNE_GATHERS
-#define ROIDL_TUNE_GATHERS 3
+#define ROIDL_TUNE_GATHERS 4
+#endif
+#ifndef ROIDL_TUNE_HALF_GATHERS
+#define ROIDL_TUNE_HALF_GATHERS 3
 #endif
 #ifndef ROIDL_TUNE_POOL_GATHERS
 #define ROIDL_TUNE_POOL_GATHERS 3
