@@ -11,7 +11,7 @@ namespace roidl::cuda {
 template <class T, class Finder>
 struct Entries {
   using A = accumulator<T>;
-  using Patch = Patches<sizeof(A) == 8 ? 1 : 2, kTileColumns>;
+  using Patch = Patches<sizeof(A) == 8 ? 1 : 2, 16, 16>;
   using Known = typename Finder::Known;
   static constexpr int kCells = Finder::kCells;
   static constexpr int kWeights = 0;
@@ -88,17 +88,17 @@ struct Entries {
     int given = 0;
     finder.find(bin.found, c, loaded.more, [&](int32_t row, int32_t column, A share) {
       staged.value[next] = share * loaded.gradient;
-      staged.cell[next] = static_cast<int16_t>(bin.place.cell_of(row, column));
+      staged.cell[next] = static_cast<int16_t>(bin.place.template cell_of<Patch>(row, column));
       next += staged.places;
       ++given;
     });
     for (; given < kCells; ++given, next += staged.places) staged.cell[next] = -1;
   }
 
-  template <class Sum>
+  template <class Rows, class Columns, class Sum>
   ROIDL_DEVICE void add(const Own& own, const Staged& staged, int32_t at, int32_t stride,
-                        int32_t row_stride, const Table<A>&, const Table<A>&, int,
-                        const Range& rows, const Range& columns, int warp, int lane, Sum&) const {
+                        int32_t row_stride, const Rows&, const Columns&, int, const Range& rows,
+                        const Range& columns, int warp, int lane, Sum&) const {
     A* const sums = own.sum + lane;
     for (int32_t row = rows.first; row < rows.stop; ++row, at += row_stride) {
       int32_t next = at;

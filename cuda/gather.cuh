@@ -133,19 +133,18 @@ struct Gather {
                         columns < bins.some_x ? columns : bins.some_x};
         bins.weigh(team, space.bins, from, work.tile, some);
         bins.stage(team, space.bins, work, some);
-        team.each_thread([&](int thread) { sum_up(team, space, some, thread, sums[thread]); });
+        team.each_thread([&](int thread) { sum_up(space, some.rois, thread, sums[thread]); });
         team.sync();
       }
   }
 
-  ROIDL_DEVICE void sum_up(const Team& team, const Workspace& space, const Some& some, int thread,
-                           Sum& sum) const {
+  ROIDL_DEVICE void sum_up(const Workspace& space, int rois, int thread, Sum& sum) const {
     const int warp = thread / kLanes, lane = thread % kLanes;
     const typename Bins::Space& staged = space.bins;
-    for (int roi = 0; roi < some.rois; ++roi) {
-      const Range rows = bins.giving(team, staged.y, roi, some.rows, Patch::rows_of(warp));
+    for (int roi = 0; roi < rois; ++roi) {
+      const Range rows = staged.y.giving_to(roi, warp / Patch::kAcross);
       if (rows.first == rows.stop) continue;
-      const Range columns = bins.giving(team, staged.x, roi, some.columns, Patch::columns_of(warp));
+      const Range columns = staged.x.giving_to(roi, warp % Patch::kAcross);
       if (columns.first == columns.stop) continue;
       const int32_t at = bins.at(roi, rows.first, columns.first) + lane;
       bins.source.add(space.own, staged.staged, at, Bins::kBinStride,
@@ -183,10 +182,11 @@ struct Gather {
         const int warp = thread / kLanes, channel = thread % kLanes - first;
         if (channel < 0 || channel >= kStored) return;
         A* const cells = space.stored + channel * kStoredStride +
-                         Patch::row_of(warp) * kTileColumns + Patch::column_of(warp);
+                         Patch::row_of(warp) * Patch::kTileColumns + Patch::column_of(warp);
 #pragma unroll
         for (int i = 0; i < Patch::kCells; ++i)
-          cells[i / Patch::kColumns * kTileColumns + i % Patch::kColumns] = sums[thread].at[i];
+          cells[i / Patch::kColumns * Patch::kTileColumns + i % Patch::kColumns] =
+              sums[thread].at[i];
       });
       team.sync();
       // Lanes are cells of a row.
@@ -194,7 +194,7 @@ struct Gather {
       const int left = work.channels - first, stop = left < kStored ? left : kStored;
       team.each_thread([&](int thread) {
         const int cell = thread % Patch::kTileCells;
-        const int y = cell / kTileColumns, x = cell % kTileColumns;
+        const int y = cell / Patch::kTileColumns, x = cell % Patch::kTileColumns;
         if (y >= rows || x >= columns) return;
         int channel = thread / Patch::kTileCells;
         const A* from = space.stored + channel * kStoredStride + cell;
@@ -221,7 +221,7 @@ void gather_from(const Problem& problem, const Tiling& tiling, const Source& sou
 template <class T, class Source, int kWeights>
 void gather(const Problem& problem, const Source& source,
             const Plan<accumulator<T>, kWeights>& plan) {
-  const Tiling tiling(problem, Source::Patch::kTileRows);
+  const Tiling tiling(problem, Source::Patch::kTileRows, Source::Patch::kTileColumns);
   with_meetings(problem, tiling, plan,
                 [&](const auto& from) { gather_from<T>(problem, tiling, source, from); });
 }
@@ -230,7 +230,7 @@ void gather(const Problem& problem, const Source& source,
 template <class T, class Rois, class ProblemType, class Source>
 void gather_once(const ProblemType& problem, const Source& source) {
   using A = accumulator<T>;
-  const Tiling tiling(problem, Source::Patch::kTileRows);
+  const Tiling tiling(problem, Source::Patch::kTileRows, Source::Patch::kTileColumns);
   if (is_small<A>(problem, tiling.count * divide_up(problem.channels, kLanes)))
     return gather_from<T>(problem, tiling, source, FromBoxes<A, Rois>{Rois(problem)});
   with_plan<A, 1>(problem, [&](const auto& plan) { gather<T>(problem, source, plan); });

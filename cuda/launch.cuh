@@ -57,15 +57,6 @@ struct Team {
         visit(row, column);
   }
 
-  // From the first to the last i of [0, count), of at most a warp's lanes, for which test(i) holds;
-  // the same for all of a warp, which must reach it together.
-  template <class Test>
-  ROIDL_DEVICE Range range(int count, Test&& test) const {
-    const uint32_t found = ballot([&](int lane) { return lane < count && test(lane); });
-    if (found == 0) return {0, 0};
-    return {__ffs(static_cast<int>(found)) - 1, kLanes - __clz(static_cast<int>(found))};
-  }
-
   // visit(thread) once for each thread. No barrier.
   template <class Visit>
   ROIDL_DEVICE void each_thread(Visit&& visit) const {

@@ -12,7 +12,7 @@ namespace roidl::cuda {
 template <class T, int kTapWeights>
 struct Products {
   using A = accumulator<T>;
-  using Patch = Patches<32 / ROIDL_TUNE_PATCH_COLUMNS, ROIDL_TUNE_PATCH_COLUMNS>;
+  using Patch = Patches<32 / ROIDL_TUNE_PATCH_COLUMNS, ROIDL_TUNE_PATCH_COLUMNS, 16>;
   static constexpr int kWeights = kTapWeights;
   static constexpr int kMostBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
   static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 ? 2
@@ -60,9 +60,9 @@ struct Products {
 
   // The bins `rows` and `columns` of a RoI of the list; their gradients lie from `at` on, a bin
   // `stride` behind the other, a row of bins `row_stride`.
-  template <class Sum>
+  template <class Rows, class Columns, class Sum>
   ROIDL_DEVICE void add(const Own&, const Staged& staged, int32_t at, int32_t stride,
-                        int32_t row_stride, const Table<A>& y, const Table<A>& x, int roi,
+                        int32_t row_stride, const Rows& y, const Columns& x, int roi,
                         const Range& rows, const Range& columns, int warp, int, Sum& sum) const {
     using Across = Vec<A, Patch::kColumns>;
     using Down = Vec<A, kDown>;
@@ -83,10 +83,10 @@ struct Products {
           for (int j = 0; j < Patch::kColumns; ++j)
             if (some.at[j] != A(0)) across[w][j] = fused(some.at[j], gradient, across[w][j]);
         }
-        weight += Table<A>::kStride;
+        weight += Columns::kStride;
         gradients += stride;
       }
-      const int32_t gives = y.gives_of(roi, row) >> Patch::row_of(warp);
+      const uint32_t gives = y.gives_of(roi, row) >> Patch::row_of(warp);
 #pragma unroll
       for (int i = 0; i < Patch::kRows; i += kDown) {
         if ((gives >> i & ((1 << kDown) - 1)) == 0) continue;
@@ -104,7 +104,7 @@ struct Products {
         }
       }
       from += row_stride;
-      y_weight += Table<A>::kStride;
+      y_weight += Columns::kStride;
     }
   }
 };

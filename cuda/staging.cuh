@@ -24,9 +24,12 @@ struct Staging {
   static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
   static constexpr int kMostAtOnce = ROIDL_TUNE_MOST_AT_ONCE;  // RoIs
 
+  using Rows = Table<A, Patch::kTileRows, Patch::kDown>;
+  using Columns = Table<A, Patch::kTileColumns, Patch::kAcross>;
   struct Space {
     int64_t* offset;  // of a RoI's gradients
-    Table<A> y, x;
+    Rows y;
+    Columns x;
     typename Source::Staged staged;
   };
 
@@ -47,15 +50,15 @@ struct Staging {
         lanes_are_bins(grad_output.c != 1 && counts_channels(grad_output) && source.counts()) {}
 
   int64_t bytes(int64_t rois) const {
-    return Shared::bytes_of<int64_t>(rois) + Table<A>::bytes(rois, some_y, kWeights) +
-           Table<A>::bytes(rois, some_x, kWeights) +
+    return Shared::bytes_of<int64_t>(rois) + Rows::bytes(rois, some_y, kWeights) +
+           Columns::bytes(rois, some_x, kWeights) +
            Source::staged_bytes(rois * some_y * some_x * kBinStride, rois);
   }
   ROIDL_DEVICE Space place(Shared shared) const {
     Space space;
     space.offset = shared.take<int64_t>(at_once);
-    space.y = Table<A>::place(shared, at_once, some_y, kWeights);
-    space.x = Table<A>::place(shared, at_once, some_x, kWeights);
+    space.y = Rows::place(shared, at_once, some_y, kWeights);
+    space.x = Columns::place(shared, at_once, some_x, kWeights);
     space.staged = Source::place(shared, int64_t{at_once} * some_y * some_x * kBinStride, at_once);
     return space;
   }
@@ -73,10 +76,18 @@ struct Staging {
         source.know(space.staged, roi, k);
       }
       if (bin < some.rows)
-        weigh_bin(from, true, k, some.p + bin, tile.y, Patch::kTileRows, space.y, roi, bin);
+        weigh_bin<Patch::kTileRows>(from, true, k, some.p + bin, tile.y, space.y, roi, bin);
       else
-        weigh_bin(from, false, k, some.q + bin - some.rows, tile.x, kTileColumns, space.x, roi,
-                  bin - some.rows);
+        weigh_bin<Patch::kTileColumns>(from, false, k, some.q + bin - some.rows, tile.x, space.x,
+                                       roi, bin - some.rows);
+    });
+    constexpr int kRanges = Rows::kRanges + Columns::kRanges;
+    team.each(some.rois * kRanges, [&](int64_t index) {
+      const int i = static_cast<int>(index), roi = i / kRanges, patch = i % kRanges;
+      if (patch < Rows::kRanges)
+        space.y.find_giving(roi, patch, some.rows);
+      else
+        space.x.find_giving(roi, patch - Rows::kRanges, some.columns);
     });
   }
 
@@ -88,30 +99,24 @@ struct Staging {
     team.sync();
   }
 
-  // The bins of a RoI that give anything to some of the tile's rows or columns.
-  ROIDL_DEVICE static Range giving(const Team& team, const Table<A>& table, int roi, int32_t bins,
-                                   int32_t to) {
-    return team.range(bins, [&](int bin) { return (table.gives_of(roi, bin) & to) != 0; });
-  }
-
   ROIDL_DEVICE int32_t at(int roi, int32_t row, int32_t column) const {
     return ((roi * some_y + row) * some_x + column) * kBinStride;
   }
 
  private:
-  template <class From>
+  template <int kCells, class From, class TableType>
   ROIDL_DEVICE void weigh_bin(const From& from, bool along_y, int64_t k, int32_t p, int32_t begin,
-                              int cells, const Table<A>& table, int roi, int32_t bin) const {
+                              const TableType& table, int roi, int32_t bin) const {
     A* const weight = table.row(roi, bin);
     if constexpr (kWeights > 0)
-      for (int cell = 0; cell < cells; ++cell)
+      for (int cell = 0; cell < kCells; ++cell)
         for (int j = 0; j < kWeights; ++j) weight[j * table.second + cell] = A(0);
-    int32_t gives = 0;
+    uint32_t gives = 0;
     from.for_each_tap(along_y, k, p, [&](int32_t cell, const A* weights) {
       const int32_t at = cell - begin;
-      if (at < 0 || at >= cells) return;
+      if (at < 0 || at >= kCells) return;
       for (int j = 0; j < kWeights; ++j) weight[j * table.second + at] += weights[j];
-      gives |= 1 << at;
+      gives |= 1u << at;
     });
     table.gives[roi * table.bins + bin] = gives;
   }
@@ -137,8 +142,8 @@ struct Staging {
     while (some.rois << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
     team.rows(some.rois << halvings, kLanes, [&](int32_t unit, int32_t lane) {
       const int32_t roi = unit >> halvings;
-      const Range rows = giving(team, space.y, roi, some.rows, ~0);
-      const Range columns = giving(team, space.x, roi, some.columns, ~0);
+      const Range rows = space.y.giving_at_all(roi);
+      const Range columns = space.x.giving_at_all(roi);
       const int32_t across = columns.stop - columns.first, bins = (rows.stop - rows.first) * across;
       int32_t piece = unit & ((1 << halvings) - 1);
       const Bins bin{some.first + some.list[roi], roi, rows, columns,

@@ -6,37 +6,36 @@
 
 namespace roidl::cuda {
 
-inline constexpr int kTileColumns = 16;
-
 // What of a tile a warp sums up. A lane has a channel, so whatever the warp decides, it decides for
-// all of its lanes.
-template <int kPatchRows, int kPatchColumns>
+// all of its lanes. Rows and columns of a tile are the bits of a word.
+template <int kPatchRows, int kPatchColumns, int kColumnsOfTile>
 struct Patches {
   static constexpr int kRows = kPatchRows, kColumns = kPatchColumns, kCells = kRows * kColumns;
-  static constexpr int kAcross = kTileColumns / kColumns;
-  static constexpr int kTileRows = kWarps / kAcross * kRows, kTileCells = kTileRows * kTileColumns;
-  static_assert(kTileColumns % kColumns == 0 && kWarps % kAcross == 0, "patches fill a tile");
+  static constexpr int kTileColumns = kColumnsOfTile;
+  static constexpr int kAcross = kTileColumns / kColumns, kDown = kWarps / kAcross;
+  static constexpr int kTileRows = kDown * kRows, kTileCells = kTileRows * kTileColumns;
+  static_assert(kAcross * kColumns == kTileColumns && kAcross * kDown == kWarps, "they fill it");
+  static_assert(kTileRows <= 32 && kTileColumns <= 32, "bits of a word");
 
   ROIDL_DEVICE static int row_of(int warp) { return warp / kAcross * kRows; }
   ROIDL_DEVICE static int column_of(int warp) { return warp % kAcross * kColumns; }
-  // As bits of a mask of the tile's rows or columns.
-  ROIDL_DEVICE static int32_t rows_of(int warp) { return ((1 << kRows) - 1) << row_of(warp); }
-  ROIDL_DEVICE static int32_t columns_of(int warp) {
-    return ((1 << kColumns) - 1) << column_of(warp);
-  }
 };
 
 // A bin of a RoI of the list, and what the tile sees of it: the rows and columns that it gives to,
 // bit by bit; the first channel at hand; and where its gradient on that is staged.
 struct Place {
   int64_t k, channel;
-  int32_t roi, map, p, q, y, x, rows, columns, at;
+  int32_t roi, map, p, q, y, x;
+  uint32_t rows, columns;
+  int32_t at;
 
   // The number within the tile of a cell of the map, or -1 for one that the bin does not give to.
+  template <class Patch>
   ROIDL_DEVICE int32_t cell_of(int32_t row, int32_t column) const {
     const int32_t down = row - y, right = column - x;
     const bool near = static_cast<uint32_t>(down | right) < kLanes;
-    return near && (rows >> down & columns >> right & 1) != 0 ? down * kTileColumns + right : -1;
+    return near && (rows >> down & columns >> right & 1) != 0 ? down * Patch::kTileColumns + right
+                                                              : -1;
   }
 };
 
@@ -48,12 +47,12 @@ inline bool counts_channels(const PooledView& view) {
 // A tile of an image of a map.
 struct Tile {
   int64_t number, image;
-  int32_t map, y, x, rows;
+  int32_t map, y, x, rows, columns;
 
   // Not one test after the other: what they read is waited for together.
   ROIDL_DEVICE bool meets(const Window& window) const {
     return (window.image == image) & (window.map == map) & (window.y_begin - y < rows) &
-           (window.y_end > y) & (window.x_begin - x < kTileColumns) & (window.x_end > x);
+           (window.y_end > y) & (window.x_begin - x < columns) & (window.x_end > x);
   }
 };
 
@@ -74,13 +73,17 @@ struct Tiling {
   };
   MapTiles of[kMaxMaps];
   int64_t images, count;
-  int32_t maps, rows;
+  int32_t maps, tile_rows, tile_columns;
 
-  Tiling(const Problem& problem, int tile_rows)
-      : images(problem.images), count(0), maps(problem.num_maps), rows(tile_rows) {
+  Tiling(const Problem& problem, int rows_of_tile, int columns_of_tile)
+      : images(problem.images),
+        count(0),
+        maps(problem.num_maps),
+        tile_rows(rows_of_tile),
+        tile_columns(columns_of_tile) {
     for (int i = maps - 1; i >= 0; --i) {
       const Map& map = problem.maps[i];
-      const int64_t columns = divide_up(map.width, kTileColumns);
+      const int64_t columns = divide_up(map.width, tile_columns);
       const int64_t each = columns * divide_up(map.height, tile_rows);
       const bool few = each > 0 && images * each <= INT32_MAX;
       of[i] = {count,
@@ -118,36 +121,56 @@ struct Tiling {
     return {number,
             image,
             map,
-            static_cast<int32_t>(row) * rows,
-            static_cast<int32_t>(column) * kTileColumns,
-            rows};
+            static_cast<int32_t>(row) * tile_rows,
+            static_cast<int32_t>(column) * tile_columns,
+            tile_rows,
+            tile_columns};
   }
 };
 
-// Of one axis: which rows or columns of the tile a bin gives to, bit by bit, and what to each.
-template <class A>
+// Of one axis, so many rows or columns of a tile in so many patches: which of them a bin gives to,
+// what to each, and which bins give anything to a patch.
+template <class A, int kCells, int kPatches>
 struct Table {
-  static constexpr int kStride = kTileColumns + 16 / static_cast<int>(sizeof(A));  // moved by 16
-  int32_t* gives;                                                                  // [RoI][bin]
-  A* weight;       // [RoI][bin][kStride], and so for each weight
-  int32_t bins;    // at a time
-  int32_t second;  // how far the second weights lie behind the first
+  static constexpr int kStride = kCells + 16 / static_cast<int>(sizeof(A));  // moved by 16 bytes
+  static constexpr int kRanges = kPatches + 1;  // the last is the whole tile's
+  uint32_t* gives;                              // [RoI][bin]
+  Range* giving;                                // [RoI][kRanges]
+  A* weight;                                    // [RoI][bin][kStride], and so for each weight
+  int32_t bins;                                 // at a time
+  int32_t second;                               // how far the second weights lie behind the first
 
   static int64_t bytes(int64_t rois, int64_t bins, int weights) {
-    return Shared::bytes_of<int32_t>(rois * bins) +
+    return Shared::bytes_of<uint32_t>(rois * bins) + Shared::bytes_of<Range>(rois * kRanges) +
            Shared::bytes_of<A>(weights * rois * bins * kStride);
   }
   ROIDL_DEVICE static Table place(Shared& shared, int32_t rois, int32_t bins, int weights) {
     Table table;
     table.bins = bins;
     table.second = rois * bins * kStride;
-    table.gives = shared.take<int32_t>(rois * bins);
+    table.gives = shared.take<uint32_t>(rois * bins);
+    table.giving = shared.take<Range>(rois * kRanges);
     table.weight = shared.take<A>(weights * table.second);
     return table;
   }
 
-  ROIDL_DEVICE int32_t gives_of(int roi, int32_t bin) const { return gives[roi * bins + bin]; }
+  ROIDL_DEVICE uint32_t gives_of(int roi, int32_t bin) const { return gives[roi * bins + bin]; }
+  ROIDL_DEVICE Range giving_to(int roi, int patch) const { return giving[roi * kRanges + patch]; }
+  ROIDL_DEVICE Range giving_at_all(int roi) const { return giving_to(roi, kPatches); }
   ROIDL_DEVICE A* row(int roi, int32_t bin) const { return weight + (roi * bins + bin) * kStride; }
+
+  // From the first to the last of `count` bins that give anything.
+  ROIDL_DEVICE void find_giving(int roi, int patch, int32_t count) const {
+    constexpr int kSize = kCells / kPatches;
+    const uint32_t cells = patch == kPatches ? ~0u : ((1u << kSize) - 1u) << patch * kSize;
+    Range range{0, 0};
+    for (int32_t bin = 0; bin < count; ++bin) {
+      if ((gives_of(roi, bin) & cells) == 0) continue;
+      if (range.stop == 0) range.first = bin;
+      range.stop = bin + 1;
+    }
+    giving[roi * kRanges + patch] = range;
+  }
 };
 
 }  // namespace roidl::cuda
