@@ -12,6 +12,7 @@ template <class T, class Finder>
 struct Entries {
   using A = accumulator<T>;
   using Patch = Patches<sizeof(A) == 8 ? 1 : 2, 16, 16>;
+  using Wide = void;
   using Known = typename Finder::Known;
   static constexpr int kCells = Finder::kCells;
   static constexpr int kWeights = 0;

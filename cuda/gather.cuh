@@ -5,6 +5,8 @@
 // shared memory what each bin gives to the rows and columns of the tile, and the gradients of those
 // bins. No atomics, no memory to be zeroed before, the same order every time.
 #pragma once
+#include <type_traits>
+
 #include "meeting.cuh"
 #include "staging.cuh"
 
@@ -22,7 +24,8 @@ struct Gather {
   static constexpr int kResident =
       Source::kResident < From::kMostResident ? Source::kResident : From::kMostResident;
   // What waits in shared memory to be stored, of so many channels together.
-  static constexpr int kStored = sizeof(A) == 8 ? kLanes / 2 : kLanes;
+  static constexpr int kMostStored = (32 << 10) / (Patch::kTileCells * static_cast<int>(sizeof(A)));
+  static constexpr int kStored = kMostStored < kLanes ? kMostStored : kLanes;
   static constexpr int kStoredStride = Patch::kTileCells + 1;
   struct Sum {
     A at[Patch::kCells];
@@ -190,20 +193,23 @@ struct Gather {
       });
       team.sync();
       // Lanes are cells of a row.
-      constexpr int kTogether = kThreads / Patch::kTileCells;
+      constexpr int kCells = Patch::kTileCells;
+      constexpr int kTogether = kThreads > kCells ? kThreads / kCells : 1;  // channels
       const int left = work.channels - first, stop = left < kStored ? left : kStored;
       team.each_thread([&](int thread) {
-        const int cell = thread % Patch::kTileCells;
-        const int y = cell / Patch::kTileColumns, x = cell % Patch::kTileColumns;
-        if (y >= rows || x >= columns) return;
-        int channel = thread / Patch::kTileCells;
-        const A* from = space.stored + channel * kStoredStride + cell;
-        T* to = target + (tile.y + y) * map.h + (tile.x + x) * map.w + (first + channel) * map.c;
-        const int64_t stride = kTogether * map.c;
+#pragma unroll
+        for (int cell = thread % kCells; cell < kCells; cell += kThreads) {
+          const int y = cell / Patch::kTileColumns, x = cell % Patch::kTileColumns;
+          if (y >= rows || x >= columns) continue;
+          int channel = thread / kCells;
+          const A* from = space.stored + channel * kStoredStride + cell;
+          T* to = target + (tile.y + y) * map.h + (tile.x + x) * map.w + (first + channel) * map.c;
+          const int64_t stride = kTogether * map.c;
 #pragma unroll 8
-        for (; channel < stop; channel += kTogether, to += stride) {
-          narrow(*from, *to);
-          from += kTogether * kStoredStride;
+          for (; channel < stop; channel += kTogether, to += stride) {
+            narrow(*from, *to);
+            from += kTogether * kStoredStride;
+          }
         }
       });
       team.sync();
@@ -219,18 +225,35 @@ void gather_from(const Problem& problem, const Tiling& tiling, const Source& sou
 }
 
 template <class T, class Source, int kWeights>
-void gather(const Problem& problem, const Source& source,
-            const Plan<accumulator<T>, kWeights>& plan) {
-  const Tiling tiling(problem, Source::Patch::kTileRows, Source::Patch::kTileColumns);
+void gather_tiles(const Problem& problem, const Tiling& tiling, const Source& source,
+                  const Plan<accumulator<T>, kWeights>& plan) {
   with_meetings(problem, tiling, plan,
                 [&](const auto& from) { gather_from<T>(problem, tiling, source, from); });
+}
+
+template <class Source>
+Tiling tiling_of(const Problem& problem) {
+  return Tiling(problem, Source::Patch::kTileRows, Source::Patch::kTileColumns);
+}
+
+template <class T, class Source, int kWeights>
+void gather(const Problem& problem, const Source& source,
+            const Plan<accumulator<T>, kWeights>& plan) {
+  if constexpr (!std::is_void_v<typename Source::Wide>) {
+    const Tiling wide = tiling_of<typename Source::Wide>(problem);
+    const int64_t blocks = wide.count * divide_up(problem.channels, kLanes);
+    // Narrow tiles need more memory, so it is they that are measured.
+    if (!only_measures(problem) && blocks >= ROIDL_TUNE_WIDE_TILES * multiprocessors(problem))
+      return gather_tiles<T>(problem, wide, typename Source::Wide{}, plan);
+  }
+  gather_tiles<T>(problem, tiling_of<Source>(problem), source, plan);
 }
 
 // Whatever finds a plan for itself where the problem is small, and by one where it is not.
 template <class T, class Rois, class ProblemType, class Source>
 void gather_once(const ProblemType& problem, const Source& source) {
   using A = accumulator<T>;
-  const Tiling tiling(problem, Source::Patch::kTileRows, Source::Patch::kTileColumns);
+  const Tiling tiling = tiling_of<Source>(problem);
   if (is_small<A>(problem, tiling.count * divide_up(problem.channels, kLanes)))
     return gather_from<T>(problem, tiling, source, FromBoxes<A, Rois>{Rois(problem)});
   with_plan<A, 1>(problem, [&](const auto& plan) { gather<T>(problem, source, plan); });

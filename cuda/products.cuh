@@ -9,15 +9,20 @@ namespace roidl::cuda {
 
 // Weights come apart: a row of bins is summed across for each column of the patch first, then down
 // into its rows. A weight of zero must not multiply: there may be a NaN.
-template <class T, int kTapWeights>
+//
+// In tiles that are wide the same is less work, by a third, as long as there are enough of them.
+template <class T, int kTapWeights, bool kIsWide = false>
 struct Products {
   using A = accumulator<T>;
-  using Patch = Patches<32 / ROIDL_TUNE_PATCH_COLUMNS, ROIDL_TUNE_PATCH_COLUMNS, 16>;
+  using Patch = Patches<kIsWide ? 16 : 32 / ROIDL_TUNE_PATCH_COLUMNS,
+                        kIsWide ? 4 : ROIDL_TUNE_PATCH_COLUMNS, kIsWide ? 32 : 16>;
+  using Wide =
+      std::conditional_t<kIsWide || kTapWeights == 2 || sizeof(A) == 8, void, Products<T, 1, true>>;
   static constexpr int kWeights = kTapWeights;
   static constexpr int kMostBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
-  static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 ? 2
-                                   : sizeof(T) == 4                ? ROIDL_TUNE_GATHERS
-                                                                   : ROIDL_TUNE_HALF_GATHERS;
+  static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 || kIsWide ? 2
+                                   : sizeof(T) == 4 ? ROIDL_TUNE_GATHERS
+                                                    : ROIDL_TUNE_HALF_GATHERS;
   static constexpr int kStaged = ROIDL_TUNE_STAGED;
   static constexpr bool kIsShort = true;  // what is done with a gradient
   static constexpr int kDown = 4;         // rows whose weights are read together
@@ -104,7 +109,7 @@ struct Products {
         }
       }
       from += row_stride;
-      y_weight += Columns::kStride;
+      y_weight += Rows::kStride;
     }
   }
 };

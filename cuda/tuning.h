@@ -16,6 +16,11 @@
 #define ROIDL_TUNE_PATCH_COLUMNS 2
 #endif
 
+// Blocks for every multiprocessor from which on the tiles of the averages' gradients are wide.
+#ifndef ROIDL_TUNE_WIDE_TILES
+#define ROIDL_TUNE_WIDE_TILES 8
+#endif
+
 // Blocks that share a multiprocessor: of the averages' gradients in float32, in half types, and of
 // RoIPool's maxima.
 #ifndef ROIDL_TUNE_GATHERS
