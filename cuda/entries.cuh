@@ -5,68 +5,112 @@
 namespace roidl::cuda {
 
 // Each bin of each channel gives to at most `kCells` cells. `Finder` says which:
-// find(known, tile, channel, place, give) calls give(row, column, share) for them, where `known` is
-// what it has learnt of the RoI by know(k).
+// find(bin, c, give) calls give(row, column, share) for them on channel c of the tile, where `bin`
+// is what bin_of(known, place) said of the bin, and `known` what know(k) said of the RoI. The sums
+// are in shared memory, where a lane finds any cell; a lane has a bank.
 template <class T, class Finder>
 struct Entries {
   using A = accumulator<T>;
+  using Patch = Patches<sizeof(A) == 8 ? 1 : 2, 16, 16>;
+  using Wide = void;
   using Known = typename Finder::Known;
   static constexpr int kCells = Finder::kCells;
-  static constexpr int kWeights = 1;
-  static constexpr int kChannels = 8;
-  static constexpr int kChannelStride = kChannels + 1;
-  static constexpr int kMostBins = 8;
+  static constexpr int kWeights = 0;
+  static constexpr int kMostBins = kCells > 1 ? 4 : 7;
   static constexpr int kResident = Finder::kResident;
+  static constexpr int kStaged = Finder::kStaged;
+  static constexpr bool kIsShort = false;
+
+  struct Own {
+    A* sum;  // [cell of the tile][channel]
+  };
+  static int64_t own_bytes() { return Shared::bytes_of<A>(Patch::kTileCells * kLanes); }
+  ROIDL_DEVICE static Own place_own(Shared& shared) {
+    return {shared.take<A>(Patch::kTileCells * kLanes)};
+  }
+  // A thread's part: its warp's cells, on its lane's channel.
+  ROIDL_DEVICE static A* sums_of(const Own& own, int warp, int lane) {
+    return own.sum + warp * Patch::kCells * kLanes + lane;
+  }
+  ROIDL_DEVICE void begin(const Own& own, int thread) const {
+    A* const sums = sums_of(own, thread / kLanes, thread % kLanes);
+#pragma unroll
+    for (int i = 0; i < Patch::kCells; ++i) sums[i * kLanes] = A(0);
+  }
+  template <class Sum>
+  ROIDL_DEVICE void end(const Own& own, int thread, Sum& sum) const {
+    const A* const sums = sums_of(own, thread / kLanes, thread % kLanes);
+#pragma unroll
+    for (int i = 0; i < Patch::kCells; ++i) sum.at[i] = sums[i * kLanes];
+  }
 
   struct Staged {
-    A* value;         // [bin][channel][kCells]
-    int32_t* thread;  // of the cell; -1: not in this tile
-    Known* known;     // [RoI]
+    A* value;       // [kCells][place]
+    int16_t* cell;  // of the tile; -1: none of it
+    Known* known;   // [RoI]
+    int64_t places;
   };
-
   Finder finder;
 
-  static int64_t staged_bytes(int64_t bins) {
-    return Shared::bytes_of<A>(bins * kChannelStride * kCells) +
-           Shared::bytes_of<int32_t>(bins * kChannelStride * kCells) +
-           Shared::bytes_of<Known>(kMostAtOnce);
+  static int64_t staged_bytes(int64_t places, int64_t rois) {
+    return Shared::bytes_of<A>(places * kCells) + Shared::bytes_of<int16_t>(places * kCells) +
+           Shared::bytes_of<Known>(rois);
   }
-  ROIDL_DEVICE Staged place(Shared& shared, int64_t bins) const {
+  ROIDL_DEVICE static Staged place(Shared& shared, int64_t places, int64_t rois) {
     Staged staged;
-    staged.value = shared.take<A>(bins * kChannelStride * kCells);
-    staged.thread = shared.take<int32_t>(bins * kChannelStride * kCells);
-    staged.known = shared.take<Known>(kMostAtOnce);
+    staged.value = shared.take<A>(places * kCells);
+    staged.cell = shared.take<int16_t>(places * kCells);
+    staged.known = shared.take<Known>(rois);
+    staged.places = places;
     return staged;
   }
 
   ROIDL_DEVICE void know(const Staged& staged, int roi, int64_t k) const {
     staged.known[roi] = finder.know(k);
   }
-  ROIDL_DEVICE void stage_none(const Staged& staged, int64_t at) const {
-    for (int i = 0; i < kCells; ++i) staged.thread[at * kCells + i] = -1;
+  struct Bin {
+    Place place;
+    typename Finder::Bin found;
+  };
+  ROIDL_DEVICE Bin bin_of(const Staged& staged, const Place& place) const {
+    return {place, finder.bin_of(staged.known[place.roi], place)};
   }
-  ROIDL_DEVICE void stage(const Staged& staged, const Tile& tile, const Place& place,
-                          A gradient) const {
-    stage_none(staged, place.at);
-    int64_t next = place.at * kCells;
-    finder.find(staged.known[place.roi], tile, tile.channel + place.c, place,
-                [&](int64_t row, int64_t column, A share) {
-                  const int32_t thread = tile.thread_of(row, column);
-                  if (thread < 0) return;
-                  staged.value[next] = share * gradient;
-                  staged.thread[next++] = thread;
-                });
+  struct Loaded {
+    A gradient;
+    typename Finder::More more;
+  };
+  bool counts() const { return finder.counts(); }
+  ROIDL_DEVICE Loaded load(const Bin& bin, int32_t c, const T* gradient) const {
+    return {widen(*gradient), finder.more(bin.found, c)};
+  }
+  ROIDL_DEVICE void put(const Staged& staged, const Bin& bin, int32_t c,
+                        const Loaded& loaded) const {
+    int64_t next = bin.place.at + c;
+    int given = 0;
+    finder.find(bin.found, c, loaded.more, [&](int32_t row, int32_t column, A share) {
+      staged.value[next] = share * loaded.gradient;
+      staged.cell[next] = static_cast<int16_t>(bin.place.template cell_of<Patch>(row, column));
+      next += staged.places;
+      ++given;
+    });
+    for (; given < kCells; ++given, next += staged.places) staged.cell[next] = -1;
   }
 
-  template <class Sum>
-  ROIDL_DEVICE void add(const Staged& staged, int64_t at, const A*, const A*, int32_t, int32_t,
-                        int thread, Sum& sum) const {
+  template <class Rows, class Columns, class Sum>
+  ROIDL_DEVICE void add(const Own& own, const Staged& staged, int32_t at, int32_t stride,
+                        int32_t row_stride, const Rows&, const Columns&, int, const Range& rows,
+                        const Range& columns, int warp, int lane, Sum&) const {
+    A* const sums = own.sum + lane;
+    for (int32_t row = rows.first; row < rows.stop; ++row, at += row_stride) {
+      int32_t next = at;
+      for (int32_t column = columns.first; column < columns.stop; ++column, next += stride)
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c)
-      for (int i = 0; i < kCells; ++i) {
-        const int64_t entry = (at + c) * kCells + i;
-        if (staged.thread[entry] == thread) sum.at[c] += staged.value[entry];
-      }
+        for (int i = 0; i < kCells; ++i) {
+          const int32_t cell = staged.cell[i * staged.places + next];
+          const bool mine = static_cast<uint32_t>(cell - warp * Patch::kCells) < Patch::kCells;
+          if (mine) sums[cell * kLanes] += staged.value[i * staged.places + next];
+        }
+    }
   }
 };
 

@@ -222,7 +222,7 @@ void forward_channels(const Problem& problem, const Plans& plan) {
 template <class T>
 void forward_rows(const Problem& problem, const Plan<accumulator<T>, 1>& plan) {
   using A = accumulator<T>;
-  with_order(problem, FromPlan<A, 1>{plan}, [&](const int32_t* order) {
+  with_order(problem, FromPlan<A, 1>{plan, nullptr}, [&](const int32_t* order) {
     launch_rows(problem,
                 AverageRows<T, Plan<A, 1>>{plan, views_of(problem, &Map::features), problem.pooled},
                 order);

@@ -1,7 +1,5 @@
-// How kernels are written and started: the team of a block's threads, launches, scratch memory.
-//
-// A kernel is plain data with a call operator: kernel(team, shared) does what one block does, in
-// phases that end with a barrier.
+// What kernels are made of beside their team, and how they are started: elements, shared memory,
+// launches, scratch memory.
 //
 // kernel.kResident blocks share a multiprocessor: 4 leave 64 registers to a thread, 3 leave 80, 2
 // leave 128. It is the most that spills none of them.
@@ -13,115 +11,9 @@
 
 #include "dtype.h"
 #include "problem.h"
-
-#include <cuda_runtime.h>
-#define ROIDL_DEVICE __device__ __forceinline__
-#define ROIDL_DEVICE_CALL __device__ __noinline__  // for what is long and not hot
+#include "team.cuh"
 
 namespace roidl::cuda {
-
-inline constexpr int kThreads = 256;  // of every block
-inline constexpr int kLanes = 32;
-inline constexpr int kWarps = kThreads / kLanes;
-
-// One value per thread that outlives a phase.
-template <class T>
-struct PerThread {
-  T value;
-  ROIDL_DEVICE T& operator[](int) { return value; }
-};
-
-// The lanes of a warp, which works alone: what one phase wrote to shared memory its next one reads.
-struct Warp {
-  int number;  // in its block
-
-  // visit(i) for i in [0, count), dealt out to the lanes. Must be reached by all of them.
-  template <class Visit>
-  ROIDL_DEVICE void each(int32_t count, Visit&& visit) const {
-    for (int32_t i = threadIdx.x % kLanes; i < count; i += kLanes) visit(i);
-    __syncwarp();
-  }
-};
-
-// The threads of a block. Every member must be reached by all of them, and ends with a barrier:
-// what one phase wrote to shared memory the next one reads.
-struct Team {
-  int64_t block, blocks;
-
-  ROIDL_DEVICE void sync() const { __syncthreads(); }
-
-  // visit(i) for i in [0, count), dealt out to the threads.
-  template <class Visit>
-  ROIDL_DEVICE void each(int64_t count, Visit&& visit) const {
-    for (int64_t i = threadIdx.x; i < count; i += kThreads) visit(i);
-    __syncthreads();
-  }
-
-  // visit(row, column): a row is a warp's, its columns are the lanes'. No barrier.
-  template <class Visit>
-  ROIDL_DEVICE void rows(int count, int columns, Visit&& visit) const {
-    for (int row = threadIdx.x / kLanes; row < count; row += kWarps)
-      for (int column = threadIdx.x % kLanes; column < columns; column += kLanes)
-        visit(row, column);
-  }
-
-  // visit(warp, i) for i in [0, count), dealt out to the warps. No barrier.
-  template <class Visit>
-  ROIDL_DEVICE void warps(int32_t count, Visit&& visit) const {
-    const Warp warp{static_cast<int>(threadIdx.x) / kLanes};
-    for (int32_t i = warp.number; i < count; i += kWarps) visit(warp, i);
-  }
-
-  // visit(thread) once for each thread. No barrier.
-  template <class Visit>
-  ROIDL_DEVICE void each_thread(Visit&& visit) const {
-    visit(static_cast<int>(threadIdx.x));
-  }
-
-  // Lists those i of [0, count) for which test(i) holds, of the first kLooks * kThreads, in their
-  // order, and returns how many. `warps` are kLooks * kWarps integers in shared memory.
-  template <int kLooks, class Test>
-  ROIDL_DEVICE int list(int32_t* list, int32_t* warps, int64_t count, Test&& test) const {
-    const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-    unsigned chosen[kLooks];
-#pragma unroll
-    for (int look = 0; look < kLooks; ++look) {
-      const int64_t i = look * kThreads + threadIdx.x;
-      chosen[look] = __ballot_sync(0xffffffffu, i < count && test(i));
-      if (lane == 0) warps[look * kWarps + warp] = __popc(chosen[look]);
-    }
-    __syncthreads();
-    int total = 0;
-#pragma unroll
-    for (int look = 0; look < kLooks; ++look)
-      for (int other = 0; other < kWarps; ++other) {
-        if (other == warp && (chosen[look] >> lane & 1u) != 0)
-          list[total + __popc(chosen[look] & ((1u << lane) - 1u))] = look * kThreads + threadIdx.x;
-        total += warps[look * kWarps + other];
-      }
-    __syncthreads();
-    return total;
-  }
-};
-
-// The same value, or pointer to global or shared memory, found once: the compiler likes to find one
-// anew, with all its multiplications, in every loop that uses it.
-ROIDL_DEVICE int32_t held(int32_t value) {
-  asm("" : "+r"(value));
-  return value;
-}
-template <class T>
-ROIDL_DEVICE T* held_global(T* pointer) {
-  asm("" : "+l"(pointer));
-  __builtin_assume(__isGlobal(pointer));
-  return pointer;
-}
-template <class T>
-ROIDL_DEVICE T* held_shared(T* pointer) {
-  asm("" : "+l"(pointer));
-  __builtin_assume(__isShared(pointer));
-  return pointer;
-}
 
 // One instruction, an ulp or so off.
 ROIDL_DEVICE float reciprocal(float value) { return __fdividef(1.0f, value); }
@@ -137,6 +29,24 @@ ROIDL_DEVICE float widen(float16 value) {
 }
 ROIDL_DEVICE void narrow(float value, float16& result) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+}
+
+// Copies an element of 4 or 8 bytes to shared memory in its own time; to be waited for before the
+// barrier after which it is read.
+template <class T>
+ROIDL_DEVICE void copy_later(T* shared, const T* global) {
+#if __CUDA_ARCH__ >= 800
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(sizeof(T))
+               : "memory");
+#else
+  *shared = *global;
+#endif
+}
+ROIDL_DEVICE void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
 }
 
 template <class Together>
@@ -194,18 +104,11 @@ struct Shared {
   }
 };
 
-// Kernels cut their work so that this holds; a launch that asks for more would not say why it
-// fails.
-inline void check_shared(const Problem& problem, int64_t bytes) {
-  if (bytes > kSharedBytes)
-    fail(ErrorKind::runtime, problem.op, "a kernel wants ", bytes, " bytes of shared memory");
-}
-
 // Divides numbers below 2^31 by one that is the same for a whole launch: a multiplication and a
 // shift, where a division of 64 bits is a call of a hundred instructions.
 class Divider {
  public:
-  explicit Divider(int64_t divisor) : divisor_(static_cast<uint32_t>(divisor)) {
+  explicit Divider(int64_t divisor = 1) : divisor_(static_cast<uint32_t>(divisor)) {
     while (shift_ < 31 && (uint64_t{1} << shift_) < divisor_) ++shift_;
     const uint64_t power = uint64_t{1} << (31 + shift_);
     multiplier_ = static_cast<uint32_t>((power + divisor_ - 1) / divisor_);
@@ -280,12 +183,33 @@ __global__ void __launch_bounds__(kThreads, Kernel::kResident)
   kernel(Team{blockIdx.x, gridDim.x}, Shared{shared});
 }
 
+inline int attribute(const Problem& problem, cudaDeviceAttr name) {
+  int value = 0;
+  check(problem, cudaDeviceGetAttribute(&value, name, problem.device.device_id));
+  return value;
+}
+
+// What a block may use of shared memory where so many are to share a multiprocessor.
+inline int64_t shared_bytes_of_block(const Problem& problem, int resident) {
+  if (only_measures(problem)) return kSharedBytes;
+  const int64_t most = attribute(problem, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  const int64_t whole = attribute(problem, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  const int64_t share =
+      whole / resident - attribute(problem, cudaDevAttrReservedSharedMemoryPerBlock);
+  if (share < kSharedBytes) return kSharedBytes;
+  return share < most ? share : most;
+}
+
 // Starts as many blocks as there is work, at most as many as a grid has: kernels step through their
 // work by team.blocks.
 template <class Kernel>
 void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
   if (blocks <= 0 || only_measures(problem)) return;
-  check_shared(problem, shared_bytes);
+  // More than any device gives without being asked.
+  if (shared_bytes > kSharedBytes)
+    check(problem,
+          cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)));
   const unsigned grid = static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(grid);
@@ -326,11 +250,7 @@ class Scratch {
 };
 
 inline int64_t multiprocessors(const Problem& problem) {
-  if (only_measures(problem)) return 1;
-  int count = 0;
-  check(problem,
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, problem.device.device_id));
-  return count;
+  return only_measures(problem) ? 1 : attribute(problem, cudaDevAttrMultiProcessorCount);
 }
 
 // Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.

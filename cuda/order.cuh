@@ -4,7 +4,7 @@
 // Boxes come in the order of their scores, and in that order hardly a cell is still in L1 when the
 // next RoI wants it. Results do not depend on the order.
 #pragma once
-#include "tile.cuh"
+#include "meeting.cuh"
 #include "tuning.h"
 
 namespace roidl::cuda {

@@ -1,7 +1,7 @@
 // RoIAlign on CUDA: the average forward, and its gradient to the input.
 #include "backend.h"
 #include "forward.cuh"
-#include "gather.cuh"
+#include "products.cuh"
 
 namespace roidl::cuda {
 

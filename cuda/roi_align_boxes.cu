@@ -1,6 +1,6 @@
 // RoIAlign's derivatives along the boxes on CUDA: the gradient to them, and a direction of theirs.
 #include "backend.h"
-#include "gather.cuh"
+#include "products.cuh"
 #include "winner.cuh"
 
 namespace roidl::cuda {

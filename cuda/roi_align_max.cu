@@ -53,18 +53,33 @@ template <class T, class C>
 struct WinnerCells {
   static constexpr int kCells = 4;
   static constexpr int kResident = 2;
+  static constexpr int kStaged = 1;
   using Known = Roi<AlignBins<C>>;
   AlignRois<C> rois;
   Views features;
   bool onnx;
 
   ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
+
+  struct Bin {
+    const Known& roi;
+    int64_t channel;
+    int32_t p, q;
+  };
+  ROIDL_DEVICE Bin bin_of(const Known& roi, const Place& place) const {
+    return {roi, place.channel, place.p, place.q};
+  }
+  struct More {};
+  bool counts() const { return true; }
+  ROIDL_DEVICE More more(const Bin&, int32_t) const { return {}; }
   template <class Give>
-  ROIDL_DEVICE void find(const Known& roi, const Tile&, int64_t channel, const Place& place,
-                         Give&& give) const {
-    const auto winner =
-        find_winner(roi, place.p, place.q, onnx, plane_of<T>(features, roi, channel));
-    for_each_corner(roi, place.p, place.q, onnx, winner, give);
+  ROIDL_DEVICE void find(const Bin& bin, int32_t c, const More&, Give&& give) const {
+    const auto plane = plane_of<T>(features, bin.roi, bin.channel + c);
+    const auto winner = find_winner(bin.roi, bin.p, bin.q, onnx, plane);
+    for_each_corner(bin.roi, bin.p, bin.q, onnx, winner,
+                    [&](int64_t row, int64_t column, accumulator<T> weight) {
+                      give(static_cast<int32_t>(row), static_cast<int32_t>(column), weight);
+                    });
   }
 };
 

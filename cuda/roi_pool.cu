@@ -3,6 +3,7 @@
 #include "entries.cuh"
 #include "forward.cuh"
 #include "pool_max.cuh"
+#include "products.cuh"
 
 namespace roidl::cuda {
 
@@ -30,22 +31,37 @@ struct AtArgmax : NothingMore {
 
 struct ArgmaxCells {
   static constexpr int kCells = 1;
-  static constexpr int kResident = 3;
-  using Known = int64_t;  // k
+  static constexpr int kResident = ROIDL_TUNE_MAX_GATHER_RESIDENT;
+  static constexpr int kStaged = ROIDL_TUNE_GATHER_STAGED;
+  using Known = int64_t;  // where the RoI's argmax begins
   PooledView argmax;
-  int64_t width[kMaxMaps];
+  Divider by_width[kMaxMaps];
 
   explicit ArgmaxCells(const RoiPoolProblem& problem) : argmax(problem.argmax) {
-    for (int i = 0; i < problem.num_maps; ++i) width[i] = problem.maps[i].width;
+    for (int i = 0; i < problem.num_maps; ++i)
+      if (problem.maps[i].width > 0) by_width[i] = Divider(problem.maps[i].width);
   }
 
-  ROIDL_DEVICE int64_t know(int64_t k) const { return k; }
+  ROIDL_DEVICE Known know(int64_t k) const { return argmax.offset(k); }
+
+  struct Bin {
+    const int32_t* cells;
+    int32_t stride;
+    Divider by_width;
+  };
+  ROIDL_DEVICE Bin bin_of(Known offset, const Place& place) const {
+    return {static_cast<const int32_t*>(argmax.data) + offset + place.channel * argmax.c +
+                place.p * argmax.h + place.q * argmax.w,
+            static_cast<int32_t>(argmax.c), by_width[place.map]};
+  }
+  using More = int32_t;  // the argmax
+  bool counts() const { return counts_channels(argmax); }
+  ROIDL_DEVICE More more(const Bin& bin, int32_t c) const { return bin.cells[c * bin.stride]; }
   template <class Give>
-  ROIDL_DEVICE void find(int64_t k, const Tile& tile, int64_t channel, const Place& place,
-                         Give&& give) const {
-    const int64_t cell = element_of<int32_t>(argmax, k, channel, place.p, place.q);
-    const int64_t row = cell < 0 ? -1 : cell / width[tile.map];
-    if (cell >= 0) give(row, cell - row * width[tile.map], 1.0f);
+  ROIDL_DEVICE void find(const Bin& bin, int32_t, More cell, Give&& give) const {
+    int32_t column = cell < 0 ? 0 : cell;
+    const int32_t row = bin.by_width.split(column);
+    give(cell < 0 ? -1 : row, column, 1.0f);
   }
 };
 

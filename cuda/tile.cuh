@@ -1,72 +1,175 @@
-// What a gather works on: a tile of a map, the bins that give to it, and where it has the windows
-// and the weights of the RoIs from.
+// What a gather works on: the tiles of the maps, and the bins that give to one of them.
 #pragma once
+#include <cstdlib>
+
 #include "plan.cuh"
 
 namespace roidl::cuda {
 
-inline constexpr int kTile = 16;  // cells along either axis: kThreads of them
-inline constexpr int kTileStride = kTile + 1;
-static_assert(kTile * kTile == kThreads, "a thread is a cell");
+// What of a tile a warp sums up. A lane has a channel, so whatever the warp decides, it decides for
+// all of its lanes. Rows and columns of a tile are the bits of a word.
+template <int kPatchRows, int kPatchColumns, int kColumnsOfTile>
+struct Patches {
+  static constexpr int kRows = kPatchRows, kColumns = kPatchColumns, kCells = kRows * kColumns;
+  static constexpr int kTileColumns = kColumnsOfTile;
+  static constexpr int kAcross = kTileColumns / kColumns, kDown = kWarps / kAcross;
+  static constexpr int kTileRows = kDown * kRows, kTileCells = kTileRows * kTileColumns;
+  static_assert(kAcross * kColumns == kTileColumns && kAcross * kDown == kWarps, "they fill it");
+  static_assert(kTileRows <= 32 && kTileColumns <= 32, "bits of a word");
 
-// A tile of an image of a map and some channels of it.
-struct Tile {
-  int64_t image, channel;
-  int32_t map, channels, y, x;
-
-  ROIDL_DEVICE bool meets(const Window& window) const {
-    return window.image == image && window.map == map && window.y_begin - y < kTile &&
-           window.y_end > y && window.x_begin - x < kTile && window.x_end > x;
-  }
-
-  // The thread of a cell of the map, or -1.
-  ROIDL_DEVICE int32_t thread_of(int64_t row, int64_t column) const {
-    const int64_t down = row - y, right = column - x;
-    const bool inside = down >= 0 && down < kTile && right >= 0 && right < kTile;
-    return inside ? static_cast<int32_t>(down * kTile + right) : -1;
-  }
+  ROIDL_DEVICE static int row_of(int warp) { return warp / kAcross * kRows; }
+  ROIDL_DEVICE static int column_of(int warp) { return warp % kAcross * kColumns; }
 };
 
-// A bin of a RoI of the list, on a channel of the tile, and where it is staged.
+// A bin of a RoI of the list, and what the tile sees of it: the rows and columns that it gives to,
+// bit by bit; the first channel at hand; and where its gradient on that is staged.
 struct Place {
-  int64_t at;
-  int roi;
-  int64_t k;
-  int32_t c;
-  int64_t p, q;
-};
+  int64_t k, channel;
+  int32_t roi, map, p, q, y, x;
+  uint32_t rows, columns;
+  int32_t at;
 
-// Where the gather has its windows and weights from: the plan of a call.
-template <class A, int kWeights>
-struct FromPlan {
-  static constexpr int kMostResident = 4;
-  Plan<A, kWeights> plan;
-
-  ROIDL_DEVICE Window window(int64_t k) const { return plan.windows[k]; }
-  // visit(cell, weights) for the taps of bin p along the axis y or x of RoI k.
-  template <class Visit>
-  ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
-    const AxisPlan<A, kWeights>& axis = along_y ? plan.y : plan.x;
-    const Tap<A, kWeights>* const taps = axis.taps_of(k);
-    const Span span = axis.spans_of(k)[p];
-    for (int32_t j = span.first; j < span.stop; ++j) visit(taps[j].cell, taps[j].weight);
+  // The number within the tile of a cell of the map, or -1 for one that the bin does not give to.
+  template <class Patch>
+  ROIDL_DEVICE int32_t cell_of(int32_t row, int32_t column) const {
+    const int32_t down = row - y, right = column - x;
+    const bool near = static_cast<uint32_t>(down | right) < kLanes;
+    return near && (rows >> down & columns >> right & 1) != 0 ? down * Patch::kTileColumns + right
+                                                              : -1;
   }
 };
 
-// Or the boxes themselves: every block finds for itself what it needs of them. A cell's weights
-// come one by one, in the order in which a plan adds them up.
-template <class A, class Rois>
-struct FromBoxes {
-  static constexpr int kMostResident = 2;
-  Rois rois;
+// Whether 32 bits count the elements between a warp's channels.
+inline bool counts_channels(const PooledView& view) {
+  return std::abs(view.c) <= INT32_MAX / kLanes;
+}
 
-  ROIDL_DEVICE Window window(int64_t k) const { return window_of(rois.load(k)); }
-  template <class Visit>
-  ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
-    const auto roi = rois.load(k);
-    const auto& axis = along_y ? roi.y : roi.x;
-    axis.template for_each_tap<A>(
-        p, [&](int32_t cell, A weight, int64_t, A) { visit(cell, &weight); });
+// A tile of an image of a map.
+struct Tile {
+  int64_t number, image;
+  int32_t map, y, x, rows, columns;
+
+  // Not one test after the other: what they read is waited for together.
+  ROIDL_DEVICE bool meets(const Window& window) const {
+    return (window.image == image) & (window.map == map) & (window.y_begin - y < rows) &
+           (window.y_end > y) & (window.x_begin - x < columns) & (window.x_end > x);
+  }
+};
+
+// A tile and some channels of it.
+struct Work {
+  Tile tile;
+  int64_t channel;
+  int32_t channels;
+};
+
+// The tiles of all maps: those of the smallest map come first, where most RoIs meet in one.
+struct Tiling {
+  struct MapTiles {
+    int64_t first, height, width, each;  // each: of an image
+    bool few;
+    Divider by_each, by_columns;
+    int64_t columns;
+  };
+  MapTiles of[kMaxMaps];
+  int64_t images, count;
+  int32_t maps, tile_rows, tile_columns;
+
+  Tiling(const Problem& problem, int rows_of_tile, int columns_of_tile)
+      : images(problem.images),
+        count(0),
+        maps(problem.num_maps),
+        tile_rows(rows_of_tile),
+        tile_columns(columns_of_tile) {
+    for (int i = maps - 1; i >= 0; --i) {
+      const Map& map = problem.maps[i];
+      const int64_t columns = divide_up(map.width, tile_columns);
+      const int64_t each = columns * divide_up(map.height, tile_rows);
+      const bool few = each > 0 && images * each <= INT32_MAX;
+      of[i] = {count,
+               map.height,
+               map.width,
+               each,
+               few,
+               Divider(few ? each : 1),
+               Divider(few ? columns : 1),
+               columns};
+      count += images * each;
+    }
+  }
+
+  ROIDL_DEVICE int32_t map_of(int64_t number) const {
+    int32_t map = 0;
+    while (map + 1 < maps && number < of[map].first) ++map;
+    return map;
+  }
+  ROIDL_DEVICE Tile tile_of(int64_t number) const {
+    const int32_t map = map_of(number);
+    const MapTiles& those = of[map];
+    int64_t image, row, column;
+    if (those.few) {
+      int32_t at = static_cast<int32_t>(number - those.first);
+      image = those.by_each.split(at);
+      row = those.by_columns.split(at);
+      column = at;
+    } else {
+      image = (number - those.first) / those.each;
+      const int64_t at = number - those.first - image * those.each;
+      row = at / those.columns;
+      column = at - row * those.columns;
+    }
+    return {number,
+            image,
+            map,
+            static_cast<int32_t>(row) * tile_rows,
+            static_cast<int32_t>(column) * tile_columns,
+            tile_rows,
+            tile_columns};
+  }
+};
+
+// Of one axis, so many rows or columns of a tile in so many patches: which of them a bin gives to,
+// what to each, and which bins give anything to a patch.
+template <class A, int kCells, int kPatches>
+struct Table {
+  static constexpr int kStride = kCells + 16 / static_cast<int>(sizeof(A));  // moved by 16 bytes
+  static constexpr int kRanges = kPatches + 1;  // the last is the whole tile's
+  uint32_t* gives;                              // [RoI][bin]
+  Range* giving;                                // [RoI][kRanges]
+  A* weight;                                    // [RoI][bin][kStride], and so for each weight
+  int32_t bins;                                 // at a time
+  int32_t second;                               // how far the second weights lie behind the first
+
+  static int64_t bytes(int64_t rois, int64_t bins, int weights) {
+    return Shared::bytes_of<uint32_t>(rois * bins) + Shared::bytes_of<Range>(rois * kRanges) +
+           Shared::bytes_of<A>(weights * rois * bins * kStride);
+  }
+  ROIDL_DEVICE static Table place(Shared& shared, int32_t rois, int32_t bins, int weights) {
+    Table table;
+    table.bins = bins;
+    table.second = rois * bins * kStride;
+    table.gives = shared.take<uint32_t>(rois * bins);
+    table.giving = shared.take<Range>(rois * kRanges);
+    table.weight = shared.take<A>(weights * table.second);
+    return table;
+  }
+
+  ROIDL_DEVICE uint32_t gives_of(int roi, int32_t bin) const { return gives[roi * bins + bin]; }
+  ROIDL_DEVICE Range giving_to(int roi, int patch) const { return giving[roi * kRanges + patch]; }
+  ROIDL_DEVICE Range giving_at_all(int roi) const { return giving_to(roi, kPatches); }
+  ROIDL_DEVICE A* row(int roi, int32_t bin) const { return weight + (roi * bins + bin) * kStride; }
+
+  // From the first to the last of `count` bins that give anything.
+  ROIDL_DEVICE void find_giving(int roi, int patch, int32_t count) const {
+    constexpr int kSize = kCells / kPatches;
+    const uint32_t cells = patch == kPatches ? ~0u : ((1u << kSize) - 1u) << patch * kSize;
+    Range range{0, 0};
+    for (int32_t bin = 0; bin < count; ++bin) {
+      if ((gives_of(roi, bin) & cells) == 0) continue;
+      if (range.stop == 0) range.first = bin;
+      range.stop = bin + 1;
+    }
+    giving[roi * kRanges + patch] = range;
   }
 };
 

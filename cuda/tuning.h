@@ -39,3 +39,35 @@
 #ifndef ROIDL_TUNE_MAX_RESIDENT
 #define ROIDL_TUNE_MAX_RESIDENT 3
 #endif
+
+// RoIs of a tile whose bins are in shared memory together, at most.
+#ifndef ROIDL_TUNE_GATHER_AT_ONCE
+#define ROIDL_TUNE_GATHER_AT_ONCE 8
+#endif
+
+// Gradients that a lane loads together.
+#ifndef ROIDL_TUNE_GATHER_STAGED
+#define ROIDL_TUNE_GATHER_STAGED 4
+#endif
+
+// Columns of a tile that a warp sums up, of 16; it has 32 cells.
+#ifndef ROIDL_TUNE_GATHER_COLUMNS
+#define ROIDL_TUNE_GATHER_COLUMNS 2
+#endif
+
+// Blocks for every multiprocessor from which on the tiles of the averages' gradients are wide.
+#ifndef ROIDL_TUNE_GATHER_WIDE
+#define ROIDL_TUNE_GATHER_WIDE 8
+#endif
+
+// Blocks that share a multiprocessor: of the averages' gradients in float32, in half types, and of
+// RoIPool's maxima.
+#ifndef ROIDL_TUNE_GATHER_RESIDENT
+#define ROIDL_TUNE_GATHER_RESIDENT 4
+#endif
+#ifndef ROIDL_TUNE_GATHER_HALF_RESIDENT
+#define ROIDL_TUNE_GATHER_HALF_RESIDENT 3
+#endif
+#ifndef ROIDL_TUNE_MAX_GATHER_RESIDENT
+#define ROIDL_TUNE_MAX_GATHER_RESIDENT 3
+#endif
