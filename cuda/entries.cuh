@@ -47,33 +47,33 @@ struct Entries {
   struct Staged {
     A* value;       // [kCells][place]
     int16_t* cell;  // of the tile; -1: none of it
-    Known* known;   // [RoI]
+    Known* known;   // [chunk]
     int64_t places;
   };
   Finder finder;
 
-  static int64_t staged_bytes(int64_t places, int64_t rois) {
+  static int64_t staged_bytes(int64_t places, int64_t chunks) {
     return Shared::bytes_of<A>(places * kCells) + Shared::bytes_of<int16_t>(places * kCells) +
-           Shared::bytes_of<Known>(rois);
+           Shared::bytes_of<Known>(chunks);
   }
-  ROIDL_DEVICE static Staged place(Shared& shared, int64_t places, int64_t rois) {
+  ROIDL_DEVICE static Staged place(Shared& shared, int64_t places, int64_t chunks) {
     Staged staged;
     staged.value = shared.take<A>(places * kCells);
     staged.cell = shared.take<int16_t>(places * kCells);
-    staged.known = shared.take<Known>(rois);
+    staged.known = shared.take<Known>(chunks);
     staged.places = places;
     return staged;
   }
 
-  ROIDL_DEVICE void know(const Staged& staged, int roi, int64_t k) const {
-    staged.known[roi] = finder.know(k);
+  ROIDL_DEVICE void know(const Staged& staged, int slot, int64_t k) const {
+    staged.known[slot] = finder.know(k);
   }
   struct Bin {
     Place place;
     typename Finder::Bin found;
   };
   ROIDL_DEVICE Bin bin_of(const Staged& staged, const Place& place) const {
-    return {place, finder.bin_of(staged.known[place.roi], place)};
+    return {place, finder.bin_of(staged.known[place.slot], place)};
   }
   struct Loaded {
     A gradient;

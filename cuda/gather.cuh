@@ -20,7 +20,7 @@ template <class T, class Source, class From>
 struct Gather {
   using A = accumulator<T>;
   using Patch = typename Source::Patch;
-  using Bins = Staging<T, Source>;
+  using Stage = Staging<T, Source>;
   static constexpr int kResident =
       Source::kResident < From::kMostResident ? Source::kResident : From::kMostResident;
   // What waits in shared memory to be stored, of so many channels together.
@@ -36,11 +36,11 @@ struct Gather {
     int32_t* list;  // of RoIs, counted from the first that was looked at
     uint32_t* words;
     typename Source::Own own;
-    typename Bins::Space bins;
+    typename Stage::Space bins;
     A* stored;  // in the place of the bins
   };
 
-  Bins bins;
+  Stage staging;
   From from;
   Views grad_inputs;
   Tiling tiling;
@@ -48,7 +48,7 @@ struct Gather {
   int64_t channels, slabs;
 
   Gather(const Problem& problem, const Tiling& tiles, const Source& asked, const From& found)
-      : bins(problem, asked),
+      : staging(problem, asked),
         from(found),
         grad_inputs(views_of(problem, &Map::gradient)),
         tiling(tiles),
@@ -58,12 +58,12 @@ struct Gather {
     // Several RoIs at a time hide each other's waiting, as long as blocks do not crowd each other
     // out of shared memory.
     const int64_t room = shared_bytes_of_block(problem, kResident);
-    while (bins.at_once < Bins::kMostAtOnce && shared_bytes() <= room) ++bins.at_once;
-    if (bins.at_once > 1 && shared_bytes() > room) --bins.at_once;
+    while (staging.at_once < Stage::kMostAtOnce && shared_bytes() <= room) ++staging.at_once;
+    if (staging.at_once > 1 && shared_bytes() > room) --staging.at_once;
   }
 
   int64_t shared_bytes() const {
-    const int64_t staged = bins.bytes(bins.at_once);
+    const int64_t staged = staging.bytes(staging.at_once);
     const int64_t stored = Shared::bytes_of<A>(kStored * kStoredStride);
     return Shared::bytes_of<Work>(1) + Shared::bytes_of<int32_t>(kListed) +
            Shared::bytes_of<uint32_t>(kLanes) + Source::own_bytes() +
@@ -80,14 +80,12 @@ struct Gather {
       PerThread<Sum> sums;
       team.each_thread([&](int thread) {
         sums[thread] = Sum{};
-        bins.source.begin(space.own, thread);
+        staging.source.begin(space.own, thread);
       });
       for (int64_t first = 0; first < count; first += kListed) {
         from.find(team, tiling, work.tile, first, count, space.words);
         const int listed = team.list(space.list, space.words);
-        for (int next = 0; next < listed; next += bins.at_once)
-          add(team, space, work, first, space.list + next,
-              listed - next < bins.at_once ? listed - next : bins.at_once, sums);
+        add(team, space, work, first, listed, sums);
       }
       store(team, space, work, sums);
       team.sync();
@@ -117,42 +115,37 @@ struct Gather {
     space.words = shared.take<uint32_t>(kLanes);
     space.own = Source::place_own(shared);
     space.stored = reinterpret_cast<A*>(shared.next);
-    space.bins = bins.place(shared);
+    space.bins = staging.place(shared);
     return space;
   }
 
-  // `rois` RoIs of the list, in chunks of their bins.
+  // What the RoIs of the list give, chunk by chunk in their order.
   ROIDL_DEVICE void add(const Team& team, const Workspace& space, const Work& work, int64_t first,
-                        const int32_t* list, int rois, PerThread<Sum>& sums) const {
-    for (int32_t p = 0; p < bins.bins_y; p += bins.some_y)
-      for (int32_t q = 0; q < bins.bins_x; q += bins.some_x) {
-        const int32_t rows = bins.bins_y - p, columns = bins.bins_x - q;
-        const Some some{first,
-                        list,
-                        rois,
-                        p,
-                        q,
-                        rows < bins.some_y ? rows : bins.some_y,
-                        columns < bins.some_x ? columns : bins.some_x};
-        bins.weigh(team, space.bins, from, work.tile, some);
-        bins.stage(team, space.bins, work, some);
-        team.each_thread([&](int thread) { sum_up(space, some.rois, thread, sums[thread]); });
-        team.sync();
-      }
+                        int32_t listed, PerThread<Sum>& sums) const {
+    for (int32_t roi = 0, chunk = 0; roi < listed;) {
+      const int64_t left = int64_t{listed - roi} * staging.chunks - chunk;
+      const int32_t count = left < staging.at_once ? static_cast<int32_t>(left) : staging.at_once;
+      const Some some{first, space.list, roi, chunk, count};
+      staging.weigh(team, space.bins, from, work.tile, some);
+      staging.stage(team, space.bins, work, some);
+      team.each_thread([&](int thread) { sum_up(space, count, thread, sums[thread]); });
+      team.sync();
+      for (chunk += count; chunk >= staging.chunks; chunk -= staging.chunks) ++roi;
+    }
   }
 
-  ROIDL_DEVICE void sum_up(const Workspace& space, int rois, int thread, Sum& sum) const {
+  ROIDL_DEVICE void sum_up(const Workspace& space, int count, int thread, Sum& sum) const {
     const int warp = thread / kLanes, lane = thread % kLanes;
-    const typename Bins::Space& staged = space.bins;
-    for (int roi = 0; roi < rois; ++roi) {
-      const Range rows = staged.y.giving_to(roi, warp / Patch::kAcross);
+    const typename Stage::Space& staged = space.bins;
+    for (int slot = 0; slot < count; ++slot) {
+      const Range rows = staged.y.giving_to(slot, warp / Patch::kAcross);
       if (rows.first == rows.stop) continue;
-      const Range columns = staged.x.giving_to(roi, warp % Patch::kAcross);
+      const Range columns = staged.x.giving_to(slot, warp % Patch::kAcross);
       if (columns.first == columns.stop) continue;
-      const int32_t at = bins.at(roi, rows.first, columns.first) + lane;
-      bins.source.add(space.own, staged.staged, at, Bins::kBinStride,
-                      bins.some_x * Bins::kBinStride, staged.y, staged.x, roi, rows, columns, warp,
-                      lane, sum);
+      const int32_t at = staging.at(slot, rows.first, columns.first) + lane;
+      staging.source.add(space.own, staged.staged, at, Stage::kBinStride,
+                         staging.some_x * Stage::kBinStride, staged.y, staged.x, slot, rows,
+                         columns, warp, lane, sum);
     }
   }
 
@@ -163,7 +156,7 @@ struct Gather {
     T* const target = static_cast<T*>(map.data) + tile.image * map.n + work.channel * map.c;
     const int64_t rows = tiling.of[tile.map].height - tile.y,
                   columns = tiling.of[tile.map].width - tile.x;
-    team.each_thread([&](int thread) { bins.source.end(space.own, thread, sums[thread]); });
+    team.each_thread([&](int thread) { staging.source.end(space.own, thread, sums[thread]); });
     if (map.c == 1) {  // lanes are neighbours in memory
       team.each_thread([&](int thread) {
         const int warp = thread / kLanes, lane = thread % kLanes;

@@ -63,17 +63,17 @@ struct Products {
     if constexpr (!kIsCopy) bin[c] = gradient;
   }
 
-  // The bins `rows` and `columns` of a RoI of the list; their gradients lie from `at` on, a bin
+  // The bins `rows` and `columns` of a chunk; their gradients lie from `at` on, a bin
   // `stride` behind the other, a row of bins `row_stride`.
   template <class Rows, class Columns, class Sum>
   ROIDL_DEVICE void add(const Own&, const Staged& staged, int32_t at, int32_t stride,
-                        int32_t row_stride, const Rows& y, const Columns& x, int roi,
+                        int32_t row_stride, const Rows& y, const Columns& x, int slot,
                         const Range& rows, const Range& columns, int warp, int, Sum& sum) const {
     using Across = Vec<A, Patch::kColumns>;
     using Down = Vec<A, kDown>;
     const A* from = staged.gradient + at;
-    const A* const x_weight = x.row(roi, columns.first) + Patch::column_of(warp);
-    const A* y_weight = y.row(roi, rows.first) + Patch::row_of(warp);
+    const A* const x_weight = x.row(slot, columns.first) + Patch::column_of(warp);
+    const A* y_weight = y.row(slot, rows.first) + Patch::row_of(warp);
     for (int32_t row = rows.first; row < rows.stop; ++row) {
       A across[kWeights][Patch::kColumns] = {};
       const A* weight = x_weight;
@@ -91,7 +91,7 @@ struct Products {
         weight += Columns::kStride;
         gradients += stride;
       }
-      const uint32_t gives = y.gives_of(roi, row) >> Patch::row_of(warp);
+      const uint32_t gives = y.gives_of(slot, row) >> Patch::row_of(warp);
 #pragma unroll
       for (int i = 0; i < Patch::kRows; i += kDown) {
         if ((gives >> i & ((1 << kDown) - 1)) == 0) continue;

@@ -6,12 +6,17 @@
 
 namespace roidl::cuda {
 
-// Some bins of some RoIs of a list.
+// A RoI's bins, or a chunk of them, where they are many.
+struct Chunk {
+  int64_t k, offset;  // of the RoI's gradients
+  int32_t p, q, rows, columns;
+};
+
+// So many chunks of a list of RoIs, from number `chunk` of the RoI at `roi` on.
 struct Some {
   int64_t first;  // RoI, from which the list counts
   const int32_t* list;
-  int rois;
-  int32_t p, q, rows, columns;
+  int32_t roi, chunk, count;
 };
 
 // `Source`: see Gather (gather.cuh).
@@ -22,12 +27,12 @@ struct Staging {
   static constexpr int kWeights = Source::kWeights;
   static constexpr int kStaged = Source::kStaged;
   static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
-  static constexpr int kMostAtOnce = ROIDL_TUNE_GATHER_AT_ONCE;  // RoIs
+  static constexpr int kMostAtOnce = ROIDL_TUNE_GATHER_AT_ONCE;  // chunks
 
   using Rows = Table<A, Patch::kTileRows, Patch::kDown>;
   using Columns = Table<A, Patch::kTileColumns, Patch::kAcross>;
   struct Space {
-    int64_t* offset;  // of a RoI's gradients
+    Chunk* chunks;
     Rows y;
     Columns x;
     typename Source::Staged staged;
@@ -36,7 +41,9 @@ struct Staging {
   Source source;
   PooledView grad_output;
   int32_t bins_y, bins_x;
-  int32_t some_y, some_x, at_once;  // bins at a time, RoIs at a time
+  int32_t some_y, some_x, at_once;  // bins of a chunk, chunks at a time
+  int32_t chunks;                   // of a RoI
+  Divider by_chunks, by_chunks_x;
   bool lanes_are_bins;
 
   Staging(const Problem& problem, const Source& asked)
@@ -47,16 +54,19 @@ struct Staging {
         some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
         some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
         at_once(1),
+        chunks(static_cast<int32_t>(divide_up(bins_y, some_y) * divide_up(bins_x, some_x))),
+        by_chunks(chunks),
+        by_chunks_x(divide_up(bins_x, some_x)),
         lanes_are_bins(grad_output.c != 1 && counts_channels(grad_output) && source.counts()) {}
 
-  int64_t bytes(int64_t rois) const {
-    return Shared::bytes_of<int64_t>(rois) + Rows::bytes(rois, some_y, kWeights) +
-           Columns::bytes(rois, some_x, kWeights) +
-           Source::staged_bytes(rois * some_y * some_x * kBinStride, rois);
+  int64_t bytes(int64_t count) const {
+    return Shared::bytes_of<Chunk>(count) + Rows::bytes(count, some_y, kWeights) +
+           Columns::bytes(count, some_x, kWeights) +
+           Source::staged_bytes(count * some_y * some_x * kBinStride, count);
   }
   ROIDL_DEVICE Space place(Shared shared) const {
     Space space;
-    space.offset = shared.take<int64_t>(at_once);
+    space.chunks = shared.take<Chunk>(at_once);
     space.y = Rows::place(shared, at_once, some_y, kWeights);
     space.x = Columns::place(shared, at_once, some_x, kWeights);
     space.staged = Source::place(shared, int64_t{at_once} * some_y * some_x * kBinStride, at_once);
@@ -67,27 +77,29 @@ struct Staging {
   template <class From>
   ROIDL_DEVICE void weigh(const Team& team, const Space& space, const From& from, const Tile& tile,
                           const Some& some) const {
-    const int32_t both = some.rows + some.columns;
-    team.each(some.rois * both, [&](int64_t index) {
-      const int32_t i = static_cast<int32_t>(index), roi = i / both, bin = i - roi * both;
-      const int64_t k = some.first + some.list[roi];
+    const int32_t both = some_y + some_x;
+    team.each(some.count * both, [&](int64_t index) {
+      const int32_t i = static_cast<int32_t>(index), slot = i / both, bin = i - slot * both;
+      Chunk chunk = chunk_of(some, slot);
       if (bin == 0) {
-        space.offset[roi] = grad_output.offset(k);
-        source.know(space.staged, roi, k);
+        chunk.offset = grad_output.offset(chunk.k);
+        space.chunks[slot] = chunk;
+        source.know(space.staged, slot, chunk.k);
       }
-      if (bin < some.rows)
-        weigh_bin<Patch::kTileRows>(from, true, k, some.p + bin, tile.y, space.y, roi, bin);
-      else
-        weigh_bin<Patch::kTileColumns>(from, false, k, some.q + bin - some.rows, tile.x, space.x,
-                                       roi, bin - some.rows);
+      const int32_t row = bin, column = bin - some_y;
+      if (row < chunk.rows)
+        weigh_bin<Patch::kTileRows>(from, true, chunk.k, chunk.p + row, tile.y, space.y, slot, row);
+      else if (column >= 0 && column < chunk.columns)
+        weigh_bin<Patch::kTileColumns>(from, false, chunk.k, chunk.q + column, tile.x, space.x,
+                                       slot, column);
     });
     constexpr int kRanges = Rows::kRanges + Columns::kRanges;
-    team.each(some.rois * kRanges, [&](int64_t index) {
-      const int i = static_cast<int>(index), roi = i / kRanges, patch = i % kRanges;
+    team.each(some.count * kRanges, [&](int64_t index) {
+      const int i = static_cast<int>(index), slot = i / kRanges, patch = i % kRanges;
       if (patch < Rows::kRanges)
-        space.y.find_giving(roi, patch, some.rows);
+        space.y.find_giving(slot, patch, space.chunks[slot].rows);
       else
-        space.x.find_giving(roi, patch - Rows::kRanges, some.columns);
+        space.x.find_giving(slot, patch - Rows::kRanges, space.chunks[slot].columns);
     });
   }
 
@@ -99,15 +111,23 @@ struct Staging {
     team.sync();
   }
 
-  ROIDL_DEVICE int32_t at(int roi, int32_t row, int32_t column) const {
-    return ((roi * some_y + row) * some_x + column) * kBinStride;
+  ROIDL_DEVICE int32_t at(int slot, int32_t row, int32_t column) const {
+    return ((slot * some_y + row) * some_x + column) * kBinStride;
   }
 
  private:
+  ROIDL_DEVICE Chunk chunk_of(const Some& some, int slot) const {
+    int32_t x = some.chunk + slot;
+    const int64_t k = some.first + some.list[some.roi + by_chunks.split(x)];
+    const int32_t p = by_chunks_x.split(x) * some_y, q = x * some_x;
+    const int32_t rows = bins_y - p, columns = bins_x - q;
+    return {k, 0, p, q, rows < some_y ? rows : some_y, columns < some_x ? columns : some_x};
+  }
+
   template <int kCells, class From, class TableType>
   ROIDL_DEVICE void weigh_bin(const From& from, bool along_y, int64_t k, int32_t p, int32_t begin,
-                              const TableType& table, int roi, int32_t bin) const {
-    A* const weight = table.row(roi, bin);
+                              const TableType& table, int slot, int32_t bin) const {
+    A* const weight = table.row(slot, bin);
     if constexpr (kWeights > 0)
       for (int cell = 0; cell < kCells; ++cell)
         for (int j = 0; j < kWeights; ++j) weight[j * table.second + cell] = A(0);
@@ -118,13 +138,12 @@ struct Staging {
       for (int j = 0; j < kWeights; ++j) weight[j * table.second + at] += weights[j];
       gives |= 1u << at;
     });
-    table.gives[roi * table.bins + bin] = gives;
+    table.gives[slot * table.bins + bin] = gives;
   }
 
-  // Those bins of a RoI that give anything to the tile, row by row.
+  // Those bins of a chunk that give anything to the tile, row by row.
   struct Bins {
-    int64_t k;
-    int32_t roi;
+    int slot;
     Range rows, columns;
     uint32_t across;
 
@@ -137,44 +156,42 @@ struct Staging {
   template <bool kChannelsFirst>
   ROIDL_DEVICE void move(const Team& team, const Space& space, const Work& work,
                          const Some& some) const {
-    // As many warps to a RoI as there are for each, at most one to every kStaged channels.
+    // As many warps to a chunk as there are for each, at most one to every kStaged channels.
     int halvings = 0;
-    while (some.rois << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
-    team.rows(some.rois << halvings, kLanes, [&](int32_t unit, int32_t lane) {
-      const int32_t roi = unit >> halvings;
-      const Range rows = space.y.giving_at_all(roi);
-      const Range columns = space.x.giving_at_all(roi);
+    while (some.count << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
+    team.rows(some.count << halvings, kLanes, [&](int32_t unit, int32_t lane) {
+      const int32_t slot = unit >> halvings;
+      const Range rows = space.y.giving_at_all(slot);
+      const Range columns = space.x.giving_at_all(slot);
       const int32_t across = columns.stop - columns.first, bins = (rows.stop - rows.first) * across;
       int32_t piece = unit & ((1 << halvings) - 1);
-      const Bins bin{some.first + some.list[roi], roi, rows, columns,
-                     static_cast<uint32_t>(across)};
-      const T* const from = static_cast<const T*>(grad_output.data) + space.offset[roi] +
-                            work.channel * grad_output.c + some.p * grad_output.h +
-                            some.q * grad_output.w;
+      const Bins bin{slot, rows, columns, static_cast<uint32_t>(across)};
+      const Chunk& chunk = space.chunks[slot];
+      const T* const from = static_cast<const T*>(grad_output.data) + chunk.offset +
+                            work.channel * grad_output.c + chunk.p * grad_output.h +
+                            chunk.q * grad_output.w;
       if constexpr (kChannelsFirst) {
         // Where half of the lanes have no bin, they take other channels of the first half's.
         int shift = 5, parts = halvings;
         for (; 1 << (shift - 1) >= bins && kStaged << parts < kLanes; ++parts) --shift;
         piece += lane >> shift << halvings;
         for (int32_t i = lane & ((1 << shift) - 1); i < bins; i += 1 << shift)
-          stage_channels(space, work, some, bin, i, piece * kStaged, kStaged << parts, from);
+          stage_channels(space, work, bin, i, piece * kStaged, kStaged << parts, from);
       } else if (lane < work.channels) {
         const int32_t step = kStaged << halvings;
         for (int32_t i = piece * kStaged; i < bins; i += step)
-          stage_bins(space, work, some, bin, i, lane, bins - i, from);
+          stage_bins(space, work, bin, i, lane, bins - i, from);
       }
     });
   }
 
   // Bin i of them, on kStaged channels at a time, from the first on.
-  ROIDL_DEVICE void stage_channels(const Space& space, const Work& work, const Some& some,
-                                   const Bins& bins, int32_t i, int32_t first, int32_t step,
-                                   const T* from) const {
+  ROIDL_DEVICE void stage_channels(const Space& space, const Work& work, const Bins& bins,
+                                   int32_t i, int32_t first, int32_t step, const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i), channels = work.channels;
     const int32_t stride = static_cast<int32_t>(grad_output.c);
     from += row * grad_output.h + column * grad_output.w + first * stride;
-    const auto bin =
-        source.bin_of(space.staged, place_of(space, work, some, bins, row, column, first));
+    const auto bin = source.bin_of(space.staged, place_of(space, work, bins, row, column, first));
     for (int32_t c = first; c < channels; c += step, from += step * stride) {
       const auto some_of_them = [&](int32_t count) {
         typename Source::Loaded loaded[kStaged];
@@ -193,9 +210,8 @@ struct Staging {
   }
 
   // kStaged bins from bin i on, but no more than are left, on channel c.
-  ROIDL_DEVICE void stage_bins(const Space& space, const Work& work, const Some& some,
-                               const Bins& bins, int32_t i, int32_t c, int32_t left,
-                               const T* from) const {
+  ROIDL_DEVICE void stage_bins(const Space& space, const Work& work, const Bins& bins, int32_t i,
+                               int32_t c, int32_t left, const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i);
     from += row * grad_output.h + column * grad_output.w + c * grad_output.c;
     int32_t y = row, x = column;
@@ -206,7 +222,7 @@ struct Staging {
       return false;
     };
     const auto bin_of = [&] {
-      return source.bin_of(space.staged, place_of(space, work, some, bins, y, x, c));
+      return source.bin_of(space.staged, place_of(space, work, bins, y, x, c));
     };
     typename Source::Loaded loaded[kStaged];
 #pragma unroll
@@ -223,19 +239,19 @@ struct Staging {
     }
   }
 
-  ROIDL_DEVICE Place place_of(const Space& space, const Work& work, const Some& some,
-                              const Bins& bins, int32_t row, int32_t column, int32_t c) const {
-    return {bins.k,
-            work.channel + c,
-            bins.roi,
+  ROIDL_DEVICE Place place_of(const Space& space, const Work& work, const Bins& bins, int32_t row,
+                              int32_t column, int32_t c) const {
+    const Chunk& chunk = space.chunks[bins.slot];
+    return {work.channel + c,
+            bins.slot,
             work.tile.map,
-            some.p + row,
-            some.q + column,
+            chunk.p + row,
+            chunk.q + column,
             work.tile.y,
             work.tile.x,
-            space.y.gives_of(bins.roi, row),
-            space.x.gives_of(bins.roi, column),
-            at(bins.roi, row, column) + c};
+            space.y.gives_of(bins.slot, row),
+            space.x.gives_of(bins.slot, column),
+            at(bins.slot, row, column) + c};
   }
 };
 

@@ -21,11 +21,11 @@ struct Patches {
   ROIDL_DEVICE static int column_of(int warp) { return warp % kAcross * kColumns; }
 };
 
-// A bin of a RoI of the list, and what the tile sees of it: the rows and columns that it gives to,
-// bit by bit; the first channel at hand; and where its gradient on that is staged.
+// A bin of a chunk (staging.cuh), and what the tile sees of it: the rows and columns that it gives
+// to, bit by bit; the first channel at hand; and where its gradient on that is staged.
 struct Place {
-  int64_t k, channel;
-  int32_t roi, map, p, q, y, x;
+  int64_t channel;
+  int32_t slot, map, p, q, y, x;
   uint32_t rows, columns;
   int32_t at;
 
@@ -134,42 +134,44 @@ template <class A, int kCells, int kPatches>
 struct Table {
   static constexpr int kStride = kCells + 16 / static_cast<int>(sizeof(A));  // moved by 16 bytes
   static constexpr int kRanges = kPatches + 1;  // the last is the whole tile's
-  uint32_t* gives;                              // [RoI][bin]
-  Range* giving;                                // [RoI][kRanges]
-  A* weight;                                    // [RoI][bin][kStride], and so for each weight
+  uint32_t* gives;                              // [chunk][bin]
+  Range* giving;                                // [chunk][kRanges]
+  A* weight;                                    // [chunk][bin][kStride], and so for each weight
   int32_t bins;                                 // at a time
   int32_t second;                               // how far the second weights lie behind the first
 
-  static int64_t bytes(int64_t rois, int64_t bins, int weights) {
-    return Shared::bytes_of<uint32_t>(rois * bins) + Shared::bytes_of<Range>(rois * kRanges) +
-           Shared::bytes_of<A>(weights * rois * bins * kStride);
+  static int64_t bytes(int64_t count, int64_t bins, int weights) {
+    return Shared::bytes_of<uint32_t>(count * bins) + Shared::bytes_of<Range>(count * kRanges) +
+           Shared::bytes_of<A>(weights * count * bins * kStride);
   }
-  ROIDL_DEVICE static Table place(Shared& shared, int32_t rois, int32_t bins, int weights) {
+  ROIDL_DEVICE static Table place(Shared& shared, int32_t count, int32_t bins, int weights) {
     Table table;
     table.bins = bins;
-    table.second = rois * bins * kStride;
-    table.gives = shared.take<uint32_t>(rois * bins);
-    table.giving = shared.take<Range>(rois * kRanges);
-    table.weight = shared.take<A>(weights * table.second);
+    table.second = weights > 1 ? count * bins * kStride : 0;
+    table.gives = shared.take<uint32_t>(count * bins);
+    table.giving = shared.take<Range>(count * kRanges);
+    table.weight = shared.take<A>(weights * count * bins * kStride);
     return table;
   }
 
-  ROIDL_DEVICE uint32_t gives_of(int roi, int32_t bin) const { return gives[roi * bins + bin]; }
-  ROIDL_DEVICE Range giving_to(int roi, int patch) const { return giving[roi * kRanges + patch]; }
-  ROIDL_DEVICE Range giving_at_all(int roi) const { return giving_to(roi, kPatches); }
-  ROIDL_DEVICE A* row(int roi, int32_t bin) const { return weight + (roi * bins + bin) * kStride; }
+  ROIDL_DEVICE uint32_t gives_of(int slot, int32_t bin) const { return gives[slot * bins + bin]; }
+  ROIDL_DEVICE Range giving_to(int slot, int patch) const { return giving[slot * kRanges + patch]; }
+  ROIDL_DEVICE Range giving_at_all(int slot) const { return giving_to(slot, kPatches); }
+  ROIDL_DEVICE A* row(int slot, int32_t bin) const {
+    return weight + (slot * bins + bin) * kStride;
+  }
 
   // From the first to the last of `count` bins that give anything.
-  ROIDL_DEVICE void find_giving(int roi, int patch, int32_t count) const {
+  ROIDL_DEVICE void find_giving(int slot, int patch, int32_t count) const {
     constexpr int kSize = kCells / kPatches;
     const uint32_t cells = patch == kPatches ? ~0u : ((1u << kSize) - 1u) << patch * kSize;
     Range range{0, 0};
     for (int32_t bin = 0; bin < count; ++bin) {
-      if ((gives_of(roi, bin) & cells) == 0) continue;
+      if ((gives_of(slot, bin) & cells) == 0) continue;
       if (range.stop == 0) range.first = bin;
       range.stop = bin + 1;
     }
-    giving[roi * kRanges + patch] = range;
+    giving[slot * kRanges + patch] = range;
   }
 };
 

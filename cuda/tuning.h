@@ -63,7 +63,7 @@
 // Blocks that share a multiprocessor: of the averages' gradients in float32, in half types, and of
 // RoIPool's maxima.
 #ifndef ROIDL_TUNE_GATHER_RESIDENT
-#define ROIDL_TUNE_GATHER_RESIDENT 4
+#define ROIDL_TUNE_GATHER_RESIDENT 3
 #endif
 #ifndef ROIDL_TUNE_GATHER_HALF_RESIDENT
 #define ROIDL_TUNE_GATHER_HALF_RESIDENT 3
