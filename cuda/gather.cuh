@@ -198,7 +198,7 @@ struct Gather {
           const A* from = space.stored + channel * kStoredStride + cell;
           T* to = target + (tile.y + y) * map.h + (tile.x + x) * map.w + (first + channel) * map.c;
           const int64_t stride = kTogether * map.c;
-#pragma unroll 8
+#pragma unroll 4
           for (; channel < stop; channel += kTogether, to += stride) {
             narrow(*from, *to);
             from += kTogether * kStoredStride;
