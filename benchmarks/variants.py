@@ -39,9 +39,26 @@ class Trial(NamedTuple):
     layouts: Sequence[str] = LAYOUTS
 
 
+FORWARD, GRADIENT = (ALIGN, POOL), (f"{ALIGN}_backward",)
+ROWS = ("NCHW",)
 TRIALS = {
-    "MOST_AT_ONCE": Trial(("4", "16"), BACKWARD),
-    "SLAB": Trial(("32", "128"), (ALIGN,), ("NCHW",)),
+    "ORDER_FEWEST": Trial(("1000000000",), FORWARD, ROWS),  # never
+    "ROWS_TOGETHER": Trial(("4",), (ALIGN,), ROWS),
+    "ROWS_ITEMS": Trial(("56", "80"), FORWARD, ROWS),
+    "ROWS_ROIS": Trial(("8", "16"), (ALIGN,), ROWS),
+    "ROWS_SLAB": Trial(("16", "32"), (ALIGN,), ROWS),
+    "ROWS_RESIDENT": Trial(("2",), (ALIGN,), ROWS),
+    "MAX_TOGETHER": Trial(("2",), (POOL,), ROWS),
+    "MAX_ROIS": Trial(("8", "32"), (POOL,), ROWS),
+    "MAX_SLAB": Trial(("16",), (POOL,), ROWS),
+    "MAX_RESIDENT": Trial(("2", "4"), (POOL,), ROWS),
+    "GATHER_AT_ONCE": Trial(("4", "16"), BACKWARD),
+    "GATHER_STAGED": Trial(("2", "8"), BACKWARD),
+    "GATHER_COLUMNS": Trial(("4",), GRADIENT),
+    "GATHER_WIDE": Trial(("1", "1000000000"), GRADIENT),  # always, never
+    "GATHER_RESIDENT": Trial(("2", "4"), GRADIENT),
+    "GATHER_HALF_RESIDENT": Trial(("2", "4"), GRADIENT),
+    "MAX_GATHER_RESIDENT": Trial(("2", "4"), (f"{POOL}_backward",)),
 }
 
 

@@ -40,34 +40,32 @@
 #define ROIDL_TUNE_MAX_RESIDENT 3
 #endif
 
-// RoIs of a tile whose bins are in shared memory together, at most.
+// Gradients to the input (gather.cuh): RoIs whose bins are in shared memory together, at most;
+// gradients that a lane loads together.
 #ifndef ROIDL_TUNE_GATHER_AT_ONCE
 #define ROIDL_TUNE_GATHER_AT_ONCE 8
 #endif
-
-// Gradients that a lane loads together.
 #ifndef ROIDL_TUNE_GATHER_STAGED
 #define ROIDL_TUNE_GATHER_STAGED 4
 #endif
 
-// Columns of a tile that a warp sums up, of 16; it has 32 cells.
+// Those of the averages (products.cuh): columns of a narrow tile that a warp has, so that it has 32
+// cells; wide tiles for every multiprocessor from which on tiles are wide; blocks of narrow ones
+// that share a multiprocessor, in float32 and in half types.
 #ifndef ROIDL_TUNE_GATHER_COLUMNS
 #define ROIDL_TUNE_GATHER_COLUMNS 2
 #endif
-
-// Blocks for every multiprocessor from which on the tiles of the averages' gradients are wide.
 #ifndef ROIDL_TUNE_GATHER_WIDE
 #define ROIDL_TUNE_GATHER_WIDE 8
 #endif
-
-// Blocks that share a multiprocessor: of the averages' gradients in float32, in half types, and of
-// RoIPool's maxima.
 #ifndef ROIDL_TUNE_GATHER_RESIDENT
 #define ROIDL_TUNE_GATHER_RESIDENT 3
 #endif
 #ifndef ROIDL_TUNE_GATHER_HALF_RESIDENT
 #define ROIDL_TUNE_GATHER_HALF_RESIDENT 3
 #endif
+
+// Blocks of RoIPool's maxima that share a multiprocessor.
 #ifndef ROIDL_TUNE_MAX_GATHER_RESIDENT
 #define ROIDL_TUNE_MAX_GATHER_RESIDENT 3
 #endif
