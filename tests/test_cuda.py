@@ -103,6 +103,34 @@ def test_few_channels_of_many_rois(op: str, mode: str, channels: int, lib: Lib) 
     compare(lib, op, mode, features_of(2, channels, 30, 31), boxes_of(300, 30, 31, 2), (3, 4))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_gradients_of_many_tiles_have_the_bits_of_few(layout: str, dtype: str, lib: Lib) -> None:
+    # More than 8 tiles for every multiprocessor of the largest device: they are wide then. One
+    # image alone has few, and they are narrow.
+    images, each, channels, height, width = 200, 2, 33, 19, 70
+    boxes = boxes_of(images * each, height, width)
+    boxes[:, 0] = np.arange(images).repeat(each)
+    grad = features_of(images * each, channels, 5, 15, dtype=dtype)
+    shape = [images, channels, height, width]
+    if layout == "NHWC":
+        grad, shape = np.moveaxis(grad, 1, -1).copy(), [images, height, width, channels]
+
+    def gradient(grad: NumpyArray, boxes: NumpyArray, images: int) -> NumpyArray:
+        own, asked = lib.asarray(grad), lib.asarray(boxes)
+        result = roidl.roi_align_backward(own, asked, [images, *shape[1:]], layout=layout)
+        return lib.to_numpy(result)
+
+    every = gradient(grad, boxes, images)
+    for image in (0, images - 1):
+        own = boxes[:, 0] == image
+        alone = boxes[own] * np.array([0, 1, 1, 1, 1], np.float32)
+        np.testing.assert_array_equal(every[image], gradient(grad[own], alone, 1)[0])
+    exact = roidl.roi_align_backward(grad, boxes, shape, layout=layout)
+    tolerance = 1e-5 if dtype == "float32" else 2e-3
+    np.testing.assert_allclose(every, exact, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("channels", [16, 24, 18])
 @every_operator
 def test_channels_last(op: str, mode: str, channels: int, lib: Lib) -> None:
