@@ -4,10 +4,12 @@
 
 namespace roidl::cuda {
 
-// Each bin of each channel gives to at most `kCells` cells. `Finder` says which:
-// find(bin, c, give) calls give(row, column, share) for them on channel c of the tile, where `bin`
-// is what bin_of(known, place) said of the bin, and `known` what know(k) said of the RoI. The sums
-// are in shared memory, where a lane finds any cell; a lane has a bank.
+// Each bin of each channel gives to at most `kCells` cells. `Finder` says which: it knows of a RoI
+// what know(k) says, of a bin of it what bin_of(known, place) says, loads more(bin, c) beside a
+// gradient, and calls give(row, column, share) for the cells in find(bin, c, more, give), on the
+// channel that is c behind the bin's first. counts(): whether 32 bits count what it loads.
+//
+// The sums are in shared memory, where a lane finds any cell; a lane has a bank.
 template <class T, class Finder>
 struct Entries {
   using A = accumulator<T>;

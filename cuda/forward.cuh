@@ -222,18 +222,17 @@ void forward_channels(const Problem& problem, const Plans& plan) {
 template <class T>
 void forward_rows(const Problem& problem, const Plan<accumulator<T>, 1>& plan) {
   using A = accumulator<T>;
+  const AverageRows<T, Plan<A, 1>> body{plan, views_of(problem, &Map::features), problem.pooled};
   with_order(problem, FromPlan<A, 1>{plan, nullptr}, [&](const int32_t* order) {
-    launch_rows(problem,
-                AverageRows<T, Plan<A, 1>>{plan, views_of(problem, &Map::features), problem.pooled},
-                order);
+    launch_rows(problem, body, order, 2 * enough_blocks(problem));
   });
 }
 template <class T, class A, class Rois>
 void forward_rows(const Problem& problem, const PlanHere<A, Rois>& plan) {
-  launch_rows(
-      problem,
-      AverageRows<T, PlanHere<A, Rois>>{plan, views_of(problem, &Map::features), problem.pooled},
-      nullptr);
+  const AverageRows<T, PlanHere<A, Rois>> body{plan, views_of(problem, &Map::features),
+                                               problem.pooled};
+  // Every block plans: no more of them than run at once.
+  launch_rows(problem, body, nullptr, multiprocessors(problem));
 }
 
 template <class T, class Plans>

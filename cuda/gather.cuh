@@ -14,8 +14,11 @@ namespace roidl::cuda {
 
 inline constexpr int kListed = kLanes * kLanes;  // RoIs that a block looks at together
 
-// `Source` says what a bin gives to a cell: Products (products.cuh), or Entries (entries.cuh).
-// `From` says where the windows and weights are from.
+// `Source` says what a bin gives to a cell: Products (products.cuh), or Entries (entries.cuh). It
+// has a Patch; what it keeps of its own in shared memory (Own), where begin() and end() make and
+// hand over a thread's sums, if they are there; what it stages of a gradient (Staged), by load()
+// and put(), for a bin that bin_of() has looked at; and add(), which adds the bins of a chunk.
+// `From` (meeting.cuh) says which RoIs meet a tile, and what the weights of their bins are.
 template <class T, class Source, class From>
 struct Gather {
   using A = accumulator<T>;
@@ -37,7 +40,7 @@ struct Gather {
     uint32_t* words;
     typename Source::Own own;
     typename Stage::Space bins;
-    A* stored;  // in the place of the bins
+    A* stored;  // in the place of the sums and the bins
   };
 
   Stage staging;
@@ -63,11 +66,10 @@ struct Gather {
   }
 
   int64_t shared_bytes() const {
-    const int64_t staged = staging.bytes(staging.at_once);
+    const int64_t staged = Source::own_bytes() + staging.bytes(staging.at_once);
     const int64_t stored = Shared::bytes_of<A>(kStored * kStoredStride);
     return Shared::bytes_of<Work>(1) + Shared::bytes_of<int32_t>(kListed) +
-           Shared::bytes_of<uint32_t>(kLanes) + Source::own_bytes() +
-           (staged > stored ? staged : stored);
+           Shared::bytes_of<uint32_t>(kLanes) + (staged > stored ? staged : stored);
   }
 
   int64_t blocks() const { return tiling.count * slabs; }
@@ -113,8 +115,8 @@ struct Gather {
     space.work = shared.take<Work>(1);
     space.list = shared.take<int32_t>(kListed);
     space.words = shared.take<uint32_t>(kLanes);
-    space.own = Source::place_own(shared);
     space.stored = reinterpret_cast<A*>(shared.next);
+    space.own = Source::place_own(shared);
     space.bins = staging.place(shared);
     return space;
   }
@@ -123,14 +125,14 @@ struct Gather {
   ROIDL_DEVICE void add(const Team& team, const Workspace& space, const Work& work, int64_t first,
                         int32_t listed, PerThread<Sum>& sums) const {
     for (int32_t roi = 0, chunk = 0; roi < listed;) {
-      const int64_t left = int64_t{listed - roi} * staging.chunks - chunk;
+      const int64_t left = int64_t{listed - roi} * staging.chunks_of_roi - chunk;
       const int32_t count = left < staging.at_once ? static_cast<int32_t>(left) : staging.at_once;
-      const Some some{first, space.list, roi, chunk, count};
-      staging.weigh(team, space.bins, from, work.tile, some);
-      staging.stage(team, space.bins, work, some);
+      const Batch batch{first, space.list, roi, chunk, count};
+      staging.weigh(team, space.bins, from, work.tile, batch);
+      staging.stage(team, space.bins, work, batch);
       team.each_thread([&](int thread) { sum_up(space, count, thread, sums[thread]); });
       team.sync();
-      for (chunk += count; chunk >= staging.chunks; chunk -= staging.chunks) ++roi;
+      for (chunk += count; chunk >= staging.chunks_of_roi; chunk -= staging.chunks_of_roi) ++roi;
     }
   }
 
@@ -144,7 +146,7 @@ struct Gather {
       if (columns.first == columns.stop) continue;
       const int32_t at = staging.at(slot, rows.first, columns.first) + lane;
       staging.source.add(space.own, staged.staged, at, Stage::kBinStride,
-                         staging.some_x * Stage::kBinStride, staged.y, staged.x, slot, rows,
+                         staging.chunk_x * Stage::kBinStride, staged.y, staged.x, slot, rows,
                          columns, warp, lane, sum);
     }
   }
@@ -157,6 +159,7 @@ struct Gather {
     const int64_t rows = tiling.of[tile.map].height - tile.y,
                   columns = tiling.of[tile.map].width - tile.x;
     team.each_thread([&](int thread) { staging.source.end(space.own, thread, sums[thread]); });
+    team.sync();
     if (map.c == 1) {  // lanes are neighbours in memory
       team.each_thread([&](int thread) {
         const int warp = thread / kLanes, lane = thread % kLanes;
@@ -218,9 +221,9 @@ void gather_from(const Problem& problem, const Tiling& tiling, const Source& sou
 }
 
 template <class T, class Source, int kWeights>
-void gather_tiles(const Problem& problem, const Tiling& tiling, const Source& source,
+void gather_tiles(const Problem& problem, const Tiling& tiling, int64_t most, const Source& source,
                   const Plan<accumulator<T>, kWeights>& plan) {
-  with_meetings(problem, tiling, plan,
+  with_meetings(problem, tiling, most, plan,
                 [&](const auto& from) { gather_from<T>(problem, tiling, source, from); });
 }
 
@@ -232,14 +235,14 @@ Tiling tiling_of(const Problem& problem) {
 template <class T, class Source, int kWeights>
 void gather(const Problem& problem, const Source& source,
             const Plan<accumulator<T>, kWeights>& plan) {
+  const Tiling narrow = tiling_of<Source>(problem);  // measured by: it needs more memory than wide
   if constexpr (!std::is_void_v<typename Source::Wide>) {
     const Tiling wide = tiling_of<typename Source::Wide>(problem);
     const int64_t blocks = wide.count * divide_up(problem.channels, kLanes);
-    // Narrow tiles need more memory, so it is they that are measured.
     if (!only_measures(problem) && blocks >= ROIDL_TUNE_GATHER_WIDE * multiprocessors(problem))
-      return gather_tiles<T>(problem, wide, typename Source::Wide{}, plan);
+      return gather_tiles<T>(problem, wide, narrow.count, typename Source::Wide{}, plan);
   }
-  gather_tiles<T>(problem, tiling_of<Source>(problem), source, plan);
+  gather_tiles<T>(problem, narrow, narrow.count, source, plan);
 }
 
 // Whatever finds a plan for itself where the problem is small, and by one where it is not.

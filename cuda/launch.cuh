@@ -15,7 +15,7 @@
 
 namespace roidl::cuda {
 
-// One instruction, an ulp or so off.
+// A few instructions, two ulps off at most.
 ROIDL_DEVICE float reciprocal(float value) { return __fdividef(1.0f, value); }
 
 ROIDL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
@@ -30,6 +30,13 @@ ROIDL_DEVICE float widen(float16 value) {
 ROIDL_DEVICE void narrow(float value, float16& result) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
 }
+
+ROIDL_DEVICE float widen(bfloat16 value) { return value; }
+ROIDL_DEVICE float widen(float value) { return value; }
+ROIDL_DEVICE double widen(double value) { return value; }
+ROIDL_DEVICE void narrow(float value, bfloat16& result) { result = bfloat16(value); }
+ROIDL_DEVICE void narrow(float value, float& result) { result = value; }
+ROIDL_DEVICE void narrow(double value, double& result) { result = value; }
 
 // Copies an element of 4 or 8 bytes to shared memory in its own time; to be waited for before the
 // barrier after which it is read.
@@ -61,16 +68,9 @@ ROIDL_DEVICE void store_together(void* target, const Together& value) {
   }
 }
 
-ROIDL_DEVICE float widen(bfloat16 value) { return value; }
-ROIDL_DEVICE float widen(float value) { return value; }
-ROIDL_DEVICE double widen(double value) { return value; }
-ROIDL_DEVICE void narrow(float value, bfloat16& result) { result = bfloat16(value); }
-ROIDL_DEVICE void narrow(float value, float& result) { result = value; }
-ROIDL_DEVICE void narrow(double value, double& result) { result = value; }
-
-// `count` neighbours that are read and written at once.
+// `count` neighbours that are read and written at once, or 16 bytes at a time.
 template <class T, int count>
-struct alignas(sizeof(T) * count) Vec {
+struct alignas(sizeof(T) * count < 16 ? sizeof(T) * count : 16) Vec {
   T at[count];
 };
 
@@ -189,13 +189,18 @@ inline int attribute(const Problem& problem, cudaDeviceAttr name) {
   return value;
 }
 
-// What a block may use of shared memory where so many are to share a multiprocessor.
+inline int64_t most_shared_bytes(const Problem& problem) {
+  return attribute(problem, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
+
+// What a block may use of shared memory where so many are to share a multiprocessor; but never less
+// than what any device gives, with which they may be fewer.
 inline int64_t shared_bytes_of_block(const Problem& problem, int resident) {
   if (only_measures(problem)) return kSharedBytes;
-  const int64_t most = attribute(problem, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  const int64_t most = most_shared_bytes(problem);
   const int64_t whole = attribute(problem, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-  const int64_t share =
-      whole / resident - attribute(problem, cudaDevAttrReservedSharedMemoryPerBlock);
+  int64_t share = whole / resident - attribute(problem, cudaDevAttrReservedSharedMemoryPerBlock);
+  share -= share % 128;  // what it is allotted in
   if (share < kSharedBytes) return kSharedBytes;
   return share < most ? share : most;
 }
@@ -205,11 +210,12 @@ inline int64_t shared_bytes_of_block(const Problem& problem, int resident) {
 template <class Kernel>
 void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
   if (blocks <= 0 || only_measures(problem)) return;
-  // More than any device gives without being asked.
+  // More than a device gives without being asked. It is asked for the most that it has, always the
+  // same: other threads start the same kernel with other sizes.
   if (shared_bytes > kSharedBytes)
     check(problem,
           cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)));
+                               static_cast<int>(most_shared_bytes(problem))));
   const unsigned grid = static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(grid);

@@ -1,6 +1,7 @@
 // Which RoIs meet a tile, and what their bins give to it: known from a plan, or found on the spot.
 #pragma once
 #include "tile.cuh"
+#include "tuning.h"
 
 namespace roidl::cuda {
 
@@ -35,17 +36,32 @@ struct FindMeetings {
   }
 };
 
+// The same for one tile, by its block.
+template <class WindowOf>
+ROIDL_DEVICE void find_meeting(const Team& team, const Tile& tile, int64_t k, int64_t count,
+                               uint32_t* found, WindowOf&& window_of) {
+  const int64_t left = count - k;
+  const int words =
+      left < kLanes * kLanes ? static_cast<int>((left + kLanes - 1) / kLanes) : kLanes;
+  team.ballots(kLanes, words, found, [&](int word, int lane) {
+    const int64_t i = k + word * kLanes + lane;
+    return i < count && tile.meets(window_of(i));
+  });
+}
+
 // From the plan of a call.
 template <class A, int kWeights>
 struct FromPlan {
   static constexpr int kMostResident = 4;
   Plan<A, kWeights> plan;
-  const uint32_t* words;
+  const uint32_t* words;  // of FindMeetings; null: every block finds for itself
 
   ROIDL_DEVICE Window window(int64_t k) const { return plan.windows[k]; }
   // Which of kLanes groups of RoIs from k on meet the tile.
   ROIDL_DEVICE void find(const Team& team, const Tiling& tiling, const Tile& tile, int64_t k,
                          int64_t count, uint32_t* found) const {
+    if (words == nullptr)
+      return find_meeting(team, tile, k, count, found, [&](int64_t i) { return window(i); });
     const uint32_t* const from = words + k / FindMeetings::kGroup * tiling.count + tile.number;
     team.each(kLanes, [&](int64_t i) {
       const bool exists = k + i * FindMeetings::kGroup < count;
@@ -72,10 +88,7 @@ struct FromBoxes {
   ROIDL_DEVICE Window window(int64_t k) const { return window_of(rois.load(k)); }
   ROIDL_DEVICE void find(const Team& team, const Tiling&, const Tile& tile, int64_t k,
                          int64_t count, uint32_t* found) const {
-    team.ballots(kLanes, found, [&](int word, int lane) {
-      const int64_t i = k + word * kLanes + lane;
-      return i < count && tile.meets(window(i));
-    });
+    find_meeting(team, tile, k, count, found, [&](int64_t i) { return window(i); });
   }
   template <class Visit>
   ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
@@ -87,15 +100,23 @@ struct FromBoxes {
 };
 
 // Calls use(from) with the plan and the meetings of a call, which live as long as that takes.
+// `most` is the number of tiles that is measured by. Among few RoIs a block has found those that it
+// meets sooner than one more kernel, and the meetings of very many on very many tiles are too
+// large.
 template <class A, int kWeights, class Use>
-void with_meetings(const Problem& problem, const Tiling& tiling, const Plan<A, kWeights>& plan,
-                   Use&& use) {
+void with_meetings(const Problem& problem, const Tiling& tiling, int64_t most,
+                   const Plan<A, kWeights>& plan, Use&& use) {
+  constexpr int64_t kMostWords = 16 << 20;
   const int64_t groups = divide_up(problem.rois, FindMeetings::kGroup);
-  const Scratch<uint32_t> words(problem, groups * tiling.count);
-  const FindMeetings kernel{tiling, plan.windows, words.data(), problem.rois,
-                            divide_up(tiling.count, kThreads)};
-  launch(problem, kernel, groups * kernel.blocks_of_tiles,
-         Shared::bytes_of<Window>(FindMeetings::kGroup));
+  const bool apart =
+      problem.rois >= ROIDL_TUNE_GATHER_MEETINGS && most > 0 && groups <= kMostWords / most;
+  const Scratch<uint32_t> words(problem, apart ? groups * tiling.count : 0);
+  if (apart) {
+    const FindMeetings kernel{tiling, plan.windows, words.data(), problem.rois,
+                              divide_up(tiling.count, kThreads)};
+    launch(problem, kernel, groups * kernel.blocks_of_tiles,
+           Shared::bytes_of<Window>(FindMeetings::kGroup));
+  }
   use(FromPlan<A, kWeights>{plan, words.data()});
 }
 

@@ -76,8 +76,9 @@ struct MaxRows {
         bins_y(static_cast<int32_t>(problem.output_height)),
         bins_x(static_cast<int32_t>(problem.output_width)) {}
 
-  static bool takes(const Problem& problem) {
-    return problem.output_height + problem.output_width <= kMostBins && walks_rows(problem);
+  static bool takes(const RoiPoolProblem& problem) {
+    return problem.output_height + problem.output_width <= kMostBins && walks_rows(problem) &&
+           counts_plane(problem, problem.argmax);
   }
   int64_t bytes(int64_t some) const {
     return Shared::bytes_of<RoiType>(some) + Shared::bytes_of<Cells>(some * (bins_y + bins_x)) +

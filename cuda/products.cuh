@@ -47,7 +47,7 @@ struct Products {
   }
   bool counts() const { return true; }
 
-  // What needs no conversion goes to shared memory without coming by.
+  // What needs no conversion goes to shared memory without passing through registers.
   static constexpr bool kIsCopy = std::is_same_v<T, A>;
   struct Copied {};
   using Loaded = std::conditional_t<kIsCopy, Copied, A>;
@@ -76,17 +76,19 @@ struct Products {
     const A* y_weight = y.row(slot, rows.first) + Patch::row_of(warp);
     for (int32_t row = rows.first; row < rows.stop; ++row) {
       A across[kWeights][Patch::kColumns] = {};
+      [[maybe_unused]] uint32_t touched = 0;  // columns that any of the bins gives to
       const A* weight = x_weight;
       const A* gradients = from;
 #pragma unroll 2
       for (int32_t column = columns.first; column < columns.stop; ++column) {
         const A gradient = *gradients;
+        if constexpr (kWeights == 2) touched |= x.gives_of(slot, column);
 #pragma unroll
         for (int w = 0; w < kWeights; ++w) {
-          const Across some = *reinterpret_cast<const Across*>(weight + w * x.second);
+          const Across weights = *reinterpret_cast<const Across*>(weight + w * x.second);
 #pragma unroll
           for (int j = 0; j < Patch::kColumns; ++j)
-            if (some.at[j] != A(0)) across[w][j] = fused(some.at[j], gradient, across[w][j]);
+            if (weights.at[j] != A(0)) across[w][j] = fused(weights.at[j], gradient, across[w][j]);
         }
         weight += Columns::kStride;
         gradients += stride;
@@ -98,13 +100,16 @@ struct Products {
 #pragma unroll
         for (int w = 0; w < kWeights; ++w) {
           // The derivative of a product: each weight's own, times the other axis' average.
-          const Down some = *reinterpret_cast<const Down*>(y_weight + w * y.second + i);
+          const Down weights = *reinterpret_cast<const Down*>(y_weight + w * y.second + i);
 #pragma unroll
           for (int r = 0; r < kDown; ++r)
 #pragma unroll
             for (int j = 0; j < Patch::kColumns; ++j) {
               A& cell = sum.at[(i + r) * Patch::kColumns + j];
-              if (some.at[r] != A(0)) cell = fused(some.at[r], across[kWeights - 1 - w][j], cell);
+              // A derivative may be infinite, and nothing across is zero.
+              if (kWeights == 2 && (touched >> (Patch::column_of(warp) + j) & 1) == 0) continue;
+              if (weights.at[r] != A(0))
+                cell = fused(weights.at[r], across[kWeights - 1 - w][j], cell);
             }
         }
       }

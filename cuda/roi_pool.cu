@@ -80,8 +80,9 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
     using Rois = PoolRois<typename decltype(coordinate)::type>;
     if (!is_channels_last(problem) && MaxRows<T, Rois>::takes(problem))
       with_order(
-          problem, FromBoxes<accumulator<T>, Rois>{Rois(problem)},
-          [&](const int32_t* order) { launch_rows(problem, MaxRows<T, Rois>(problem), order); });
+          problem, FromBoxes<accumulator<T>, Rois>{Rois(problem)}, [&](const int32_t* order) {
+            launch_rows(problem, MaxRows<T, Rois>(problem), order, 2 * enough_blocks(problem));
+          });
     else
       max_by_bins<T, Rois>(problem);
   });

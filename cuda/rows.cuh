@@ -228,22 +228,27 @@ bool channels_together(const Problem& problem) {
   return together;
 }
 
-// Whether the offsets within the planes of all maps and of the results are of 31 bits, those of a
-// few planes, too, and so all that is counted.
-inline bool walks_rows(const Problem& problem) {
-  const auto fits = [](int64_t height, int64_t width, int64_t h, int64_t w, int64_t c) {
-    const auto reach = [](int64_t size, int64_t stride) {
-      return static_cast<double>(size - 1) * static_cast<double>(stride < 0 ? -stride : stride);
-    };
-    return reach(height, h) + reach(width, w) < INT32_MAX &&
-           kMostTogether * reach(2, c) < INT32_MAX;
+// Whether the offsets within a plane of so many rows and columns are of 31 bits, and those between
+// the planes of a few channels.
+inline bool counts_plane(const Problem& problem, int64_t height, int64_t width, int64_t h,
+                         int64_t w, int64_t c) {
+  const auto reach = [](int64_t size, int64_t stride) {
+    return static_cast<double>(size - 1) * static_cast<double>(stride < 0 ? -stride : stride);
   };
-  const PooledView& out = problem.pooled;
-  bool all = fits(problem.output_height, problem.output_width, out.h, out.w, out.c);
+  const int64_t planes = problem.channels > 1 ? kMostTogether + 1 : 1;
+  return reach(height, h) + reach(width, w) < INT32_MAX && reach(planes, c) < INT32_MAX;
+}
+inline bool counts_plane(const Problem& problem, const PooledView& view) {
+  return counts_plane(problem, problem.output_height, problem.output_width, view.h, view.w, view.c);
+}
+
+// Whether that holds for all maps and for the results, and so all that is counted.
+inline bool walks_rows(const Problem& problem) {
+  bool all = counts_plane(problem, problem.pooled);
   for (int i = 0; i < problem.num_maps; ++i) {
     const Map& map = problem.maps[i];
     const MapView& view = map.features;
-    all &= fits(map.height, map.width, view.h, view.w, view.c);
+    all &= counts_plane(problem, map.height, map.width, view.h, view.w, view.c);
   }
   const auto product = [](int64_t a, int64_t b) {
     return static_cast<double>(a) * static_cast<double>(b);
@@ -254,7 +259,7 @@ inline bool walks_rows(const Problem& problem) {
 }
 
 template <class Body>
-void launch_rows(const Problem& problem, const Body& body, const int32_t* order) {
+void launch_rows(const Problem& problem, const Body& body, const int32_t* order, int64_t enough) {
   constexpr int kTogether = Body::kTogether;
   // A block is made smaller until there are enough of them: first of the RoIs that it has, then of
   // the channels, so that its warps meet in L1; then rows of bins are dealt out to idle warps.
@@ -263,8 +268,8 @@ void launch_rows(const Problem& problem, const Body& body, const int32_t* order)
     return divide_up(problem.rois, some) * divide_up(problem.channels, slab);
   };
   const auto fits = [&] { return Body::Kept::bytes() + body.bytes(some) <= kSharedBytes; };
-  while (some > 1 && (!fits() || blocks() < 2 * enough_blocks(problem))) some = divide_up(some, 2);
-  while (slab > kTogether && blocks() < 2 * enough_blocks(problem)) slab /= 2;
+  while (some > 1 && (!fits() || blocks() < enough)) some = divide_up(some, 2);
+  while (slab > kTogether && blocks() < enough) slab /= 2;
   const int64_t together = divide_up(slab < problem.channels ? slab : problem.channels, kTogether);
   const int64_t units = some * together, bins = problem.output_height;
   const int64_t parts = divide_up(kWarps, units) < bins ? divide_up(kWarps, units) : bins;

@@ -13,7 +13,7 @@ struct Chunk {
 };
 
 // So many chunks of a list of RoIs, from number `chunk` of the RoI at `roi` on.
-struct Some {
+struct Batch {
   int64_t first;  // RoI, from which the list counts
   const int32_t* list;
   int32_t roi, chunk, count;
@@ -41,8 +41,8 @@ struct Staging {
   Source source;
   PooledView grad_output;
   int32_t bins_y, bins_x;
-  int32_t some_y, some_x, at_once;  // bins of a chunk, chunks at a time
-  int32_t chunks;                   // of a RoI
+  int32_t chunk_y, chunk_x, at_once;  // bins of a chunk, chunks at a time
+  int32_t chunks_of_roi;
   Divider by_chunks, by_chunks_x;
   bool lanes_are_bins;
 
@@ -51,42 +51,43 @@ struct Staging {
         grad_output(problem.pooled),
         bins_y(static_cast<int32_t>(problem.output_height)),
         bins_x(static_cast<int32_t>(problem.output_width)),
-        some_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
-        some_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
+        chunk_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
+        chunk_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
         at_once(1),
-        chunks(static_cast<int32_t>(divide_up(bins_y, some_y) * divide_up(bins_x, some_x))),
-        by_chunks(chunks),
-        by_chunks_x(divide_up(bins_x, some_x)),
+        chunks_of_roi(number_of(divide_up(bins_y, chunk_y) * divide_up(bins_x, chunk_x))),
+        by_chunks(chunks_of_roi),
+        by_chunks_x(divide_up(bins_x, chunk_x)),
         lanes_are_bins(grad_output.c != 1 && counts_channels(grad_output) && source.counts()) {}
 
   int64_t bytes(int64_t count) const {
-    return Shared::bytes_of<Chunk>(count) + Rows::bytes(count, some_y, kWeights) +
-           Columns::bytes(count, some_x, kWeights) +
-           Source::staged_bytes(count * some_y * some_x * kBinStride, count);
+    return Shared::bytes_of<Chunk>(count) + Rows::bytes(count, chunk_y, kWeights) +
+           Columns::bytes(count, chunk_x, kWeights) +
+           Source::staged_bytes(count * chunk_y * chunk_x * kBinStride, count);
   }
   ROIDL_DEVICE Space place(Shared shared) const {
     Space space;
     space.chunks = shared.take<Chunk>(at_once);
-    space.y = Rows::place(shared, at_once, some_y, kWeights);
-    space.x = Columns::place(shared, at_once, some_x, kWeights);
-    space.staged = Source::place(shared, int64_t{at_once} * some_y * some_x * kBinStride, at_once);
+    space.y = Rows::place(shared, at_once, chunk_y, kWeights);
+    space.x = Columns::place(shared, at_once, chunk_x, kWeights);
+    space.staged =
+        Source::place(shared, int64_t{at_once} * chunk_y * chunk_x * kBinStride, at_once);
     return space;
   }
 
   // What each bin gives to each row and column of the tile.
   template <class From>
   ROIDL_DEVICE void weigh(const Team& team, const Space& space, const From& from, const Tile& tile,
-                          const Some& some) const {
-    const int32_t both = some_y + some_x;
-    team.each(some.count * both, [&](int64_t index) {
+                          const Batch& batch) const {
+    const int32_t both = chunk_y + chunk_x;
+    team.each(batch.count * both, [&](int64_t index) {
       const int32_t i = static_cast<int32_t>(index), slot = i / both, bin = i - slot * both;
-      Chunk chunk = chunk_of(some, slot);
+      Chunk chunk = chunk_of(batch, slot);
       if (bin == 0) {
         chunk.offset = grad_output.offset(chunk.k);
         space.chunks[slot] = chunk;
         source.know(space.staged, slot, chunk.k);
       }
-      const int32_t row = bin, column = bin - some_y;
+      const int32_t row = bin, column = bin - chunk_y;
       if (row < chunk.rows)
         weigh_bin<Patch::kTileRows>(from, true, chunk.k, chunk.p + row, tile.y, space.y, slot, row);
       else if (column >= 0 && column < chunk.columns)
@@ -94,7 +95,7 @@ struct Staging {
                                        slot, column);
     });
     constexpr int kRanges = Rows::kRanges + Columns::kRanges;
-    team.each(some.count * kRanges, [&](int64_t index) {
+    team.each(batch.count * kRanges, [&](int64_t index) {
       const int i = static_cast<int>(index), slot = i / kRanges, patch = i % kRanges;
       if (patch < Rows::kRanges)
         space.y.find_giving(slot, patch, space.chunks[slot].rows);
@@ -105,23 +106,28 @@ struct Staging {
 
   // The gradients of the bins that give anything.
   ROIDL_DEVICE void stage(const Team& team, const Space& space, const Work& work,
-                          const Some& some) const {
-    lanes_are_bins ? move<true>(team, space, work, some) : move<false>(team, space, work, some);
+                          const Batch& batch) const {
+    lanes_are_bins ? move<true>(team, space, work, batch) : move<false>(team, space, work, batch);
     wait_for_copies();
     team.sync();
   }
 
   ROIDL_DEVICE int32_t at(int slot, int32_t row, int32_t column) const {
-    return ((slot * some_y + row) * some_x + column) * kBinStride;
+    return ((slot * chunk_y + row) * chunk_x + column) * kBinStride;
   }
 
  private:
-  ROIDL_DEVICE Chunk chunk_of(const Some& some, int slot) const {
-    int32_t x = some.chunk + slot;
-    const int64_t k = some.first + some.list[some.roi + by_chunks.split(x)];
-    const int32_t p = by_chunks_x.split(x) * some_y, q = x * some_x;
+  // Results of more chunks than that have more elements than any memory.
+  static int32_t number_of(int64_t chunks) {
+    return static_cast<int32_t>(chunks < INT32_MAX ? chunks : INT32_MAX);
+  }
+
+  ROIDL_DEVICE Chunk chunk_of(const Batch& batch, int slot) const {
+    int32_t x = batch.chunk + slot;
+    const int64_t k = batch.first + batch.list[batch.roi + by_chunks.split(x)];
+    const int32_t p = by_chunks_x.split(x) * chunk_y, q = x * chunk_x;
     const int32_t rows = bins_y - p, columns = bins_x - q;
-    return {k, 0, p, q, rows < some_y ? rows : some_y, columns < some_x ? columns : some_x};
+    return {k, 0, p, q, rows < chunk_y ? rows : chunk_y, columns < chunk_x ? columns : chunk_x};
   }
 
   template <int kCells, class From, class TableType>
@@ -155,11 +161,11 @@ struct Staging {
   // that 32 bits do not count it); a lane loads kStaged of the other kind together.
   template <bool kChannelsFirst>
   ROIDL_DEVICE void move(const Team& team, const Space& space, const Work& work,
-                         const Some& some) const {
+                         const Batch& batch) const {
     // As many warps to a chunk as there are for each, at most one to every kStaged channels.
     int halvings = 0;
-    while (some.count << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
-    team.rows(some.count << halvings, kLanes, [&](int32_t unit, int32_t lane) {
+    while (batch.count << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
+    team.rows(batch.count << halvings, kLanes, [&](int32_t unit, int32_t lane) {
       const int32_t slot = unit >> halvings;
       const Range rows = space.y.giving_at_all(slot);
       const Range columns = space.x.giving_at_all(slot);
@@ -173,7 +179,7 @@ struct Staging {
       if constexpr (kChannelsFirst) {
         // Where half of the lanes have no bin, they take other channels of the first half's.
         int shift = 5, parts = halvings;
-        for (; 1 << (shift - 1) >= bins && kStaged << parts < kLanes; ++parts) --shift;
+        for (; kStaged << parts < kLanes && 1 << (shift - 1) >= bins; ++parts) --shift;
         piece += lane >> shift << halvings;
         for (int32_t i = lane & ((1 << shift) - 1); i < bins; i += 1 << shift)
           stage_channels(space, work, bin, i, piece * kStaged, kStaged << parts, from);
@@ -193,7 +199,7 @@ struct Staging {
     from += row * grad_output.h + column * grad_output.w + first * stride;
     const auto bin = source.bin_of(space.staged, place_of(space, work, bins, row, column, first));
     for (int32_t c = first; c < channels; c += step, from += step * stride) {
-      const auto some_of_them = [&](int32_t count) {
+      const auto move_some = [&](int32_t count) {
         typename Source::Loaded loaded[kStaged];
 #pragma unroll
         for (int j = 0; j < kStaged; ++j)
@@ -203,9 +209,9 @@ struct Staging {
           if (j < count) source.put(space.staged, bin, c - first + j, loaded[j]);
       };
       if (Source::kIsShort && channels - c >= kStaged)
-        some_of_them(kStaged);  // as a rule without a question at every one
+        move_some(kStaged);  // as a rule without a question at every one
       else
-        some_of_them(channels - c);
+        move_some(channels - c);
     }
   }
 

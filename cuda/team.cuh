@@ -77,19 +77,14 @@ struct Team {
     visit(thread);
   }
 
-  // What test(lane) says for each of a warp's lanes, bit by bit; all of a warp must reach it
-  // together.
+  // words[i] becomes what test(i, lane) says for each of a warp's lanes, bit by bit, for the first
+  // `asked` of `count`, and 0 for the others.
   template <class Test>
-  ROIDL_DEVICE uint32_t ballot(Test&& test) const {
-    return __ballot_sync(0xffffffffu, test(static_cast<int>(threadIdx.x % kLanes)));
-  }
-
-  // words[i] becomes what test(i, lane) says for each of a warp's lanes, bit by bit.
-  template <class Test>
-  ROIDL_DEVICE void ballots(int count, uint32_t* words, Test&& test) const {
+  ROIDL_DEVICE void ballots(int count, int asked, uint32_t* words, Test&& test) const {
+    const int lane = threadIdx.x % kLanes;
     for (int i = threadIdx.x / kLanes; i < count; i += kWarps) {
-      const uint32_t word = ballot([&](int lane) { return test(i, lane); });
-      if (threadIdx.x % kLanes == 0) words[i] = word;
+      const uint32_t word = i < asked ? __ballot_sync(0xffffffffu, test(i, lane)) : 0;
+      if (lane == 0) words[i] = word;
     }
     __syncthreads();
   }

@@ -85,7 +85,7 @@ struct Tiling {
       const Map& map = problem.maps[i];
       const int64_t columns = divide_up(map.width, tile_columns);
       const int64_t each = columns * divide_up(map.height, tile_rows);
-      const bool few = each > 0 && images * each <= INT32_MAX;
+      const bool few = each > 0 && each <= INT32_MAX && images * each <= INT32_MAX;
       of[i] = {count,
                map.height,
                map.width,

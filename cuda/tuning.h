@@ -8,8 +8,8 @@
 #endif
 
 // The averages by rows (rows.cuh): 32-bit values of as many channels that a warp works on together;
-// items that it keeps of them in shared memory, at most 128; RoIs and channels of a block; blocks
-// that share a multiprocessor.
+// items that it keeps of them in shared memory, at most 128; RoIs and channels of a block (a
+// power of two, and a multiple of those together); blocks that share a multiprocessor.
 #ifndef ROIDL_TUNE_ROWS_TOGETHER
 #define ROIDL_TUNE_ROWS_TOGETHER 8
 #endif
@@ -40,8 +40,12 @@
 #define ROIDL_TUNE_MAX_RESIDENT 3
 #endif
 
-// Gradients to the input (gather.cuh): RoIs whose bins are in shared memory together, at most;
+// Gradients to the input (gather.cuh): RoIs from which on a kernel of its own finds which of them
+// meet which tiles (meeting.cuh); RoIs whose bins are in shared memory together, at most;
 // gradients that a lane loads together.
+#ifndef ROIDL_TUNE_GATHER_MEETINGS
+#define ROIDL_TUNE_GATHER_MEETINGS 256
+#endif
 #ifndef ROIDL_TUNE_GATHER_AT_ONCE
 #define ROIDL_TUNE_GATHER_AT_ONCE 8
 #endif
