@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import load, machine, reference
-from .case import LAYOUTS, OPERATIONS, Array, Case, Data
+from .case import ITEM_BYTES, LAYOUTS, OPERATIONS, Array, Case, Data
 from .process import ROOT, Process, WorkerError
 from .workloads import ALL, Workload, bytes_to_move, make_data
 
@@ -36,6 +36,7 @@ class EngineSpec(NamedTuple):
     variables: Mapping[str, str] = MappingProxyType({})  # of its process's environment
     operations: Sequence[str] = tuple(OPERATIONS)  # of those that it offers
     layouts: Sequence[str] = LAYOUTS
+    dtypes: Sequence[str] = tuple(ITEM_BYTES)
 
 
 class Plan(NamedTuple):
@@ -103,7 +104,9 @@ class Fleet:
             spec = self._plan.engines[name]
             for offered, layout, dtype in engine["offers"]:
                 planned = layout in self._plan.layouts and dtype in self._plan.dtypes
-                asked = offered in spec.operations and layout in spec.layouts
+                asked = (
+                    offered in spec.operations and layout in spec.layouts and dtype in spec.dtypes
+                )
                 if offered == operation and planned and asked:
                     yield Competitor(name, layout, dtype)
 

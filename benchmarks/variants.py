@@ -37,12 +37,13 @@ class Trial(NamedTuple):
     values: Sequence[str]
     operations: Sequence[str] = (ALIGN, POOL, *BACKWARD)
     layouts: Sequence[str] = LAYOUTS
+    dtypes: Sequence[str] = tuple(ITEM_BYTES)
 
 
 FORWARD, GRADIENT = (ALIGN, POOL), (f"{ALIGN}_backward",)
 ROWS = ("NCHW",)
 TRIALS = {
-    "ORDER_FEWEST": Trial(("1000000000",), FORWARD, ROWS),  # never
+    "ORDER_FEWEST": Trial(("64", "1000000000"), FORWARD, ROWS),  # W3 has 100 RoIs; never
     "ROWS_TOGETHER": Trial(("4",), (ALIGN,), ROWS),
     "ROWS_ITEMS": Trial(("56", "80"), FORWARD, ROWS),
     "ROWS_ROIS": Trial(("8", "16"), (ALIGN,), ROWS),
@@ -52,12 +53,13 @@ TRIALS = {
     "MAX_ROIS": Trial(("8", "32"), (POOL,), ROWS),
     "MAX_SLAB": Trial(("16",), (POOL,), ROWS),
     "MAX_RESIDENT": Trial(("2", "4"), (POOL,), ROWS),
+    "GATHER_MEETINGS": Trial(("1", "1000000000"), BACKWARD),  # always, never
     "GATHER_AT_ONCE": Trial(("4", "16"), BACKWARD),
     "GATHER_STAGED": Trial(("2", "8"), BACKWARD),
     "GATHER_COLUMNS": Trial(("4",), GRADIENT),
-    "GATHER_WIDE": Trial(("1", "1000000000"), GRADIENT),  # always, never
-    "GATHER_RESIDENT": Trial(("2", "4"), GRADIENT),
-    "GATHER_HALF_RESIDENT": Trial(("2", "4"), GRADIENT),
+    "GATHER_WIDE": Trial(("0", "1000000000"), GRADIENT),  # always, never
+    "GATHER_RESIDENT": Trial(("2", "4"), GRADIENT, dtypes=("float32",)),
+    "GATHER_HALF_RESIDENT": Trial(("2", "4"), GRADIENT, dtypes=("float16", "bfloat16")),
     "MAX_GATHER_RESIDENT": Trial(("2", "4"), (f"{POOL}_backward",)),
 }
 
@@ -129,7 +131,9 @@ def engines(made: dict[str, Any], folder: Path, trials: dict[str, Trial]) -> dic
         library = {"ROIDL_CUDA_LIBRARY": str((folder / about["library"]).resolve())}
         spec = EngineSpec(sys.executable, ENGINE, library)
         if trial:
-            spec = spec._replace(operations=trial.operations, layouts=trial.layouts)
+            spec = spec._replace(
+                operations=trial.operations, layouts=trial.layouts, dtypes=trial.dtypes
+            )
         else:
             found[AGAIN] = spec
         found[name] = spec
