@@ -24,7 +24,7 @@ struct Products {
                                    : sizeof(T) == 4 ? ROIDL_TUNE_GATHER_RESIDENT
                                                     : ROIDL_TUNE_GATHER_HALF_RESIDENT;
   static constexpr int kStaged = ROIDL_TUNE_GATHER_STAGED;
-  static constexpr bool kIsShort = true;  // what is done with a gradient
+  static constexpr bool kIsShort = true;  // put(): to ask for every gradient would count
   static constexpr int kDown = 4;         // rows whose weights are read together
 
   struct Own {};  // nothing: the sums are the registers'

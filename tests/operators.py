@@ -11,6 +11,8 @@ import oracle
 import roidl
 from cases import random_boxes
 from conftest import NumpyArray, numpy_dtype
+from roidl import _core
+from roidl._params import align_params
 from trials import assert_close, to_nchw
 
 SIZE = (2, 3)
@@ -97,3 +99,26 @@ def small_problem(dtype: str) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
     input = rng.standard_normal((2, 18, 7, 9)).astype(numpy_dtype(dtype))
     boxes = random_boxes(rng, 4, 2, 7, 9, 1.0).astype(np.float32)
     return input, boxes, rng.standard_normal((4, 18, *SIZE)).astype(numpy_dtype(dtype))
+
+
+# A gradient, its box, and a direction of it in which the derivative of every sample is infinite.
+INFINITE_STEP = (
+    np.random.default_rng(5).standard_normal((1, 3, 2, 2)).astype(np.float32),
+    np.array([[0, 5.2, 5.2, 8.7, 8.7]], np.float32),
+    np.array([[0, 0, np.inf, 0, 0]], np.float32),
+)
+
+
+def jvp_boxes_backward(gradient: Any, boxes: Any, step: Any, result: Any) -> None:
+    """Write the gradient to the input of what a step of the boxes changes."""
+    op = "roi_align_jvp_boxes_backward"
+    params = align_params(op, gradient.shape[2:], 1.0, 2, True, "avg", "NCHW")
+    _core.run_operator(op, params, gradient, boxes, None, step, result.shape, result, None, 1)
+
+
+def assert_infinite_inside(result: NumpyArray) -> None:
+    """Of INFINITE_STEP: zero times infinity stays in the rows and columns that the bins touch."""
+    touched = np.zeros((16, 16), bool)
+    touched[5:9, 5:9] = True  # samples from 5.14 to 7.76
+    assert not np.isfinite(result[:, :, touched]).any()
+    assert np.isfinite(result[:, :, ~touched]).all()

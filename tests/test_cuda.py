@@ -14,9 +14,15 @@ import pytest
 
 import roidl
 from conftest import ROWS, Lib, NumpyArray
-from operators import OPERATORS, Results, call, every_operator
-from roidl import _core
-from roidl._params import align_params
+from operators import (
+    INFINITE_STEP,
+    OPERATORS,
+    Results,
+    assert_infinite_inside,
+    call,
+    every_operator,
+    jvp_boxes_backward,
+)
 
 ON_CUDA = [name for name in ROWS if name in ("cupy", "torch_cuda")]
 
@@ -133,27 +139,12 @@ def test_gradients_of_many_tiles_have_the_bits_of_few(layout: str, dtype: str, l
     np.testing.assert_allclose(every, exact, rtol=tolerance, atol=tolerance)
 
 
-def jvp_boxes_backward(grad: Any, boxes: Any, tangent: Any, size: int, result: Any) -> None:
-    """Write the gradient to the input of what a step of the boxes along `tangent` changes."""
-    op, shape = "roi_align_jvp_boxes_backward", result.shape
-    params = align_params(op, size, 1.0, 2, True, "avg", "NCHW")
-    _core.run_operator(op, params, grad, boxes, None, tangent, shape, result, None, 1)
-
-
 def test_an_infinite_derivative_stays_in_the_columns_of_its_box(lib: Lib) -> None:
     # Its neighbours in the same patch of a tile have nothing across: zero times infinity.
-    grad = features_of(1, 3, 2, 2)
-    boxes = np.array([[0, 5.2, 5.2, 8.7, 8.7]], np.float32)
-    tangent = np.array([[0, 0, np.inf, 0, 0]], np.float32)
-    exact = np.zeros((1, 3, 16, 16), np.float32)
-    jvp_boxes_backward(grad, boxes, tangent, 2, exact)
-    assert not np.isfinite(exact[:, :, :, 5:9]).all()
-    assert np.isfinite(exact[:, :, :, :5]).all()
-    assert np.isfinite(exact[:, :, :, 9:]).all()
-    result = lib.asarray(np.zeros_like(exact))
-    arrays = [lib.asarray(array) for array in (grad, boxes, tangent)]
-    jvp_boxes_backward(arrays[0], arrays[1], arrays[2], 2, result)
-    np.testing.assert_array_equal(np.isfinite(lib.to_numpy(result)), np.isfinite(exact))
+    arrays = [lib.asarray(array) for array in INFINITE_STEP]
+    result = lib.asarray(np.zeros((1, 3, 16, 16), np.float32))
+    jvp_boxes_backward(arrays[0], arrays[1], arrays[2], result)
+    assert_infinite_inside(lib.to_numpy(result))
 
 
 @pytest.mark.parametrize("channels", [16, 24, 18])

@@ -12,6 +12,7 @@ import oracle
 import roidl
 from cases import random_boxes
 from conftest import NumpyArray
+from operators import INFINITE_STEP, assert_infinite_inside, jvp_boxes_backward
 from trials import Float64, assert_close, from_nchw, to_nchw
 
 H, W = 7, 9
@@ -212,3 +213,9 @@ def test_derivative_along_a_ramp() -> None:
     just_one = np.array([[0, 4.0, 3.0, 6.0, 8.0]])  # one cell wide: still free
     got = roidl.roi_align_backward_boxes(one, ramp, just_one, **rule)
     np.testing.assert_allclose(got, [[0, 0.5, 1.25, 0.5, 1.25]], rtol=1e-12)
+
+
+def test_an_infinite_step_of_the_boxes_stays_where_they_are() -> None:
+    result = np.zeros((1, 3, 16, 16), np.float32)
+    jvp_boxes_backward(*INFINITE_STEP, result)
+    assert_infinite_inside(result)
