@@ -3,17 +3,15 @@
 
 #include <algorithm>
 
+#include "tuning.h"
+
 namespace roidl::cpu {
 
 namespace {
 
-// Tables in bytes: of all RoIs, or of a batch that all threads share; and of one thread's own.
-constexpr size_t kSharedBytes = 4 << 20;
-constexpr size_t kThreadBytes = 512 << 10;
-
 // Makes the tables from `first` on, until they take so many bytes; returns where it stopped.
 int64_t make_batch(Tables& tables, const std::vector<Roi>& windows, int64_t first, int64_t stop,
-                   size_t bytes, Arena& arena, std::vector<const Roi*>& made) {
+                   int64_t bytes, Arena& arena, std::vector<const Roi*>& made) {
   arena.clear();
   made.clear();
   int64_t at = first;

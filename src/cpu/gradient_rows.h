@@ -26,9 +26,9 @@ class GradientRows {
 
  private:
   void make_ready(int64_t needed) {
-    constexpr int64_t kChunk = 2048;
     if (needed <= ready_) return;
-    const int64_t end = least(task_.y_end * task_.width, (needed + kChunk - 1) / kChunk * kChunk);
+    const int64_t end = least(task_.y_end * task_.width,
+                              (needed + kClearedCells - 1) / kClearedCells * kClearedCells);
     for (int64_t c = 0; c < task_.channels; ++c)
       std::memset(static_cast<void*>(row_.data + c * row_.channel_stride + ready_), 0,
                   most(0, end - ready_) * sizeof(A));

@@ -28,6 +28,7 @@ constexpr Kernels kernels_of() {
 extern const InstructionSet ROIDL_ISA;
 const InstructionSet ROIDL_ISA = {
     ROIDL_TEXT(ROIDL_ISA),
+    kStress,
     {kernels_of<float16>(), kernels_of<bfloat16>(), kernels_of<float>(), kernels_of<double>()}};
 
 }  // namespace roidl::cpu

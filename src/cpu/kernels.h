@@ -4,23 +4,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tuning.h"
+
 namespace roidl::cpu {
 
 // Kernels work on blocks of channels, one cache line of accumulators.
 inline constexpr int kBlockBytes = 64;
-// Bins of this many output rows are worked on together: their sums stay in L1.
-inline constexpr int kRowsTogether = 8;
 // Lines from the sums of one column to those of the next: with eight, they would share an eighth of
 // the sets of the cache.
 inline constexpr int kSumsLines = kRowsTogether + 1;
-// How many columns of a map are summed up at a time, for the gradient to it.
-inline constexpr int kGradientColumns = 2048;
-inline constexpr int kMostGradientBlocks = 4;
-// Rows of a map whose maximum RoIPool takes in one go.
-inline constexpr int kPoolRows = 32;
-// Blocks of channels that are read together where they lie: four lines that follow each other are
-// fetched ahead, single ones at the distance of a cell are not.
-inline constexpr int kBlocksTogether = 4;
 
 // The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps.
 template <class A>
@@ -173,9 +165,8 @@ struct Task {
 
 // Bins of how many output rows are worked on together: fewer where a row of sums is long.
 inline int64_t rows_together(const Task& task) {
-  constexpr int64_t kMostBytes = 4 << 20;
   const int64_t row = task.max_cells * (task.direct ? kBlocksTogether : 1) * kBlockBytes;
-  const int64_t rows = kMostBytes / row;
+  const int64_t rows = kRowsBytes / row;
   return rows < 1 ? 1 : rows < kRowsTogether ? rows : kRowsTogether;
 }
 
@@ -230,6 +221,7 @@ struct Kernels {
 
 struct InstructionSet {
   const char* name;
+  bool stress;         // compiled with ROIDL_STRESS
   Kernels kernels[4];  // float16, bfloat16, float32, float64
 };
 

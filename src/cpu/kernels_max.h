@@ -255,10 +255,9 @@ template <class A, class Inside>
 ROIDL_INLINE void spread_winner(const Task& task, const SamplesRoi<A>& roi, int64_t p, int64_t q,
                                 const Winner<A>& winner, const A* grad, const Plane<A>& plane,
                                 Inside&& inside) {
-  constexpr int64_t kFew = 9;
   const Samples<A>&y = roi.y, &x = roi.x;
   const int64_t candidates = int64_t{y.start[p + 1] - y.start[p]} * (x.start[q + 1] - x.start[q]);
-  if (task.onnx || candidates > kFew) {
+  if (task.onnx || candidates > kFewSamples) {
     for (int c = 0; c < task.channels; ++c)
       for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
         if (inside(row, column)) plane.row(row)[column * plane.cell_stride + c] += weight * grad[c];

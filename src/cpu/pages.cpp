@@ -7,11 +7,11 @@
 #include <cstdlib>
 #include <initializer_list>
 
+#include "tuning.h"
+
 namespace roidl::cpu {
 
 namespace {
-
-constexpr int64_t kLarge = 4 << 20;
 
 struct Axis {
   int64_t size, stride;
@@ -25,7 +25,7 @@ void advise(void* data, std::initializer_list<Axis> axes, int64_t item_bytes) {
     reach += (axis.size - 1) * axis.stride;
   }
   const int64_t bytes = reach * item_bytes;
-  if (bytes < kLarge) return;
+  if (bytes < kHugeBytes) return;
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;

@@ -19,13 +19,12 @@
 #include <thread>
 
 #include "../error.h"
+#include "tuning.h"
 
 namespace roidl::cpu {
 
 namespace {
 
-// On a busy machine a hand-over costs milliseconds, so small work stays where it is.
-constexpr double kNanosecondsPerThread = 150e3;
 constexpr int kMaxThreads = 1024;
 
 struct Job final : Tasks {

@@ -10,39 +10,11 @@
 #include "pages.h"
 #include "parallel.h"
 #include "parts.h"
+#include "tuning.h"
 
 namespace roidl::cpu {
 
 namespace {
-
-// Work of one cell or bin in one channel, measured on one core with AVX-512: enough to decide
-// whether a second thread is worth waking.
-constexpr double kNanoseconds = 0.05;
-// More tasks than threads, so that a slow one does not keep the others waiting.
-constexpr int64_t kTasksPerThread = 4;
-// Neighbouring RoIs read the same cells: they stay together.
-constexpr int64_t kDirectRois = 8;
-// The mean window that is still read in place, in bytes: about what a core's L2 holds.
-constexpr double kDirectWindow = 2 << 20;
-// Rows of a map that a thread keeps packed, in bytes.
-constexpr int64_t kRingBytes = 8 << 20;
-// The same for sweeps: the ring shares the L2 with what is streamed through it. Of fewer rows than
-// these, windows would fall into too many parts; of wider maps, they would be too many bytes.
-constexpr int64_t kSweepBytes = 1 << 20;
-constexpr int64_t kLowestRing = 8;
-constexpr int64_t kSweepWidth = 4096;
-constexpr int64_t kSweepCells = int64_t{1} << 34;  // a bit for every 16
-// The sums of RoIs that are worked on in parts; with more of them, the map is packed again.
-constexpr int64_t kSlotBytes = 1 << 20;
-// The sums of a task in one block of channels, in bytes: most of what a core's L2 holds. Shorter
-// bands than these rows would work through the same RoIs too often.
-constexpr int64_t kGradientBytes = 7 << 18;
-constexpr int64_t kShortestBand = 8;
-// The mean window of several blocks of channels, in bytes: they lie together in memory, which is
-// worth more than the L2 unless windows are large.
-constexpr double kBlocksWindow = 512 << 10;
-// Results of more bytes than this would only push everything else out of the caches.
-constexpr double kStreamBytes = 4 << 20;
 
 struct Deleter {
   void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{64}); }

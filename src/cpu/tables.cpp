@@ -5,15 +5,15 @@
 #include <new>
 
 #include "../samples.h"
+#include "tuning.h"
 
 namespace roidl::cpu {
 
 char* Arena::take_bytes(size_t bytes) {
-  constexpr size_t kBlock = 64 << 10;
   bytes = (bytes + 7) / 8 * 8;
   taken_ += bytes;
   if (bytes > left_) {
-    left_ = std::max(bytes, kBlock);
+    left_ = std::max(bytes, static_cast<size_t>(kArenaBytes));
     blocks_.emplace_back(new char[left_]);
     if (blocks_.size() == 1) first_bytes_ = left_;
     next_ = blocks_.back().get();

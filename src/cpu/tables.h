@@ -24,7 +24,7 @@ class Arena {
     if (!values.empty()) std::memcpy(copy, values.data(), values.size() * sizeof(T));
     return copy;
   }
-  size_t taken() const { return taken_; }
+  int64_t taken() const { return static_cast<int64_t>(taken_); }
   void clear();
 
  private:

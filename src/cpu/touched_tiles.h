@@ -9,7 +9,7 @@ namespace {
 class TouchedTiles {
  public:
   // A bit for every tile of a row: kTile cells, or more where the row is longer than that.
-  static constexpr int kWords = kGradientColumns / kTile / 64;
+  static constexpr int kWords = (kGradientColumns / kTile + 63) / 64;
   struct Marks {
     int64_t y;
     uint64_t word[kWords];
