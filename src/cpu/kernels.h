@@ -14,7 +14,8 @@ inline constexpr int kBlockBytes = 64;
 // the sets of the cache.
 inline constexpr int kSumsLines = kRowsTogether + 1;
 
-// The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps.
+// The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps. Their
+// cells ascend, in boxes that are turned around as well; from bin to bin they go either way.
 template <class A>
 struct Taps {
   const int32_t* start = nullptr;     // [bins + 1]: the taps of bin p are start[p] .. start[p + 1]

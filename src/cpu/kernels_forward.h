@@ -11,8 +11,7 @@ struct TapRange {
   int32_t first, last;
 };
 
-// Those of bin p that lie in rows [begin, end). Cells of a bin come in ascending order, or in
-// descending order where the box is turned around, so they are neighbours.
+// Those of bin p that lie in rows [begin, end): neighbours, as the cells of a bin ascend.
 template <class A>
 ROIDL_INLINE TapRange taps_between(const Taps<A>& y, int64_t p, int32_t begin, int32_t end) {
   TapRange taps{y.start[p], y.start[p + 1]};

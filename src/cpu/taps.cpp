@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <initializer_list>
 #include <new>
+#include <tuple>
+#include <utility>
 
 #include "../samples.h"
 #include "tables.h"
@@ -11,7 +13,7 @@ namespace roidl::cpu {
 
 namespace {
 
-// Collects the taps of one axis bin by bin and merges those that meet on a cell.
+// Collects the taps of one axis bin by bin, merges those that meet on a cell and sorts them by it.
 template <class A>
 class TapsBuilder {
  public:
@@ -34,7 +36,17 @@ class TapsBuilder {
     cell_.push_back(static_cast<int32_t>(cell));
     sum_.push_back(weight);
   }
-  void end_bin() { start_.push_back(static_cast<int32_t>(cell_.size())); }
+  void end_bin() {
+    const size_t first = start_.back(), count = cell_.size() - first;
+    // In a box that is turned around they come as 7, 8, 6, 5.
+    if (!std::is_sorted(cell_.begin() + first, cell_.end())) {
+      unsorted_.clear();
+      for (size_t j = first; j < first + count; ++j) unsorted_.emplace_back(cell_[j], sum_[j]);
+      std::sort(unsorted_.begin(), unsorted_.end());
+      for (size_t j = 0; j < count; ++j) std::tie(cell_[first + j], sum_[first + j]) = unsorted_[j];
+    }
+    start_.push_back(static_cast<int32_t>(cell_.size()));
+  }
 
   Taps<A> finish(Arena& arena, bool by_cell) {
     Taps<A> taps;
@@ -83,6 +95,7 @@ class TapsBuilder {
   int64_t bins_ = 0;
   std::vector<int32_t> start_, cell_, distinct_, filled_;
   std::vector<double> sum_;
+  std::vector<std::pair<int32_t, double>> unsorted_;
 };
 
 // The window of a RoI with taps; a RoI that touches nothing keeps an empty one.
