@@ -337,3 +337,7 @@ def cuda_info():
 
 def instruction_set_name():
     return instruction_set().name.decode()
+
+
+def is_stress_build():
+    return instruction_set().stress

@@ -188,4 +188,5 @@ cdef extern from "cpu/parallel.h" namespace "roidl::cpu" nogil:
 cdef extern from "cpu/isa.h" namespace "roidl::cpu" nogil:
     ctypedef struct InstructionSet:
         const char* name
+        cbool stress
     const InstructionSet& instruction_set() except +raise_python_error

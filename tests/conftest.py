@@ -150,6 +150,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help=f"fail, not skip, where one of these is missing; of {','.join(ROWS)}",
     )
+    parser.addoption(
+        "--require-stress",
+        action="store_true",
+        help="fail, not skip, where the build has no stress/libroidl.so (test_stress.py)",
+    )
 
 
 def _required(config: pytest.Config) -> set[str]:

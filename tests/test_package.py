@@ -109,6 +109,7 @@ def test_build_info() -> None:
         "python",
         "platform",
         "instruction_set",
+        "stress",
         "threads",
         "cuda",
         "frameworks",

@@ -69,7 +69,7 @@ def build_info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``python``, ``platform``, ``instruction_set`` (of the CPU kernels in use),
-        ``threads``, ``cuda`` (``built``, ``usable``, ``architectures``) and ``frameworks`` (name to
+        ``stress`` (whether they are those with tiny constants, which tests use), ``threads``, ``cuda`` (``built``, ``usable``, ``architectures``) and ``frameworks`` (name to
         version, of those that are installed; none is imported).
 
     Examples
@@ -83,6 +83,7 @@ def build_info() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "instruction_set": _core.instruction_set_name(),
+        "stress": _core.is_stress_build(),
         "threads": get_num_threads(),
         "cuda": _cuda(),
         "frameworks": _installed_frameworks(),
