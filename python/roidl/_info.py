@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 from . import _core
+from ._params import check_flag
 
 __version__ = "0.1.0"
 
@@ -127,7 +128,7 @@ def set_check_boxes(check: bool) -> None:
     >>> import roidl
     >>> roidl.set_check_boxes(False)
     """
-    _core.set_check_boxes(bool(check))
+    _core.set_check_boxes(check_flag("set_check_boxes", "check", check))
 
 
 def _installed_frameworks() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ._params import Call, Pyramid, align_params, flag, grid_of, pool_params, pyramid_of
+from ._params import Call, Pyramid, align_params, check_flag, grid_of, pool_params, pyramid_of
 
 Array = Any
 
@@ -254,7 +254,7 @@ def multiscale_roi_pool(
     op = "multiscale_roi_pool"
     pyramid = pyramid_of(op, inputs, scales, canonical_scale, canonical_level, levels, counts)
     params = pool_params(op, output_size, 1.0, mode, layout)
-    arguments = (list(inputs), flag(op, "return_argmax", return_argmax))
+    arguments = (list(inputs), check_flag(op, "return_argmax", return_argmax))
     return Call(op, params, boxes, batch_indices, None, _leader(inputs), arguments, pyramid)
 
 

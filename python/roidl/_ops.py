@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ._params import Call, align_params, flag, grid_of, pool_params
+from ._params import Call, align_params, check_flag, grid_of, pool_params
 
 Array = Any
 
@@ -267,7 +267,7 @@ def roi_pool(
     """
     op = "roi_pool"
     params = pool_params(op, output_size, spatial_scale, mode, layout)
-    arguments = (input, flag(op, "return_argmax", return_argmax))
+    arguments = (input, check_flag(op, "return_argmax", return_argmax))
     return Call(op, params, boxes, batch_indices, out, input, arguments)
 
 

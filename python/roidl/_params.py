@@ -112,13 +112,32 @@ def _number(op: str, name: str, value: Any) -> float:
         raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
 
 
-def flag(op: str, name: str, value: Any) -> bool:
+def _zero_or_one(value: Any) -> int:
+    """Of a flag that is no bool of Python's, or of something else, which is refused or larger."""
+    if type(value).__name__ == "SymBool":  # of PyTorch's tracing: its guards decide it
+        return int(bool(value))
+    try:
+        return _operator.index(value)
+    except TypeError:
+        if value.dtype.kind == "b" and value.ndim == 0:  # NumPy's bools are no integers
+            return int(value.item())
+        raise
+
+
+def check_flag(op: str, name: str, value: Any) -> bool:
+    """True or False, of a bool of Python's or NumPy's, or of the integers 0 and 1."""
     if value is True or value is False:
         return value
-    try:
+    if isinstance(value, bool):  # what PyTorch's compiler has in its place
         return bool(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: {name} must be True or False, got {value!r}") from None
+    try:
+        number = _zero_or_one(value)
+        if number in (0, 1):
+            return number == 1
+    except (TypeError, ValueError, AttributeError):
+        pass  # the sentence below says more
+    hint = "; the pooling mode is mode=" if name == "aligned" and isinstance(value, str) else ""
+    raise TypeError(f"{op}: {name} must be True or False, got {value!r}{hint}")
 
 
 def _choice(op: str, name: str, value: Any, choices: dict[str, int]) -> int:
@@ -174,7 +193,7 @@ def align_params(
         _number(op, "spatial_scale", spatial_scale),
         sampling_height,
         sampling_width,
-        flag(op, "aligned", aligned),
+        check_flag(op, "aligned", aligned),
         _choice(op, "mode", mode, ALIGN_MODES),
         _choice(op, "layout", layout, LAYOUTS),
     )

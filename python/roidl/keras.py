@@ -16,6 +16,7 @@ from ._params import (
     RoiAlignParams,
     RoiPoolParams,
     align_params,
+    check_flag,
     pool_params,
     pyramid_of,
 )
@@ -190,7 +191,8 @@ class RoIAlign(_Pooling):
         **kwargs: Any,
     ) -> None:
         super().__init__(output_size, spatial_scale, mode, data_format, **kwargs)
-        self.sampling_ratio, self.aligned = _as_pair(sampling_ratio), aligned
+        self.sampling_ratio = _as_pair(sampling_ratio)
+        self.aligned = check_flag(self.op, "aligned", aligned)
         self.params = align_params(self.op, **self._options(), layout=self.layout)
         check_params(self.op, self.params)
 
@@ -303,9 +305,10 @@ class MultiScaleRoIAlign(_Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(output_size, mode, data_format, **kwargs)
-        self.sampling_ratio, self.aligned = _as_pair(sampling_ratio), aligned
+        self.sampling_ratio = _as_pair(sampling_ratio)
+        self.aligned = check_flag(self.op, "aligned", aligned)
         self.pyramid = pyramid_of(self.op, None, scales, canonical_scale, canonical_level)
-        sampling = self.sampling_ratio, aligned
+        sampling = self.sampling_ratio, self.aligned
         self.params = align_params(self.op, output_size, 1.0, *sampling, mode, self.layout)
         one: Metadata = (1, 1, 1, 1), "float32"
         check_known(
