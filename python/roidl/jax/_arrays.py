@@ -15,7 +15,7 @@ Array = Any
 
 
 def as_array(op: str, name: str, value: Any) -> Array:
-    """A JAX array, or a tracer, of any array."""
+    """A JAX array, or a tracer, of any array: a copy, as JAX takes its arrays never to change."""
     if isinstance(value, jax.Array):
         return value
     if isinstance(value, type) or getattr(value, "__dlpack__", None) is None:
@@ -24,8 +24,9 @@ def as_array(op: str, name: str, value: Any) -> Array:
         )
     try:
         if isinstance(value, np.ndarray):
-            return jnp.asarray(value)
-        return jax.dlpack.from_dlpack(value)
+            return jnp.array(value)
+        with jax.ensure_compile_time_eval():  # or a function that is traced would copy when it runs
+            return jnp.array(jax.dlpack.from_dlpack(value)).block_until_ready()
     except (BufferError, TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{op}: {name} cannot be read by JAX: {error}") from error
 

@@ -18,11 +18,13 @@ Boxes = tuple[Tensor, list[Tensor]]  # rows, and their batch indices: one tensor
 
 
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
-    """A tensor from a tensor, a variable, or another library's array."""
+    """A tensor from a tensor, a variable, or a copy of another library's array."""
     if isinstance(value, tf.Tensor):
         return value
     if not isinstance(value, tf.Variable):
         _core.check_array(op, name, value)
+        if hasattr(value, "__array__"):
+            value = np.asarray(value)  # the only arrays that TensorFlow is sure to copy
     return tf.convert_to_tensor(value)
 
 

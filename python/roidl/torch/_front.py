@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _core, _ops
@@ -17,7 +19,8 @@ from ._calls import apply
 from ._direct import shorten
 from ._library import Tensor, check_device, metadata
 
-_is_tensor = torch.is_tensor
+_is_compiling = torch.compiler.is_compiling
+_functorch_is_active = torch._C._are_functorch_transforms_active
 
 
 def _join(op: str, boxes: Sequence[Tensor], input: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -61,25 +64,42 @@ def _arguments(call: Call) -> dict[str, Any]:
     return names | {"batch_indices": call.batch_indices}
 
 
-def _as_tensor(value: Any) -> Any:
-    """A tensor of another library's array; what is no array, and None, as it is."""
-    if _is_tensor(value) or value is None or not hasattr(type(value), "__dlpack__"):
+def may_be_kept(values: Sequence[Any]) -> bool:
+    """Whether a graph may remember the arguments of a call, these among them."""
+    if _is_compiling() or _functorch_is_active() or forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(
+        isinstance(each, torch.Tensor) and each.requires_grad for each in values
+    )
+
+
+def as_tensor(value: Any, kept: bool) -> Any:
+    """A tensor of another library's array; what is no array, and None, as it is.
+
+    PyTorch knows when a tensor that it has `kept` was written to, but not when an array was: of
+    that it has a copy.
+    """
+    if isinstance(value, torch.Tensor) or value is None:
         return value
-    return torch.from_dlpack(value)
+    if _is_compiling() and isinstance(value, np.ndarray):  # the compiler knows no other way
+        return torch.as_tensor(value).clone()
+    if not hasattr(type(value), "__dlpack__"):
+        return value
+    tensor = torch.from_dlpack(value)
+    return tensor.clone() if kept else tensor
 
 
 def _run_mixed(call: Call) -> Any:
     """A call in which not everything is a tensor."""
     boxes, indices, input = call.boxes, call.batch_indices, call.leader
-    if _is_tensor(input):
-        indices = _as_tensor(indices)
-        if isinstance(boxes, (list, tuple)):
-            boxes = [_as_tensor(each) for each in boxes]
-        else:
-            boxes = _as_tensor(boxes)
-    listed = boxes if isinstance(boxes, list) else [boxes]
-    indices_fit = indices is None or _is_tensor(indices)
-    if not (_is_tensor(input) and indices_fit and all(map(_is_tensor, listed))):
+    many = isinstance(boxes, (list, tuple))
+    if isinstance(input, torch.Tensor):
+        kept = may_be_kept([input, *boxes] if many else [input, boxes])
+        indices = as_tensor(indices, kept)
+        boxes = [as_tensor(each, kept) for each in boxes] if many else as_tensor(boxes, kept)
+    given = [input, *(boxes if many else [boxes])]
+    given += [] if indices is None else [indices]
+    if not all(isinstance(each, torch.Tensor) for each in given):
         return run_like_leader(call)  # it says what is wrong
     return run(call._replace(boxes=boxes, batch_indices=indices))
 
@@ -131,6 +151,6 @@ PUBLIC = {"roi_align": roi_align, "roi_pool": roi_pool}
 
 def run_first(call: Call) -> Any:
     """Run a call that came by `roidl`'s functions; they come here directly from now on."""
-    if not torch.compiler.is_compiling():  # it guards what it reads, and would compile again
+    if not _is_compiling():  # it guards what it reads, and would compile again
         ADAPTED[torch.Tensor] = PUBLIC
     return run(call)

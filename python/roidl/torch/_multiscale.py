@@ -13,7 +13,7 @@ from .._arrays import run_like_leader
 from .._multiscale import LevelsCall
 from .._params import Call, front_end
 from . import _front, _pyramid
-from ._front import _as_tensor, _join
+from ._front import _join, as_tensor, may_be_kept
 from ._library import Tensor
 from ._pyramid import PREFIX, PyramidParams, Rows
 from ._pyramid_graph import apply
@@ -21,7 +21,7 @@ from ._pyramid_graph import apply
 
 def _run_levels(call: LevelsCall) -> Any:
     def levels_of(boxes: Any) -> Tensor:
-        boxes = _as_tensor(boxes)
+        boxes = as_tensor(boxes, kept=False)
         if not isinstance(boxes, torch.Tensor):
             _core.check_array(call.op, "boxes", boxes)  # it says what is wrong
         return _pyramid.assign_levels(boxes, call.pyramid)
@@ -62,9 +62,11 @@ def run(call: Call | LevelsCall) -> Any:
         _refuse_dtensors(call.op, asked)
     if has_torch_function(asked):
         return handle_torch_function(PUBLIC[call.op], asked, **_arguments(call))
-    inputs, indices = tuple(map(_as_tensor, call.arguments[0])), _as_tensor(call.batch_indices)
-    levels, counts = _as_tensor(pyramid.levels), _as_tensor(pyramid.counts)
-    boxes = [_as_tensor(each) for each in boxes] if many else _as_tensor(boxes)
+    kept = may_be_kept(asked)
+    inputs = tuple([as_tensor(each, kept) for each in call.arguments[0]])
+    indices = as_tensor(call.batch_indices, kept)
+    levels, counts = as_tensor(pyramid.levels, kept), as_tensor(pyramid.counts, kept)
+    boxes = [as_tensor(each, kept) for each in boxes] if many else as_tensor(boxes, kept)
     given = [*inputs, *(boxes if many else [boxes])]
     given += [each for each in (indices, levels, counts) if each is not None]
     tensors = all(isinstance(each, torch.Tensor) for each in given)
