@@ -77,21 +77,19 @@ cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyram
 
 
 cdef MapList shaped_like(View leader, input_shape, const char* op, PyramidView pyramid):
-    """The metadata of inputs of which only the shape is known; the rest is as the leader's."""
-    shapes = [input_shape] if pyramid is None else input_shape
-    return maps_from([one_shaped_like(leader, shape, op) for shape in shapes])
+    """The metadata of inputs of which only the shape is known, a tuple of integers; the rest is as
+    the leader's."""
+    if pyramid is None:
+        return maps_from([one_shaped_like(leader, input_shape, op, "input_shape")])
+    return maps_from([one_shaped_like(leader, shape, op, f"input_shapes[{number}]")
+                      for number, shape in enumerate(input_shape)])
 
 
-cdef View one_shaped_like(View leader, input_shape, const char* op):
+cdef View one_shaped_like(View leader, tuple sizes, const char* op, str name):
     cdef View view = View.__new__(View)
     cdef int i
-    try:
-        sizes = [size.__index__() for size in input_shape]
-    except (TypeError, AttributeError):
-        raise TypeError(f"{op.decode()}: input_shape must be four integers, "
-                        f"got {input_shape!r}") from None
     if len(sizes) != 4 or any(not 0 <= size < 2**59 for size in sizes):
-        raise ValueError(f"{op.decode()}: input_shape must be four sizes, got {input_shape!r}")
+        raise ValueError(f"{op.decode()}: {name} must be four sizes, got {sizes!r}")
     view.tensor = leader.tensor
     view.stream = leader.stream
     view.tensor.data = NULL

@@ -43,6 +43,8 @@ class Library(NamedTuple):
     run: Callable[[Call], Any] | None = None
     run_pyramid: Callable[[Call], Any] | None = None  # the same for several maps
     run_levels: Callable[[Any], Any] | None = None  # and for assign_levels
+    # An attribute of its arrays' types, where what else it defines would be taken for one
+    mark: str | None = None
 
 
 def _as_it_is(op: str, array: Array) -> Array:
@@ -183,10 +185,23 @@ def _standard_device(array: Array) -> Device | None:
     return Device(LEGACY_STREAM, None) if kind in (2, 13) else None
 
 
-def _standard_adopt(op: str, result: Array, like: Array) -> Array:
-    """By the array API standard: the input's own namespace takes the memory over."""
+def _roots(kind: type) -> list[str]:
+    """The top modules of a type and its bases."""
+    return [base.__module__.partition(".")[0] for base in kind.__mro__]
+
+
+def _from_dlpack(like: Array) -> Callable[[Array], Array] | None:
+    """By the array API standard that of the array's namespace; else that of the library itself."""
     namespace = getattr(like, "__array_namespace__", None)
-    from_dlpack = getattr(namespace(), "from_dlpack", None) if namespace is not None else None
+    places = [] if namespace is None else [namespace()]
+    places += [sys.modules.get(root) for root in _roots(type(like))]
+    functions = (getattr(place, "from_dlpack", None) for place in places)
+    return next(filter(None, functions), None)
+
+
+def _standard_adopt(op: str, result: Array, like: Array) -> Array:
+    """The input's own library takes the memory over."""
+    from_dlpack = _from_dlpack(like)
     if from_dlpack is None:
         raise TypeError(
             f"{op}: cannot make a result of type {type(like).__name__}, whose library has no "
@@ -268,6 +283,7 @@ LIBRARIES = {
         run=_torch_run,
         run_pyramid=_torch_run_pyramid,
         run_levels=_torch_run_pyramid,
+        mark="__torch_function__",
     ),
     "jax": JAX,
     "jaxlib": JAX,
@@ -290,7 +306,9 @@ def library_of(array: Array) -> Library:
     kind = type(array)
     library = _library_of_type.get(kind)
     if library is None:
-        roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
-        library = next((LIBRARIES[root] for root in roots if root in LIBRARIES), STANDARD)
+        library = next((LIBRARIES[root] for root in _roots(kind) if root in LIBRARIES), STANDARD)
+        # Sizes, dtypes, devices and classes are no arrays.
+        if issubclass(kind, type) or not (library.mark is None or hasattr(kind, library.mark)):
+            library = STANDARD
         _library_of_type[kind] = library
     return library

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ._params import Call, Pyramid, align_params, check_flag, grid_of, pool_params, pyramid_of
+from ._params import (
+    Call,
+    Pyramid,
+    align_params,
+    check_flag,
+    grid_of,
+    pool_params,
+    pyramid_of,
+    shape_of,
+)
 
 Array = Any
 
@@ -13,6 +22,10 @@ Array = Any
 def _leader(arrays: Any) -> Any:
     """The first of a list of arrays; what is no list is refused by `pyramid_of`."""
     return arrays[0] if isinstance(arrays, (list, tuple)) and arrays else arrays
+
+
+def _shapes(op: str, input_shapes: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [shape_of(op, f"input_shapes[{i}]", each) for i, each in enumerate(input_shapes)]
 
 
 def multiscale_roi_align(
@@ -145,7 +158,8 @@ def multiscale_roi_align_backward(
     pyramid = pyramid_of(op, input_shapes, scales, canonical_scale, canonical_level, levels, counts)
     size = grid_of(op, grad_output, layout)
     params = align_params(op, size, 1.0, sampling_ratio, aligned, mode, layout)
-    arguments = (grad_output, list(input_shapes), None if inputs is None else list(inputs))
+    shapes = _shapes(op, input_shapes)
+    arguments = (grad_output, shapes, None if inputs is None else list(inputs))
     return Call(op, params, boxes, batch_indices, None, grad_output, arguments, pyramid)
 
 
@@ -311,7 +325,7 @@ def multiscale_roi_pool_backward(
     pyramid = pyramid_of(op, input_shapes, scales, canonical_scale, canonical_level, levels, counts)
     size = grid_of(op, grad_output, layout)
     params = pool_params(op, size, 1.0, mode, layout)
-    arguments = (grad_output, argmax, list(input_shapes))
+    arguments = (grad_output, argmax, _shapes(op, input_shapes))
     return Call(op, params, boxes, batch_indices, None, grad_output, arguments, pyramid)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ._params import Call, align_params, check_flag, grid_of, pool_params
+from ._params import Call, align_params, check_flag, grid_of, pool_params, shape_of
 
 Array = Any
 
@@ -142,7 +142,7 @@ def roi_align_backward(
     op = "roi_align_backward"
     size = grid_of(op, grad_output, layout)
     params = align_params(op, size, spatial_scale, sampling_ratio, aligned, mode, layout)
-    arguments = (grad_output, input_shape, input)
+    arguments = (grad_output, shape_of(op, "input_shape", input_shape), input)
     return Call(op, params, boxes, batch_indices, out, grad_output, arguments)
 
 
@@ -322,5 +322,5 @@ def roi_pool_backward(
     op = "roi_pool_backward"
     size = grid_of(op, grad_output, layout)
     params = pool_params(op, size, spatial_scale, mode, layout)
-    arguments = (grad_output, argmax, input_shape)
+    arguments = (grad_output, argmax, shape_of(op, "input_shape", input_shape))
     return Call(op, params, boxes, batch_indices, out, grad_output, arguments)

@@ -212,16 +212,36 @@ def pool_params(
     )
 
 
+def _as_sizes(shape: Any) -> tuple[int, ...] | None:
+    """A shape as a tuple of integers, whatever a library makes of one; None of what is no shape."""
+    try:
+        return tuple([_operator.index(size) for size in shape])
+    except Exception:  # what is none may raise anything
+        return None
+
+
+def shape_of(op: str, name: str, shape: Any) -> tuple[int, ...]:
+    """A shape that was passed for that of an array; the compiled core checks its sizes."""
+    sizes = _as_sizes(shape)
+    if sizes is None:
+        raise TypeError(f"{op}: {name} must be four integers, got {shape!r}")
+    return sizes
+
+
 def grid_of(op: str, grad_output: Any, layout: Any) -> tuple[int, int]:
     """The output size that a gradient was computed for."""
-    shape = getattr(grad_output, "shape", None)
-    if shape is None:
+    try:
+        shape = grad_output.shape
+    except Exception:
         return 1, 1  # the core says that this is no array
-    if len(shape) < 4:
-        raise ValueError(f"{op}: grad_output must have the shape of the result, got {list(shape)}")
-    tail = shape[-2:] if _choice(op, "layout", layout, LAYOUTS) == 0 else shape[-3:-1]
+    sizes = _as_sizes(shape)
+    if sizes is None:
+        raise TypeError(f"{op}: grad_output must have a shape of integers, got {shape!r}")
+    if len(sizes) < 4:
+        raise ValueError(f"{op}: grad_output must have the shape of the result, got {list(sizes)}")
+    tail = sizes[-2:] if _choice(op, "layout", layout, LAYOUTS) == 0 else sizes[-3:-1]
     # An empty grid is of no size that a forward call could have had; the compiled core says so.
-    return int(tail[0]), int(tail[1])
+    return tail[0], tail[1]
 
 
 def pyramid_of(
