@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,51 @@ def test_a_library_of_the_standard_gets_its_own_kind_back(op: str) -> None:
     for result, expected in zip(results, _each(call(op, **arguments | more)), strict=True):
         assert type(result) is Foreign
         np.testing.assert_array_equal(result.array, expected)
+
+
+def _of_a_module(name: str, has_function: bool) -> tuple[ModuleType, type[Producer]]:
+    """A library whose arrays name no namespace, but whose module may have a from_dlpack."""
+    module, kind = (
+        ModuleType(name),
+        type("Tensor", (Producer,), {"__module__": f"{name}.base.core"}),
+    )
+    if has_function:
+        vars(module)["from_dlpack"] = lambda array: kind(np.from_dlpack(array))
+    return module, kind
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_a_library_with_from_dlpack_gets_its_own_kind_back(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paddle is one."""
+    module, tensor = _of_a_module("fakelib", True)
+    monkeypatch.setitem(sys.modules, "fakelib", module)
+    arguments = every_argument(op)
+    arguments.pop("out", None)
+    more = {"return_argmax": True} if op == "roi_pool" else {}
+    for kind in (tensor, type("Own", (tensor,), {"__module__": "users_code"})):
+        given = {name: kind(array) for name, array in arrays_of(arguments).items()}
+        results = _each(call(op, **arguments | given | more))
+        for result, expected in zip(results, _each(call(op, **arguments | more)), strict=True):
+            assert type(result) is tensor
+            np.testing.assert_array_equal(result.array, expected)
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_a_library_without_from_dlpack(imported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, tensor = _of_a_module("fakelib", False)
+    if imported:
+        monkeypatch.setitem(sys.modules, "fakelib", module)
+    arguments = every_argument("roi_align")
+    arguments["input"] = tensor(arguments["input"])
+    out = arguments.pop("out", None)
+    with pytest.raises(
+        TypeError, match=r"type Tensor, whose library has no from_dlpack; pass out="
+    ):
+        roidl.roi_align(**arguments)
+    if out is not None:
+        assert roidl.roi_align(**arguments, out=out) is out
 
 
 @pytest.mark.parametrize("op", ["roi_align", "roi_align_backward_boxes", "roi_pool"])
