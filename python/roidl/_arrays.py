@@ -22,13 +22,13 @@ from ._recycled import empty_bytes
 Array = Any
 
 
-def _prepare(op: str, value: Any) -> Any:
+def _prepare(op: str, name: str, value: Any) -> Any:
     if value is None or type(value) is np.ndarray:
         return value
     if isinstance(value, list):
-        return [_prepare(op, each) for each in value]
+        return [_prepare(op, f"{name}[{i}]", each) for i, each in enumerate(value)]
     # What is no array (a shape, None, a mistake) belongs to no row: the core gets it as it is.
-    return library_of(value).prepare(op, value)
+    return library_of(value).prepare(op, name, value)
 
 
 def _writable(call: Call) -> Array:
@@ -39,7 +39,7 @@ def _writable(call: Call) -> Array:
             f"{call.op}: out must be an array that can be written to as it is, "
             f"got {type(call.out).__name__}"
         )
-    return library.prepare(call.op, call.out)
+    return library.prepare(call.op, "out", call.out)
 
 
 @functools.cache
@@ -47,14 +47,22 @@ def _function(op: str) -> Callable[..., Any]:
     return functools.partial(getattr(_core, op.removeprefix("multiscale_")), op.encode())
 
 
+@functools.cache
+def _own_names(op: str) -> list[str]:
+    """The names of a call's `arguments`: between those of all functions and the pyramid."""
+    names = list(inspect.signature(_function(op).func).parameters)  # type: ignore[attr-defined]
+    return names[names.index("out") + 1 : -1]
+
+
 def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> Any:
     """Call the core's function with arrays that it can read."""
     op, boxes, pyramid = call.op, call.boxes, call.pyramid
-    boxes = _prepare(op, list(boxes) if isinstance(boxes, tuple) else boxes)
-    arguments = [_prepare(op, argument) for argument in call.arguments]
-    indices = _prepare(op, call.batch_indices)
+    boxes = _prepare(op, "boxes", list(boxes) if isinstance(boxes, tuple) else boxes)
+    arguments = [_prepare(op, *each) for each in zip(_own_names(op), call.arguments, strict=True)]
+    indices = _prepare(op, "batch_indices", call.batch_indices)
     if pyramid is not None:
-        levels, counts = _prepare(op, pyramid.levels), _prepare(op, pyramid.counts)
+        levels = _prepare(op, "levels", pyramid.levels)
+        counts = _prepare(op, "counts", pyramid.counts)
         pyramid = pyramid._replace(levels=levels, counts=counts)
     out = None if call.out is None else _writable(call)
     function, params = _function(op), call.params
@@ -194,7 +202,7 @@ multiscale_roi_pool_backward = _adapt(_multiscale.multiscale_roi_pool_backward)
 def _run_levels(call: LevelsCall) -> Array:
     def levels_of(boxes: Array) -> Array:
         library = library_of(boxes)
-        arguments = call.op.encode(), _prepare(call.op, boxes), call.pyramid
+        arguments = call.op.encode(), _prepare(call.op, "boxes", boxes), call.pyramid
         device, empty = library.device(boxes), library.empty
         if device is None:
             return library.adopt(call.op, _core.assign_levels(*arguments), boxes)

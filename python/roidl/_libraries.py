@@ -30,7 +30,7 @@ class Device(NamedTuple):
 class Library(NamedTuple):
     """How arrays of one library are read and made."""
 
-    prepare: Callable[[str, Array], Array]  # (op, array): what DLPack reads in its place
+    prepare: Callable[[str, str, Array], Array]  # (op, name, array): what DLPack reads in its place
     adopt: Callable[[str, Array, Array], Array]  # (op, a NumPy array, the input): in this library
     # (shape, dtype's name, the input): memory of the library's own; None: NumPy's, to be adopted
     empty: Callable[[tuple[int, ...], str, Array], Array] | None = None
@@ -47,7 +47,7 @@ class Library(NamedTuple):
     mark: str | None = None
 
 
-def _as_it_is(op: str, array: Array) -> Array:
+def _as_it_is(op: str, name: str, array: Array) -> Array:
     return array
 
 
@@ -96,7 +96,22 @@ def _cupy_device(like: Array) -> Device:
         return Device(cupy.cuda.get_current_stream().ptr or LEGACY_STREAM, join)
 
 
-def _torch_prepare(op: str, tensor: Array) -> Array:
+def check_dense(op: str, name: str, tensor: Array) -> None:
+    """Refuse a tensor of PyTorch's that no kernel reads, and say what to pass in its place."""
+    if tensor.is_nested:
+        dense = "boxes.unbind()" if name == "boxes" else f"torch.nested.to_padded_tensor({name}, 0)"
+        found = f"a nested tensor; pass {dense}"
+    elif tensor.is_quantized:
+        found = f"a quantised tensor ({tensor.dtype}); pass {name}.dequantize()"
+    elif tensor.layout is not sys.modules["torch"].strided:
+        kind = "an MKL-DNN" if tensor.is_mkldnn else "a sparse"
+        found = f"{kind} tensor ({tensor.layout}); pass {name}.to_dense()"
+    else:
+        return
+    raise TypeError(f"{op}: {name} must be dense, got {found}")
+
+
+def _torch_prepare(op: str, name: str, tensor: Array) -> Array:
     torch = sys.modules["torch"]
     # DLPack's exchange API looks neither at the graph nor at the bits that negate or conjugate.
     if tensor.requires_grad:
@@ -105,8 +120,7 @@ def _torch_prepare(op: str, tensor: Array) -> Array:
                 f"{op}: not differentiable here; use roidl.torch, or pass tensor.detach()"
             )
         tensor = tensor.detach()
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{op}: tensors must be strided, got layout {tensor.layout}")
+    check_dense(op, name, tensor)
     if tensor.is_neg() or tensor.is_conj():
         tensor = tensor.resolve_neg().resolve_conj()
     return tensor
@@ -151,7 +165,7 @@ def _jax_adopt(op: str, result: Array, like: Array) -> Array:
     return sys.modules["jax"].device_put(result, device)
 
 
-def _tensorflow_prepare(op: str, tensor: Array) -> Array:
+def _tensorflow_prepare(op: str, name: str, tensor: Array) -> Array:
     tensorflow = sys.modules["tensorflow"]
     if isinstance(tensor, tensorflow.Variable):
         tensor = tensor.read_value()
@@ -160,7 +174,7 @@ def _tensorflow_prepare(op: str, tensor: Array) -> Array:
     if kind is None:
         return tensor  # a TensorShape, for example
     if not (kind.is_floating or kind.is_integer or kind.is_bool or kind.is_complex):
-        raise TypeError(f"{op}: tensors must be of a float or integer type, got {kind.name}")
+        raise TypeError(f"{op}: {name} must be of a float or integer type, got {kind.name}")
     return tensor
 
 

@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _core, _ops
 from .._arrays import run_like_leader
-from .._libraries import ADAPTED
+from .._libraries import ADAPTED, check_dense
 from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, RoiAlignParams, front_end
 from ._calls import apply
 from ._direct import shorten
@@ -23,10 +23,21 @@ _is_compiling = torch.compiler.is_compiling
 _functorch_is_active = torch._C._are_functorch_transforms_active
 
 
+def check_given(op: str, **given: Any) -> None:
+    """Refuse tensors that are not dense before lists and subclasses stumble over them."""
+    for name, value in given.items():
+        many = isinstance(value, (list, tuple))
+        for i, each in enumerate(value if many else [value]):
+            if isinstance(each, torch.Tensor):
+                check_dense(op, f"{name}[{i}]" if many else name, each)
+
+
 def _join(op: str, boxes: Sequence[Tensor], input: Tensor) -> tuple[Tensor, Tensor | None]:
     """One tensor [K, 4] and its batch indices from one tensor [L, 4] per image."""
     listed = all(each.dim() == 2 and each.shape[1] == 4 for each in boxes)
-    if not listed or input.dim() != 4 or len(boxes) != input.shape[0] or len(boxes) == 0:
+    dtypes = {each.dtype for each in boxes}
+    unlike = len(dtypes) > 1 or len(boxes) != input.shape[0] or len(boxes) == 0
+    if not listed or input.dim() != 4 or unlike:
         shape = tuple(input.shape)
         _core.check_box_list(op, [metadata(each) for each in boxes], shape[0] if shape else 0)
         if not boxes:
@@ -35,7 +46,6 @@ def _join(op: str, boxes: Sequence[Tensor], input: Tensor) -> tuple[Tensor, Tens
         check_device(op, "boxes", each, input)
     if len(boxes) == 1:
         return boxes[0], None
-    dtypes = {each.dtype for each in boxes}
     if len(dtypes) > 1:
         # As the core joins them; promotion would keep bfloat16 and lose digits of integers.
         wide = torch.float64 if torch.float64 in dtypes else torch.float32
@@ -123,6 +133,7 @@ def run(call: Call) -> Any:
     many = isinstance(boxes, (list, tuple))
     tensors = (input, *boxes) if many else (input, boxes)
     if has_torch_function(tensors):
+        check_given(op, input=input, boxes=boxes)
         return handle_torch_function(PUBLIC[op], tensors, **_arguments(call))
     for tensor in tensors:
         if not isinstance(tensor, torch.Tensor):
@@ -132,6 +143,7 @@ def run(call: Call) -> Any:
     if many:
         if indices is not None:
             return run_like_leader(call)  # it says that both are too much
+        check_given(op, input=input, boxes=boxes)
         boxes, indices = _join(op, boxes, input)
     elif boxes.device != input.device or indices is not None:
         check_device(op, "boxes", boxes, input)

@@ -7,7 +7,7 @@ the boxes and their batch indices; then comes what is the operator's own, and th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 
 from .. import _core
 from .._bridge import bridge
+from .._libraries import check_dense
 from .._params import LAYOUTS, RoiAlignParams, RoiPoolParams
 
 Tensor = Any
@@ -236,17 +237,25 @@ def result_of_shapes(operator: Operator, call: Arguments) -> Any:
 LIBRARY = torch.library.Library("roidl", "DEF")
 
 
+def _named(operator: Any, flat: tuple[Any, ...]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a call, those of its lists too, by the names that the schema has."""
+    schema = getattr(torch.ops.roidl, operator.name).default._schema
+    for argument, value in zip(schema.arguments, flat, strict=True):
+        several = isinstance(value, list)
+        for i, each in enumerate(value if several else [value]):
+            if isinstance(each, torch.Tensor):
+                yield f"{argument.name}[{i}]" if several else argument.name, each
+
+
 def refuse(operator: Any, check_devices: Callable[[Any, Any], None]) -> Callable[..., Any]:
     """The kernel of every place that has none."""
 
     def elsewhere(*flat: Any) -> Any:
-        op, leader = operator.name, flat[0][0] if isinstance(flat[0], list) else flat[0]
-        if leader.layout is not torch.strided:
-            raise TypeError(f"{op}: tensors must be strided, got {leader.layout}")
-        if leader.is_quantized or leader.is_nested:
-            kind = "a nested tensor" if leader.is_nested else leader.dtype
-            raise TypeError(f"{op}: {operator.leader[0]} must be dense, got {kind}")
+        op = operator.name
+        for name, tensor in _named(operator, flat):
+            check_dense(op, name, tensor)
         check_devices(operator, operator.unflat(flat))
+        leader = flat[0][0] if isinstance(flat[0], list) else flat[0]
         raise NotImplementedError(f"{op}: not implemented on device {leader.device}")
 
     return elsewhere

@@ -13,7 +13,7 @@ from .._arrays import run_like_leader
 from .._multiscale import LevelsCall
 from .._params import Call, front_end
 from . import _front, _pyramid
-from ._front import _join, as_tensor, may_be_kept
+from ._front import _join, as_tensor, check_given, may_be_kept
 from ._library import Tensor
 from ._pyramid import PREFIX, PyramidParams, Rows
 from ._pyramid_graph import apply
@@ -24,6 +24,7 @@ def _run_levels(call: LevelsCall) -> Any:
         boxes = as_tensor(boxes, kept=False)
         if not isinstance(boxes, torch.Tensor):
             _core.check_array(call.op, "boxes", boxes)  # it says what is wrong
+        check_given(call.op, boxes=boxes)
         return _pyramid.assign_levels(boxes, call.pyramid)
 
     if isinstance(call.boxes, (list, tuple)):
@@ -60,6 +61,8 @@ def run(call: Call | LevelsCall) -> Any:
     asked = (*call.arguments[0], *(boxes if many else [boxes]))
     if not all(type(each) is torch.Tensor for each in asked):
         _refuse_dtensors(call.op, asked)
+    if many or has_torch_function(asked):
+        check_given(call.op, input=call.arguments[0], boxes=boxes)
     if has_torch_function(asked):
         return handle_torch_function(PUBLIC[call.op], asked, **_arguments(call))
     kept = may_be_kept(asked)
