@@ -26,8 +26,8 @@ void describe_levels(Problem& problem, const Tensor& boxes, const Pyramid& pyram
   levels.highest = -std::log2(problem.maps[problem.num_maps - 1].scale);
   if (pyramid.levels == nullptr) {
     for (int i = 1; i < problem.num_maps; ++i)
-      if (!(problem.maps[i].scale < problem.maps[i - 1].scale))
-        fail(ErrorKind::value, op, "scales must fall from map to map, but scales[", i, "] is ",
+      if (problem.maps[i].scale > problem.maps[i - 1].scale)
+        fail(ErrorKind::value, op, "scales must not rise from map to map, but scales[", i, "] is ",
              problem.maps[i].scale, " after ", problem.maps[i - 1].scale,
              "; for any other order pass levels");
     return;

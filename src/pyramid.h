@@ -15,7 +15,9 @@ ROIDL_HOST_DEVICE inline int64_t given_level(const Levels& levels, const Boxes& 
       levels.dtype);
 }
 
-// The index among `maps` maps that the rule gives a box.
+// The index among `maps` maps that the rule gives a box: torchvision's, which counts levels from
+// that of the first scale. So maps of equal scales are not told apart by it, and the last map
+// stands in for those of levels that are skipped.
 template <class T>
 ROIDL_HOST_DEVICE int64_t level_by_size(const Levels& rule, int maps, const Box<T>& box) {
   const int64_t level = pyramid_level(box.x1, box.y1, box.x2, box.y2, rule.canonical_scale,

@@ -87,6 +87,22 @@ def test_another_canonical_size() -> None:
     assert roidl.assign_levels(boxes, SCALES, **rule).tolist() == [2, 0]
 
 
+@pytest.mark.parametrize(
+    "scales", [(1 / 8, 1 / 8, 1 / 16), (1 / 8, 1 / 16, 1 / 16), (1 / 16, 1 / 16), (1 / 4, 1 / 16)]
+)
+def test_of_equal_scales_the_index_is_the_level_less_that_of_the_first(scales: Any) -> None:
+    """As in torchvision: so the last of three maps may be of no use, or the second of two."""
+    sides = [10, 60, 111, 113, 223, 225, 447, 449, 1e4]
+    boxes = np.array([[0, 0, 0, side, side] for side in sides], np.float32)
+    expected = [min(level_by_definition(box[1:], scales), len(scales) - 1) for box in boxes]
+    assert len(set(expected)) == len(set(scales))
+    assert roidl.assign_levels(boxes, scales).tolist() == expected
+    maps = [np.full((1, 1, 5, 5), index, np.float32) for index, _ in enumerate(scales)]
+    # Far off the maps everything is 0: the corner that all boxes have in common is on them.
+    pooled = roidl.multiscale_roi_pool(maps, boxes, 1, scales)
+    assert pooled.ravel().tolist() == expected
+
+
 # Results ------------------------------------------------------------------------------------------
 
 
@@ -252,7 +268,8 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     [
         ({"scales": (1, 0.5)}, ValueError, "one number for each of the 4 maps, got 2"),
         ({"scales": (1,) * 9}, ValueError, "from 1 to 8 maps are understood, got 9"),
-        ({"scales": SCALES[::-1]}, ValueError, "scales must fall from map to map"),
+        ({"scales": SCALES[::-1]}, ValueError, "scales must not rise from map to map"),
+        ({"scales": (0.5, 0.5, 0.25, 0.5)}, ValueError, "but scales[3] is 0.5 after 0.25"),
         ({"scales": (1, 0.5, 0.25, math.nan)}, ValueError, "scales must be positive and finite"),
         ({"scales": 0.5}, TypeError, "scales must be a list, got float"),
         ({"inputs": np.zeros((2, 5, 4, 4))}, TypeError, "inputs must be a list, got ndarray"),

@@ -348,7 +348,7 @@ def test_opcheck(differentiable: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"scales": SCALES[::-1]}, ValueError, "scales must fall from map to map"),
+        ({"scales": SCALES[::-1]}, ValueError, "scales must not rise from map to map"),
         ({"inputs": None}, TypeError, "inputs must be a list, got Tensor"),
         ({"levels": np.full(24, 4)}, ValueError, "the level of row 0 is 4, but must be in [0, 4)"),
         ({"counts": np.zeros(2, int)}, ValueError, "boxes must have shape [N, L, 4] with counts"),

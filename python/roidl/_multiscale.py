@@ -49,7 +49,9 @@ def multiscale_roi_align(
 
     The map of a box is chosen by its size, as in Feature Pyramid Networks: the map whose scale is
     ``2**-k`` with ``k = floor(canonical_level + log2(sqrt(width * height) / canonical_scale))``,
-    or the nearest that there is. The results are in the order of the boxes.
+    or the nearest that there is. Its index is ``k - k0``, where ``2**-k0`` is the first scale and k
+    is none beyond the last one's, as in torchvision: so of maps that all have one scale, the first
+    gets every box. The results are in the order of the boxes.
 
     Parameters
     ----------
@@ -60,8 +62,8 @@ def multiscale_roi_align(
     output_size : int or (height, width)
         Bins per region.
     scales : list of floats
-        Cells of each map per pixel of the image, e.g. [1/4, 1/8, 1/16, 1/32]; falling, unless
-        ``levels`` is given.
+        Cells of each map per pixel of the image, e.g. [1/4, 1/8, 1/16, 1/32]; none larger than the
+        one before it, unless ``levels`` is given.
     sampling_ratio, aligned, mode, layout, batch_indices
         As for `roi_align`.
     counts : integer array [N], optional
@@ -351,7 +353,7 @@ def assign_levels(
     boxes : array [K, 5], array [K, 4], array [N, L, 4], or a list of arrays [L_i, 4]
         In pixels of the image.
     scales : list of floats
-        Cells of each map per pixel of the image, falling.
+        Cells of each map per pixel of the image; none larger than the one before it.
     canonical_scale, canonical_level : float
         A box of ``canonical_scale`` pixels belongs to the map of scale ``2**-canonical_level``.
 
