@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
+from .._params import align_params, pool_params
+from .._shapes import check_params
 from ._front import roi_align, roi_pool
+from ._library import LIBRARY
 
-# Under torch.jit.script, which cannot read the functions: the dispatcher's operators, on boxes in
-# torchvision's two forms. In a module, the branch that the compiler does not take it does not read.
+# torch.jit.script cannot read the functions, but calls what the dispatcher has: these operators are
+# the functions, so that a scripted module checks and computes what the module does. A number stands
+# for a pair (int[2]), and whatever kind of number an attribute is goes through (Scalar).
 
 
-def _scripted_boxes(
-    rois: torch.Tensor | list[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def plain(value: Any) -> Any:
+    """Python's own numbers, of NumPy's or of tensors: TorchScript reads no others."""
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
+    return value.item() if hasattr(value, "item") else value
+
+
+def _as_list(rois: torch.Tensor | list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+    """What a schema has a word for, and whether it was a list."""
     if isinstance(rois, torch.Tensor):
-        return rois, None
-    images = [torch.full_like(each[:, 0], n, dtype=torch.int32) for n, each in enumerate(rois)]
-    return torch.cat(rois), torch.cat(images)
+        return [rois], False
+    return rois, True
 
 
-def _scripted_pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    return size
+def define_for_scripts(schema: str, function: Callable[..., Any]) -> None:
+    """Let scripted modules call a function by its name in the schema."""
+    LIBRARY.define(schema)
+    LIBRARY.impl(schema.partition("(")[0], function, "CompositeImplicitAutograd")
+
+
+def _roi_align(input: Any, rois: list[Any], is_list: bool, *options: Any) -> Any:
+    *positional, mode = options
+    return roi_align(input, rois if is_list else rois[0], *positional, mode=mode)
+
+
+def _roi_pool(input: Any, rois: list[Any], is_list: bool, *options: Any) -> Any:
+    *positional, mode = options
+    return roi_pool(input, rois if is_list else rois[0], *positional, mode=mode)
+
+
+_ROIS = "Tensor input, Tensor[] rois, bool is_list, int[2] output_size, Scalar spatial_scale"
+define_for_scripts(
+    f"scripted_roi_align({_ROIS}, int[2] sampling_ratio, Scalar aligned, str mode) -> Tensor",
+    _roi_align,
+)
+define_for_scripts(f"scripted_roi_pool({_ROIS}, str mode) -> Tensor", _roi_pool)
 
 
 class RoIAlign(nn.Module):  # type: ignore[misc]
@@ -32,7 +62,7 @@ class RoIAlign(nn.Module):  # type: ignore[misc]
     Parameters
     ----------
     output_size, spatial_scale, sampling_ratio, aligned, mode
-        As for `roi_align`; all are attributes and may be changed.
+        As for `roi_align`; all are attributes, may be changed, and are then checked by the call.
 
     Examples
     --------
@@ -45,39 +75,36 @@ class RoIAlign(nn.Module):  # type: ignore[misc]
 
     def __init__(
         self,
-        output_size: int | tuple[int, int],
+        output_size: int | tuple[int, int] | list[int],
         spatial_scale: float,
-        sampling_ratio: int | tuple[int, int],
+        sampling_ratio: int | tuple[int, int] | list[int],
         aligned: bool = False,
         *,
         mode: str = "avg",
     ) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+        options = output_size, spatial_scale, sampling_ratio, aligned, mode
+        params = align_params("roi_align", *options, "NCHW")
+        check_params("roi_align", params)
+        self.output_size = plain(output_size)
+        self.spatial_scale = plain(spatial_scale)
+        self.sampling_ratio = plain(sampling_ratio)
+        self.aligned = params.aligned
         self.mode = mode
 
     def forward(self, input: torch.Tensor, rois: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Pool features [N, C, H, W] at boxes [K, 5], or at a list of N tensors [L, 4]."""
         if torch.jit.is_scripting():
-            boxes, images = _scripted_boxes(rois)
-            height, width = _scripted_pair(self.output_size)
-            samples_y, samples_x = _scripted_pair(self.sampling_ratio)
-            mode = 0 if self.mode == "avg" else 1 if self.mode == "max" else 2
-            return torch.ops.roidl.roi_align(
+            listed, is_list = _as_list(rois)
+            return torch.ops.roidl.scripted_roi_align(
                 input,
-                boxes,
-                images,
-                height,
-                width,
+                listed,
+                is_list,
+                self.output_size,
                 self.spatial_scale,
-                samples_y,
-                samples_x,
+                self.sampling_ratio,
                 self.aligned,
-                mode,
-                0,
+                self.mode,
             )
         return roi_align(
             input,
@@ -103,7 +130,7 @@ class RoIPool(nn.Module):  # type: ignore[misc]
     Parameters
     ----------
     output_size, spatial_scale, mode
-        As for `roi_pool`; all are attributes and may be changed.
+        As for `roi_pool`; all are attributes, may be changed, and are then checked by the call.
 
     Examples
     --------
@@ -115,22 +142,30 @@ class RoIPool(nn.Module):  # type: ignore[misc]
     """
 
     def __init__(
-        self, output_size: int | tuple[int, int], spatial_scale: float, *, mode: str = "max"
+        self,
+        output_size: int | tuple[int, int] | list[int],
+        spatial_scale: float,
+        *,
+        mode: str = "max",
     ) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
+        check_params("roi_pool", pool_params("roi_pool", output_size, spatial_scale, mode, "NCHW"))
+        self.output_size = plain(output_size)
+        self.spatial_scale = plain(spatial_scale)
         self.mode = mode
 
     def forward(self, input: torch.Tensor, rois: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Pool features [N, C, H, W] at boxes [K, 5], or at a list of N tensors [L, 4]."""
         if torch.jit.is_scripting():
-            boxes, images = _scripted_boxes(rois)
-            height, width = _scripted_pair(self.output_size)
-            mode = 0 if self.mode == "max" else 1
-            return torch.ops.roidl.roi_pool(
-                input, boxes, images, False, height, width, self.spatial_scale, mode, 0
-            )[0]
+            listed, is_list = _as_list(rois)
+            return torch.ops.roidl.scripted_roi_pool(
+                input,
+                listed,
+                is_list,
+                self.output_size,
+                self.spatial_scale,
+                self.mode,
+            )
         return roi_pool(input, rois, self.output_size, self.spatial_scale, mode=self.mode)
 
     def extra_repr(self) -> str:
