@@ -22,6 +22,7 @@ from .workloads import ALL, Workload, bytes_to_move, make_data
 FORMAT = 1  # of the JSON file
 ROUNDS = 7
 SLOW_CALL, SLOW_TIMINGS = 1.0, 3  # a call of so many seconds is timed fewer times than ROUNDS
+FAST_CALL, FAST_TIMINGS = 0.02, 50  # a faster call is timed so often at least, or has no row
 MOST_PER_ROUND = 1000
 WARM_BELOW = 0.1  # seconds: a call whose arrays the caches can keep gets an uncounted one first
 MEMORY_COPY, CACHE_COPY = 2**28, 2**22  # numbers of float32, on a GPU: in no cache, and in L2
@@ -130,25 +131,50 @@ def _say(text: str) -> None:
 def _timings(seconds: float, budget: float) -> int:
     if seconds >= SLOW_CALL:
         return SLOW_TIMINGS
-    return min(max(int(budget / seconds), ROUNDS), ROUNDS * MOST_PER_ROUND)
+    least = FAST_TIMINGS if seconds < FAST_CALL else ROUNDS
+    return min(max(int(budget / seconds), least), ROUNDS * MOST_PER_ROUND)
 
 
-def _in_turns(fleet: Fleet, calls: dict[Competitor, float], budget: float) -> dict[str, str]:
-    """Time all calls, given what one takes; answers what went wrong, by competitor."""
+def _in_turns(fleet: Fleet, calls: Mapping[Competitor, float], budget: float) -> dict[str, str]:
+    """Time all calls, given what one takes; answers what went wrong, by competitor.
+
+    What the calls take is learned from every round: one that turns out to be faster gets the
+    timings that it lacks in those that are left, and in one more.
+    """
     failures: dict[str, str] = {}
-    for turn in range(ROUNDS):
-        for competitor, seconds in calls.items():
-            count = _timings(seconds, budget)
-            if turn >= count or competitor.key in failures:
+    fastest, taken = dict(calls), dict.fromkeys(calls, 0)
+    for turn in range(ROUNDS + 1):
+        for competitor, seconds in fastest.items():
+            missing = _timings(seconds, budget) - taken[competitor]
+            if missing <= 0 or competitor.key in failures:
                 continue
             time.sleep(SETTLE)
-            each = math.ceil(count / ROUNDS)
+            each = min(math.ceil(missing / max(ROUNDS - turn, 1)), MOST_PER_ROUND)
+            arguments = {"key": competitor.key, "count": each, "warm": seconds < WARM_BELOW}
             try:
-                warm = seconds < WARM_BELOW
-                fleet.ask(competitor.engine, "time", key=competitor.key, count=each, warm=warm)
+                least = float(fleet.ask(competitor.engine, "time", **arguments))
             except WorkerError as error:
                 failures[competitor.key] = str(error)
+                continue
+            fastest[competitor] = min(seconds, least)
+            taken[competitor] += each
     return failures
+
+
+def _with_enough_timings(found: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a summary.
+
+    Raises
+    ------
+    WorkerError
+        If they are too few to tell the minimum of so fast a call.
+    """
+    if found["min"] < FAST_CALL and found["timings"] < FAST_TIMINGS:
+        raise WorkerError(
+            f"{found['timings']} timings of a call of {found['min'] * 1e3:.3g} ms: "
+            f"below {FAST_CALL * 1e3:g} ms there must be {FAST_TIMINGS}"
+        )
+    return found
 
 
 def _case(group: Group, competitor: Competitor) -> Case:
@@ -205,6 +231,7 @@ def _run_group(
             row, key, last = rows[competitor], competitor.key, busy == plan.loaded
             try:
                 found = fleet.ask(competitor.engine, "summary", key=key, last=last)
+                found = _with_enough_timings(found)
                 row.update({"loaded": found} if busy else found)
             except WorkerError as error:
                 row["failure"] = failures.get(key, str(error))

@@ -10,7 +10,6 @@ import json
 import os
 import statistics
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ import numpy as np
 
 from .case import ITEM_BYTES, OPERATIONS, Case, Data
 
-ONE_TIME_COSTS = 0.25  # seconds above which they no longer matter
 LONG_CALL = 0.1  # seconds above which a single call tells how long one takes
 
 
@@ -70,27 +68,28 @@ class Worker:
         backward = OPERATIONS[asked.operation].backward
         checked = Data.load(Path(folder), rois if backward else None)
         call = self._engine.prepare(asked, checked)
-        start = time.perf_counter()
-        result, grown = self._engine.first_call(call)
-        seconds = time.perf_counter() - start
+        result, seconds, grown = self._engine.first_call(call)
         parts = self._engine.to_numpy(result, asked)
         chosen = [part if backward else part[rois] for part in parts]
         np.savez(to, *[part[:, channels] for part in chosen])
         del result, parts, chosen
-        # A first call does things once, on a GPU more of them: ask the second one.
-        if seconds < ONE_TIME_COSTS or self._engine.device != "cpu":
-            seconds = min(self._engine.time(call, 1 if seconds > LONG_CALL else 3))
+        # A first call does things once, compilers for seconds: the second one tells what one takes.
+        seconds = min(self._engine.time(call, 1 if seconds > LONG_CALL else 3))
         if backward:
             call = self._engine.prepare(asked, Data.load(Path(folder)))
         self._prepared[key] = Prepared(call, [])
         return {"seconds": seconds, "peak_bytes": grown}
 
-    def time(self, key: str, count: int, warm: bool) -> None:
-        """Time some calls; `warm`: after one that is not counted, as others had the caches."""
+    def time(self, key: str, count: int, warm: bool) -> float:
+        """Time some calls; the least seconds of one since the last summary.
+
+        `warm`: after a call that is not counted, as others had the caches.
+        """
         call, times = self._prepared[key]
         if warm:
             self._engine.time(call, 1)
         times.extend(self._engine.time(call, count))
+        return min(times)
 
     def summary(self, key: str, last: bool) -> dict[str, Any]:
         """Of the times since the last summary; after the last one the call is forgotten."""

@@ -55,7 +55,7 @@ def test_every_row_has_its_figures(output: Path) -> None:
     assert len(rows) == 3 * 2 * 3  # operations, layouts, dtypes
     for row in rows.values():
         assert 0 < row["min"] <= row["median"]
-        assert row["timings"] >= 7
+        assert row["timings"] >= 50
         half = 2**-8 if row["dtype"] == "bfloat16" else 2**-11
         assert row["error"] <= (1e-6 if row["dtype"] == "float32" else half)
     # One value is rounded: were the error column not of this result, it would be 0 or large.
@@ -123,7 +123,7 @@ def test_gradients_of_the_frameworks_are_right(frameworks: dict[str, Any]) -> No
 def test_a_busy_machine_is_another_row_of_times(frameworks: dict[str, Any]) -> None:
     for row in frameworks["rows"]:
         assert 0 < row["loaded"]["min"] <= row["loaded"]["median"]
-        assert row["loaded"]["timings"] >= 7
+        assert row["loaded"]["timings"] >= 50
     _, _, table = frameworks["markdown"].partition("## As many busy processes as CPUs")
     assert table.count("\n| RoI") == len(frameworks["rows"])
 

@@ -79,20 +79,25 @@ class Engine:
         how many "kernels" it is; nothing where there is no such way."""
         return {}
 
-    def first_call(self, call: Call) -> tuple[Any, int]:
-        """The result of a call, and the bytes that the process grew by at most during it."""
+    def first_call(self, call: Call) -> tuple[Any, float, int]:
+        """The result of a call, its seconds, and the bytes that the process grew by at most."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # or the call grows into what others have freed
         before = _resident("VmRSS")
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         except OSError:  # some containers forbid it: the peak of the whole life, then
-            result = call()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            is_reset = False
         else:
-            result = call()
+            is_reset = True
+        start = time.perf_counter()
+        result = call()
+        seconds = time.perf_counter() - start
+        if is_reset:
             peak = _resident("VmHWM")
-        return result, max(peak - before, 0)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return result, seconds, max(peak - before, 0)
 
     def bandwidth(self, elements: int) -> float:
         """Bytes per second, read and written, of a copy of so many float32 on the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -87,15 +88,18 @@ class TorchEngine(Engine):
         replays = min(max(int(REPLAY_SECONDS / seconds), FEWEST_REPLAYS), MOST_REPLAYS)
         return {"graph": min(self.time(graph.replay, replays)) / CAPTURED, "kernels": kernels}
 
-    def first_call(self, call: Call) -> tuple[Any, int]:
+    def first_call(self, call: Call) -> tuple[Any, float, int]:
         if self.device == "cpu":
             return super().first_call(call)
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         _most_scratch()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
         result = call()
         torch.cuda.synchronize()
-        return result, torch.cuda.max_memory_allocated() - before + _most_scratch()
+        seconds = time.perf_counter() - start
+        return result, seconds, torch.cuda.max_memory_allocated() - before + _most_scratch()
 
     def bandwidth(self, elements: int) -> float:
         source = torch.ones(elements, dtype=torch.float32, device=self.device)
