@@ -152,6 +152,85 @@ def symbols() -> None:
     FOUND["wrong formats are told?"] = "data_format must be one of 'channels_last'" in said
 
 
+def one_list() -> None:
+    """All arguments in one list, as layers of several inputs are called in Keras."""
+    parts = [keras.ops.convert_to_tensor(part) for part in BOXES]
+    align, pool = roidl.keras.RoIAlign((2, 3), SCALE), roidl.keras.RoIPool(2, SCALE)
+    pyramid = roidl.keras.MultiScaleRoIAlign((2, 3), SCALES, 2, True, **RULE)
+    layers: list[Any] = [align, pool, pyramid]
+    for layer, input in zip(layers, (FEATURES, FEATURES, MAPS), strict=True):
+        for form, boxes in (("groups", BOXES), ("parts", parts)):
+            same = (array(layer([input, boxes])) == array(layer(input, boxes))).all()
+            FOUND[f"{layer.op} of a list with {form}?"] = same
+        found, _ = layer.stateless_call([], [], [input, BOXES])
+        same = (array(found) == array(layer(input, BOXES))).all()
+        FOUND[f"{layer.op} of a list, stateless?"] = same
+        for wrong in (FEATURES, [FEATURES], [FEATURES, BOXES, BOXES]):
+            said = raises(TypeError, layer, wrong)
+            FOUND[f"{layer.op} without boxes?"] = "(input, boxes) or ([input, boxes])" in said
+    rows, indices = BOXES.reshape(-1, 4), np.repeat(np.arange(N, dtype=np.int32), L)
+    same = array(align([FEATURES, rows], batch_indices=indices)) == array(align(FEATURES, parts))
+    FOUND["a list and indices?"] = same.all()
+    same = array(pyramid([MAPS, BOXES], counts=COUNTS)) == array(
+        pyramid(MAPS, BOXES, counts=COUNTS)
+    )
+    FOUND["a list and counts?"] = same.all()
+
+    shapes = (2, 5, 5, 7), (2, 9, 4)
+    FOUND["computed shape of a list?"] = align.compute_output_shape(list(shapes)) == (2, 9, 2, 3, 7)
+    by_part = align.compute_output_shape([shapes[0], [(3, 4), (4, 4)]])
+    FOUND["computed shape of parts?"] = by_part == (7, 2, 3, 7)
+    of_maps = pyramid.compute_output_shape([[shapes[0], (2, 3, 3, 7)], shapes[1]])
+    FOUND["computed shape of maps?"] = of_maps == (2, 9, 2, 3, 7)
+
+    fine, coarse, boxes = keras.Input((H, W, C)), keras.Input((5, 4, C)), keras.Input((L, 4))
+    counts = keras.Input((), dtype="int32")
+    outputs = [align([fine, boxes]), pool([fine, boxes])]
+    outputs.append(pyramid([[fine, coarse], boxes], counts=counts))
+    model = keras.Model([fine, coarse, boxes, counts], outputs)
+    given = [FEATURES, MAPS[1], BOXES, COUNTS.astype(np.int32)]
+    expected = [align(FEATURES, BOXES), pool(FEATURES, BOXES), pyramid(MAPS, BOXES, counts=COUNTS)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "list.keras"
+        model.save(path)
+        loaded = keras.models.load_model(path)
+    for name, each in (("model", model), ("saved model", loaded)):
+        found = each.predict(given, verbose=0)
+        close = [np.allclose(a, array(b), atol=1e-6) for a, b in zip(found, expected, strict=True)]
+        FOUND[f"a {name} of lists?"] = all(close)
+    names = [layer.name for layer in loaded.layers if "roi" in layer.name]
+    FOUND["names are saved?"] = names == [layer.name for layer in layers]
+
+
+def names() -> None:
+    keras.backend.clear_session()
+    made = [
+        kind(2).name for kind in (roidl.keras.RoIAlign, roidl.keras.RoIPool, roidl.keras.RoIAlign)
+    ]
+    made.append(roidl.keras.MultiScaleRoIAlign(2, SCALES).name)
+    made.append(type("MaskRoIAlign", (roidl.keras.RoIAlign,), {})(2).name)
+    made.append(roidl.keras.RoIPool(2, name="ro_i").name)
+    expected = ["roi_align", "roi_pool", "roi_align_1", "multi_scale_roi_align", "mask_roi_align"]
+    FOUND["names?"] = made == [*expected, "ro_i"]
+
+
+def integers() -> None:
+    """Are no features, wherever they are seen: eagerly, in a symbolic call, in one of the maps."""
+    words = "input must be float16, bfloat16, float32 or float64, got "
+    for name in ("int32", "uint8", "bool"):
+        features = (FEATURES * 9).astype(name)
+        for layer in (roidl.keras.RoIAlign(2), roidl.keras.RoIPool(2)):
+            FOUND[f"{layer.op} of {name}?"] = words + name in raises(
+                TypeError, layer, features, BOXES
+            )
+            symbol = keras.Input((H, W, C), dtype=name)
+            said = raises(TypeError, layer, symbol, keras.Input((L, 4)))
+            FOUND[f"symbolic {layer.op} of {name}?"] = words + name in said
+        layer = roidl.keras.MultiScaleRoIAlign(2, SCALES)
+        said = raises(TypeError, layer, [MAPS[0], MAPS[1].astype(name)], BOXES)
+        FOUND[f"{layer.op} of {name}?"] = words.replace("input", "input[1]") + name in said
+
+
 def examples() -> None:
     for kind in (roidl.keras.RoIAlign, roidl.keras.RoIPool, roidl.keras.MultiScaleRoIAlign):
         runner = doctest.DocTestRunner()
@@ -248,7 +327,7 @@ def mixed_precision() -> None:
 
 if __name__ == "__main__":
     keras.config.set_image_data_format("channels_last")
-    for part in (layers, pyramids, half_precision, symbols, examples):
+    for part in (layers, pyramids, half_precision, symbols, one_list, names, integers, examples):
         part()
     for part in (training, pyramid_training, mixed_precision):
         part()

@@ -58,7 +58,7 @@ def one(request: pytest.FixtureRequest, found: dict[str, Found]) -> Found:
 
 def test_what_must_be_true_everywhere(one: Found) -> None:
     claims = {name: bool(value) for name, value in one.items() if name.endswith("?")}
-    assert len(claims) > 15
+    assert len(claims) > 60
     assert [name for name, value in claims.items() if not value] == []
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,13 @@ def _as_pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
 
 
+def _name(kind: str) -> str:
+    """A new name like Keras's own, but that RoI is one word: roi_align, roi_align_1, ..."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.replace("RoI", "Roi")).lower()
+    count = keras.backend.get_uid(words) - 1
+    return f"{words}_{count}" if count else words
+
+
 def _metadata(tensor: Tensor) -> Metadata:
     return tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype)
 
@@ -57,6 +65,7 @@ class _Layer(keras.layers.Layer):  # type: ignore[misc]
     params: RoiAlignParams | RoiPoolParams
 
     def __init__(self, output_size: Any, mode: str, data_format: Any, **kwargs: Any) -> None:
+        kwargs["name"] = kwargs.get("name") or _name(type(self).__name__)
         # Boxes keep their type: a coordinate of 2049 is none of float16's. The features are cast.
         super().__init__(autocast=False, **kwargs)
         self.output_size = _as_pair(output_size)
@@ -79,8 +88,23 @@ class _Layer(keras.layers.Layer):  # type: ignore[misc]
     def _function(self) -> Any:
         return getattr(_adapter(), self.op)
 
+    def _pair(self, input: Any, boxes: Any) -> Sequence[Any]:
+        """The first two arguments, also where they came as a list, as many layers take theirs."""
+        if boxes is not None:
+            return input, boxes
+        if isinstance(input, (list, tuple)) and len(input) == 2:
+            return input
+        raise TypeError(f"{self.op}: a layer is called with (input, boxes) or ([input, boxes])")
+
     def _features(self, array: Tensor) -> Metadata:
-        return tuple(array.shape), self.compute_dtype
+        """As they are computed with. Integers are not cast: the operator refuses them."""
+        shape, own = _metadata(array)
+        return shape, self.compute_dtype if keras.backend.is_float_dtype(own) else own
+
+    def _cast(self, features: Any) -> Any:
+        if isinstance(features, (list, tuple)):
+            return [self._cast(each) for each in features]
+        return keras.ops.cast(features, self._features(features)[1])
 
     def _output_spec(
         self,
@@ -105,6 +129,13 @@ class _Layer(keras.layers.Layer):  # type: ignore[misc]
         shape = known_result(self.params, first, rows[0])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
+    def _output_shape(self, first: Shape, boxes: Any) -> Shape:
+        """The shape of the result, of those of the first map and of the boxes."""
+        if isinstance(boxes[0], (list, tuple)):
+            counts = [part[0] for part in boxes]
+            boxes = (None if None in counts else sum(counts), 4)
+        return known_result(self.params, first, boxes)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._options(), "data_format": self.data_format}
 
@@ -121,20 +152,23 @@ class _Pooling(_Layer):
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "spatial_scale": self.spatial_scale}
 
-    def call(self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None) -> Tensor:
-        input = keras.ops.cast(input, self.compute_dtype)
+    def call(
+        self, input: Tensor, boxes: Tensor = None, batch_indices: Tensor | None = None
+    ) -> Tensor:
+        input, boxes = self._pair(input, boxes)
         options = {"layout": self.layout, "batch_indices": batch_indices}
-        return self._function()(input, boxes, **self._options(), **options)
+        return self._function()(self._cast(input), boxes, **self._options(), **options)
 
     def compute_output_spec(
-        self, input: Tensor, boxes: Tensor, batch_indices: Tensor | None = None
+        self, input: Tensor, boxes: Tensor = None, batch_indices: Tensor | None = None
     ) -> Any:
+        input, boxes = self._pair(input, boxes)
         return self._output_spec([input], boxes, batch_indices)
 
     def compute_output_shape(
-        self, input_shape: Shape, boxes_shape: Shape, batch_indices_shape: Shape | None = None
+        self, input_shape: Any, boxes_shape: Any = None, batch_indices_shape: Any = None
     ) -> Shape:
-        return known_result(self.params, input_shape, boxes_shape)
+        return self._output_shape(*self._pair(input_shape, boxes_shape))
 
 
 @keras.saving.register_keras_serializable(package="roidl")
@@ -159,8 +193,9 @@ class RoIAlign(_Pooling):
         As of every layer: ``name``, ``dtype``, ...
 
     Call with ``input`` [N, H, W, C], ``boxes`` [N, L, 4] (or [K, 5], or [K, 4] with
-    ``batch_indices``, or a list of N tensors [L_i, 4]) in pixels of the image; the result is
-    [N, L, PH, PW, C] (or [K, PH, PW, C]), of the layer's compute dtype. Boxes are never cast.
+    ``batch_indices``, or a list of N tensors [L_i, 4]) in pixels of the image, or with a list of
+    these two; the result is [N, L, PH, PW, C] (or [K, PH, PW, C]), of the layer's compute dtype.
+    Boxes are never cast.
 
     Raises
     ------
@@ -269,9 +304,9 @@ class MultiScaleRoIAlign(_Layer):
         As of every layer: ``name``, ``dtype``, ...
 
     Call with ``inputs``, a list of maps [N, H_i, W_i, C], finest first, and ``boxes`` as of
-    `RoIAlign`. With ``boxes`` [N, L, 4], ``counts`` [N] says how many of the L rows of an image are
-    boxes: the results of the others are 0, and they have no gradient. ``levels`` [K] (or [N, L])
-    are the indices of the boxes' maps, in place of the rule.
+    `RoIAlign`, or with a list of these two. With ``boxes`` [N, L, 4], ``counts`` [N] says how many
+    of the L rows of an image are boxes: the results of the others are 0, and they have no gradient.
+    ``levels`` [K] (or [N, L]) are the indices of the boxes' maps, in place of the rule.
 
     Raises
     ------
@@ -327,15 +362,15 @@ class MultiScaleRoIAlign(_Layer):
 
     def call(
         self,
-        inputs: Sequence[Tensor],
-        boxes: Tensor,
+        inputs: Sequence[Any],
+        boxes: Tensor = None,
         batch_indices: Tensor | None = None,
         counts: Tensor | None = None,
         levels: Tensor | None = None,
     ) -> Tensor:
-        maps = [keras.ops.cast(each, self.compute_dtype) for each in inputs]
+        inputs, boxes = self._pair(inputs, boxes)
         return self._function()(
-            maps,
+            self._cast(inputs),
             boxes,
             **self._options(),
             layout=self.layout,
@@ -346,12 +381,13 @@ class MultiScaleRoIAlign(_Layer):
 
     def compute_output_spec(
         self,
-        inputs: Sequence[Tensor],
-        boxes: Tensor,
+        inputs: Sequence[Any],
+        boxes: Tensor = None,
         batch_indices: Tensor | None = None,
         counts: Tensor | None = None,
         levels: Tensor | None = None,
     ) -> Any:
+        inputs, boxes = self._pair(inputs, boxes)
         rule = self.pyramid
         pyramid_of(self.op, inputs, rule.scales, rule.canonical_scale, rule.canonical_level)
         pyramid = rule._replace(
@@ -361,6 +397,7 @@ class MultiScaleRoIAlign(_Layer):
         return self._output_spec(inputs, boxes, batch_indices, pyramid)
 
     def compute_output_shape(
-        self, inputs_shape: Sequence[Shape], boxes_shape: Shape, **shapes: Any
+        self, inputs_shape: Sequence[Any], boxes_shape: Any = None, **shapes: Any
     ) -> Shape:
-        return known_result(self.params, inputs_shape[0], boxes_shape)
+        maps, boxes = self._pair(inputs_shape, boxes_shape)
+        return self._output_shape(maps[0], boxes)
