@@ -8,21 +8,34 @@ import json
 import os
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from roidl._command_line import (
+    CommandError,
+    Parser,
+    check_output,
+    count,
+    one_line,
+    read_json,
+    seconds,
+)
 
 from . import compare, report
 from .case import ITEM_BYTES, LAYOUTS, OPERATIONS
 from .process import ROOT
-from .run import EngineSpec, Plan, run
+from .run import FORMAT, EngineSpec, Plan, run
 from .workloads import ALL, WORKLOADS
 
+PROG = "python -m benchmarks"
 FOLDER = Path(__file__).resolve().parent
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
+    parser = Parser(
+        prog=PROG,
         description="Time RoIAlign and RoIPool in every library, each in its own process.",
     )
     parser.add_argument(
@@ -32,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", nargs="+", default=["*"], help="names or patterns")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--dtypes", nargs="+", choices=ITEM_BYTES, default=list(ITEM_BYTES))
-    parser.add_argument("--threads", nargs="+", type=int, help="default: 1, and all CPUs")
+    parser.add_argument("--threads", nargs="+", type=count(), help="default: 1, and all CPUs")
     parser.add_argument(
-        "--seconds", type=float, default=0.25, help="for the timings of one row (default: 0.25)"
+        "--seconds", type=seconds, default=0.25, help="for the timings of one row (default: 0.25)"
     )
     parser.add_argument("--config", type=Path, default=FOLDER / "engines.toml")
     parser.add_argument(
@@ -56,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("benchmark.json"),
         help="the JSON file; the table goes beside it as .md, the plot as .png",
     )
-    instead = parser.add_argument_group("instead of a run")
+    group = parser.add_argument_group("instead of a run")
+    instead = group.add_mutually_exclusive_group()
     instead.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"))
     instead.add_argument(
         "--report", type=Path, metavar="RESULTS.json", help="write its .md and .png again"
@@ -70,8 +84,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _config(file: Path) -> dict[str, Any]:
+    """Environments and engines, by name.
+
+    Raises
+    ------
+    CommandError
+        If the file cannot be read, or lacks something.
+    """
+    try:
+        config = tomllib.loads(file.read_text())
+        environments, engines = dict(config["environments"]), dict(config["engines"])
+        for engine in engines.values():
+            environments[engine["environment"]].get("python", "").strip()
+            engine["class"].strip()
+    except OSError as error:
+        raise CommandError(f"--config: cannot read {file}: {error.strerror}") from None
+    except KeyError as error:
+        raise CommandError(f"--config: {file} has no {error}") from None
+    except (AttributeError, TypeError):
+        raise CommandError(f"--config: {file} has no tables of environments and engines") from None
+    except ValueError as error:
+        raise CommandError(f"--config: {file} is not a TOML file: {error}") from None
+    return config
+
+
 def _engines(options: argparse.Namespace) -> dict[str, EngineSpec]:
-    config = tomllib.loads(options.config.read_text())
+    config = _config(options.config)
     pythons = {
         name: str(options.config.parent / Path(environment["python"]).expanduser())
         if "python" in environment
@@ -81,7 +120,9 @@ def _engines(options: argparse.Namespace) -> dict[str, EngineSpec]:
     for override in options.python:
         name, _, path = override.partition("=")
         if name not in pythons:
-            raise SystemExit(f"--python: no environment {name!r}, there are {', '.join(pythons)}")
+            raise CommandError(f"--python: no environment {name!r}, there are {', '.join(pythons)}")
+        if not path:
+            raise CommandError(f"--python: ENVIRONMENT=PATH, got {override!r}")
         pythons[name] = os.path.abspath(Path(path).expanduser())  # a link stays one: it is the venv
     chosen = {
         name: EngineSpec(pythons[engine["environment"]], engine["class"])
@@ -89,13 +130,26 @@ def _engines(options: argparse.Namespace) -> dict[str, EngineSpec]:
         if any(fnmatch.fnmatch(name, pattern) for pattern in options.engines)
     }
     if not chosen:
-        raise SystemExit(f"--engines: none of {', '.join(config['engines'])} matches")
+        raise CommandError(f"--engines: none of {', '.join(config['engines'])} matches")
     return chosen
 
 
 def _read(file: Path) -> dict[str, Any]:
-    results: dict[str, Any] = json.loads(file.read_text())
+    results: dict[str, Any] = read_json(file)
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        raise CommandError(f"{file} holds no results of this benchmark, format {FORMAT}")
     return results
+
+
+@contextmanager
+def _reading(*files: Path) -> Iterator[None]:
+    """Say so where a file that should hold results lacks some: it was not written by a run."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        names = " or ".join(map(str, files))
+        what = f"{type(error).__name__}: {error}"
+        raise CommandError(f"{names} holds no results of this benchmark ({what})") from None
 
 
 def _write_report(results: dict[str, Any], file: Path) -> None:
@@ -115,27 +169,33 @@ def _write_report(results: dict[str, Any], file: Path) -> None:
 
 def _update_docs(file: Path) -> None:
     results = _read(file)
+    if not file.resolve().is_relative_to(ROOT):
+        raise CommandError(f"--update-docs: {file} is not in this clone, where pages can show it")
+    if report.baseline(results) is None:
+        names = " nor ".join(report.BASELINES)
+        raise CommandError(f"--update-docs: {file} has neither {names} to compare with")
     picture = file.resolve().with_suffix(".png").relative_to(ROOT)
     report.fill(ROOT / "README.md", report.readme_block(results, str(picture)))
     report.fill(ROOT / "docs/performance.md", report.page_block(results, f"../{picture}"))
 
 
-def main() -> None:
-    """Run the benchmark, or do what was asked for instead."""
-    options = _parser().parse_args()
+def _do(options: argparse.Namespace) -> None:
     if options.compare:
-        print(compare.compare(*map(_read, options.compare)))
+        with _reading(*options.compare):
+            print(compare.compare(*map(_read, options.compare)))
         return
     if options.report:
-        _write_report(_read(options.report), options.report)
+        with _reading(options.report):
+            _write_report(_read(options.report), options.report)
         return
     if options.update_docs:
-        _update_docs(options.update_docs)
+        with _reading(options.update_docs):
+            _update_docs(options.update_docs)
         return
     cpus = len(os.sched_getaffinity(0))
     threads = options.threads or sorted({1, cpus})
     if not 1 <= min(threads) <= max(threads) <= cpus:
-        raise SystemExit(f"--threads: from 1 to the {cpus} CPUs of this process, got {threads}")
+        raise CommandError(f"--threads: from 1 to the {cpus} CPUs of this process, got {threads}")
     plan = Plan(
         _engines(options),
         options.workloads or list(ALL if options.gpu else WORKLOADS),
@@ -147,12 +207,18 @@ def main() -> None:
         "cuda" if options.gpu else "cpu",
         options.loaded,
     )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(options.output, ".json")
 
     def save(results: dict[str, Any]) -> None:
         options.output.write_text(json.dumps(results, indent=1) + "\n")
 
     _write_report(run(plan, save), options.output)
+
+
+def main() -> None:
+    """Run the benchmark, or do what was asked for instead."""
+    with one_line(PROG):
+        _do(_parser().parse_args())
 
 
 if __name__ == "__main__":

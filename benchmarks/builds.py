@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from roidl._command_line import CommandError, read_json
+
 from .process import ROOT
 
 PREFIX = "ROIDL_TUNE_"
@@ -62,19 +64,22 @@ def cmake_tree() -> Path:
     """CMake's folder of the installation that was made last."""
     found = sorted(ROOT.glob("build/*/build.ninja"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise SystemExit("there is no build/*/build.ninja: docs/cuda.md, “To run it on a GPU”")
+        raise CommandError("there is no build/*/build.ninja: docs/cuda.md, “To run it on a GPU”")
     return found[-1].parent
 
 
 def compile_lines(tree: Path) -> tuple[list[Line], Line]:
     """How the objects of the library are compiled, and how they are linked."""
     command = ["ninja", "-C", str(tree), "-t", "compdb"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CommandError(f"{' '.join(command)} failed: {(done.stdout + done.stderr).strip()}")
+    said = done.stdout
     entries = json.loads(said[said.index("[") :])
     lines = [Line(entry["command"], entry["output"], tree / entry["file"]) for entry in entries]
     objects = [line for line in lines if OBJECTS in line.output and line.command]
     if not objects:
-        raise SystemExit(f"{tree} builds no CUDA kernels: install with ROIDL_CUDA=ON")
+        raise CommandError(f"{tree} builds no CUDA kernels: install with ROIDL_CUDA=ON")
     return objects, next(line for line in lines if line.output == LIBRARY)
 
 
@@ -144,7 +149,10 @@ def build(variants: Iterable[Variant], folder: Path, jobs: int) -> dict[str, Any
     """Make the default's library and one per variant; what is in `folder` afterwards, as JSON."""
     tree = cmake_tree()
     # What the libraries are linked to; kernels of another state of the sources are not made anew.
-    _shell(f"ninja -j {jobs} libroidl.so", tree)
+    try:
+        _shell(f"ninja -j {jobs} libroidl.so", tree)
+    except BuildError as error:
+        raise CommandError(f"libroidl.so cannot be built: {error}") from None
     lines, link = compile_lines(tree)
     state = hashlib.sha256("".join([sources(), *(line.command for line in lines)]).encode())
     objects = tree / "variants" / state.hexdigest()[:12]
@@ -183,8 +191,8 @@ def read(folder: Path) -> dict[str, Any]:
     """What an earlier `build` left there."""
     file = folder / MANIFEST
     if not file.exists():
-        raise SystemExit(f"--no-build: there is no {file}")
-    manifest: dict[str, Any] = json.loads(file.read_text())
-    if manifest["sources"] != sources():
-        raise SystemExit(f"--no-build: {folder} was built from other sources than src/ and cuda/")
+        raise CommandError(f"--no-build: there is no {file}")
+    manifest: dict[str, Any] = read_json(file)
+    if not isinstance(manifest, dict) or manifest.get("sources") != sources():
+        raise CommandError(f"--no-build: {folder} was built from other sources than src/ and cuda/")
     return manifest

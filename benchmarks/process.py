@@ -47,7 +47,7 @@ class Process:
         device: str,
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        if not Path(python).exists():
+        if not (Path(python).is_file() and os.access(python, os.X_OK)):
             raise WorkerError(f"no such interpreter: {python}")
         # On a GPU the driver and autograd have threads of their own, which calls wait for.
         cpus = cpus_in_order()[: threads if device == "cpu" else None]
@@ -66,15 +66,19 @@ class Process:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         # Kept for the last words of a worker that dies.
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker", engine, str(threads), device, cpu_list],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", "benchmarks.worker", engine, str(threads), device, cpu_list],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                text=True,
+            )
+        except OSError as error:  # an executable file, but none of this machine
+            self._stderr.close()
+            raise WorkerError(f"cannot run {python}: {error.strerror}") from None
 
     def order(self, order: str, **arguments: Any) -> Any:
         """Have the worker do something and wait for its answer.

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from roidl._command_line import CommandError
+
 from . import load, machine, reference
 from .case import ITEM_BYTES, LAYOUTS, OPERATIONS, Array, Case, Data
 from .process import ROOT, Process, WorkerError
@@ -259,7 +261,7 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
     Raises
     ------
-    SystemExit
+    CommandError
         If no engine can run.
     """
     results: dict[str, Any] = {
@@ -281,7 +283,7 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             fleet = Fleet(plan, threads, stack)
             results["left_out"].update(fleet.left_out)
             if not fleet.engines:
-                raise SystemExit(f"no engine can run on {plan.device}, for the reasons above")
+                raise CommandError(f"no engine can run on {plan.device}, for the reasons above")
             for name, engine in fleet.engines.items():
                 results["engines"][name] = {
                     "note": engine["note"],

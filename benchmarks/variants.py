@@ -15,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from roidl._command_line import Parser, check_output, count, make_folder, one_line
+from roidl._command_line import seconds as positive
+
 from . import builds, report
 from .builds import Variant
 from .case import ITEM_BYTES, LAYOUTS, OPERATIONS
@@ -23,6 +26,7 @@ from .report import Results, Row
 from .run import EngineSpec, Plan, run
 from .workloads import ALL
 
+PROG = "python -m benchmarks.variants"
 ENGINE = "benchmarks.engines.roidl_torch:Torch"
 DEFAULT, AGAIN = "default", "default, again"  # the same library twice: what a ratio is worth
 KEY = ("operation", "workload", "layout", "dtype")
@@ -79,8 +83,8 @@ def _trial(text: str) -> tuple[str, Trial]:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    found = argparse.ArgumentParser(
-        prog="python -m benchmarks.variants",
+    found = Parser(
+        prog=PROG,
         description="Time the CUDA kernels with other numbers.",
     )
     found.add_argument(
@@ -97,9 +101,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     found.add_argument("--dtypes", nargs="+", choices=ITEM_BYTES, default=["float32"])
-    found.add_argument("--seconds", type=float, default=0.05, help="for the timings of one row")
+    found.add_argument("--seconds", type=positive, default=0.05, help="for the timings of one row")
     cpus = len(os.sched_getaffinity(0))
-    found.add_argument("--jobs", type=int, default=cpus, help="compilers at a time")
+    found.add_argument("--jobs", type=count(), default=cpus, help="compilers at a time")
     found.add_argument(
         "--folder", type=Path, default=ROOT / "build/variants", help="of the libraries"
     )
@@ -254,12 +258,10 @@ def measure(
     return run(plan, save)
 
 
-def main() -> None:
-    """Build, measure, and say what is best."""
-    options = parser().parse_args()
+def _do(options: argparse.Namespace) -> None:
     trials = dict(options.vary)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.folder)
+    check_output(options.output, ".json")
     manifest = (
         builds.read(options.folder)
         if options.no_build
@@ -269,6 +271,12 @@ def main() -> None:
         print(_built(manifest["variants"]))
         return
     print(full(measure(manifest, trials, options, "cuda")))
+
+
+def main() -> None:
+    """Build, measure, and say what is best."""
+    with one_line(PROG):
+        _do(parser().parse_args())
 
 
 if __name__ == "__main__":

@@ -11,11 +11,16 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-import torchvision
-from torchvision.ops import poolers
+from roidl._command_line import Parser, one_line
 
-import roidl.torch
+PROG = "examples/faster_rcnn.py"
+
+with one_line(PROG, __name__):
+    import torch
+    import torchvision
+    from torchvision.ops import poolers
+
+    import roidl.torch
 
 
 @contextlib.contextmanager
@@ -105,4 +110,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line(PROG):
+        Parser(prog=PROG, description=(__doc__ or "").partition("\n")[0]).parse_args()
+        main()

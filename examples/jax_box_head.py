@@ -9,14 +9,18 @@ and its loss reaches the first through the gradient to the boxes.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from roidl._command_line import Parser, count, one_line
 
-from roidl.jax import roi_align
+PROG = "examples/jax_box_head.py"
+
+with one_line(PROG, __name__):
+    import jax
+    import jax.numpy as jnp
+
+    from roidl.jax import roi_align
 
 Array = Any
 Params = dict[str, Array]
@@ -87,8 +91,8 @@ def train_step(params: Params, moments: Any, key: Array, step: int) -> tuple[Any
 
 def main() -> None:
     """Train, and print the mean loss of every tenth of the steps."""
-    parser = argparse.ArgumentParser(description="Train a box head in plain JAX.")
-    parser.add_argument("--steps", type=int, default=300)
+    parser = Parser(prog=PROG, description="Train a box head in plain JAX.")
+    parser.add_argument("--steps", type=count(), default=300)
     steps = parser.parse_args().steps
     key = jax.random.key(0)
     params = make_params(key)
@@ -103,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line(PROG):
+        main()

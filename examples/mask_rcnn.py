@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torchvision
+from roidl._command_line import Parser, one_line
 
-import roidl.torch
+PROG = "examples/mask_rcnn.py"
+
+with one_line(PROG, __name__):
+    import torch
+    import torchvision
+
+    import roidl.torch
 
 POOLERS = ("box_roi_pool", "mask_roi_pool")
 
@@ -115,4 +120,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line(PROG):
+        Parser(prog=PROG, description=(__doc__ or "").partition("\n")[0]).parse_args()
+        main()

@@ -8,15 +8,26 @@ papers mean: features NHWC, boxes in pixels of the image, everything in one ``tf
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from roidl.tensorflow import assign_levels, multiscale_roi_align
+from roidl._command_line import Parser, count, one_line
+
+PROG = "examples/tensorflow_fpn.py"
+PARSER = Parser(prog=PROG, description=(__doc__ or "").partition("\n")[0])
+# P5 has a cell for every 32 pixels.
+PARSER.add_argument("--size", type=count(32), default=800, help="height and width of the image")
+PARSER.add_argument("--proposals", type=count(), default=2000)
+# Before TensorFlow greets.
+OPTIONS = PARSER.parse_args(None if __name__ == "__main__" else [])
+
+with one_line(PROG, __name__):
+    import tensorflow as tf
+
+    from roidl.tensorflow import assign_levels, multiscale_roi_align
 
 LEVELS = (2, 3, 4, 5)  # P2 has strides of 4 pixels, P5 of 32
 SCALES = [2.0**-level for level in LEVELS]
@@ -101,8 +112,5 @@ def main(size: int = 800, count: int = 2000) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=800, help="height and width of the image")
-    parser.add_argument("--proposals", type=int, default=2000)
-    options = parser.parse_args()
-    main(options.size, options.proposals)
+    with one_line(PROG):
+        main(OPTIONS.size, OPTIONS.proposals)

@@ -9,10 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import torchvision.ops as theirs
+from roidl._command_line import Parser, one_line
 
-import roidl.torch as ours
+PROG = "examples/torchvision_operators.py"
+
+with one_line(PROG, __name__):
+    import torch
+    import torchvision.ops as theirs
+
+    import roidl.torch as ours
 
 
 def problem() -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,4 +108,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line(PROG):
+        Parser(prog=PROG, description=(__doc__ or "").partition("\n")[0]).parse_args()
+        main()

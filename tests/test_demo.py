@@ -232,7 +232,8 @@ def test_framework_that_is_not_installed(
 
     monkeypatch.setattr(importlib.metadata, "version", all_but_jax)
     complaint = _complaint(_demo(picture, "--frameworks", "jax"), capsys)
-    assert complaint == "roidl demo: jax is not installed here: pip install 'roidl[jax]'"
+    how = "pip install '.[jax]' in a clone of roidl"
+    assert complaint == f"roidl demo: jax is not installed here: {how}"
 
 
 @needs_extra
@@ -253,7 +254,8 @@ def test_missing_extra_names_the_command(
     for name in ("skimage", "matplotlib", "tqdm"):  # as if the others were there
         monkeypatch.setitem(sys.modules, name, None if name == module else pytest)
     complaint = _complaint(["demo"], capsys)
-    assert complaint == f"roidl demo: {module} is not installed here: pip install 'roidl[demo]'"
+    how = "pip install '.[demo]' in a clone of roidl"
+    assert complaint == f"roidl demo: {module} is not installed here: {how}"
 
 
 # The definition that the demo checks against ------------------------------------------------------

@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
+import roidl
+from roidl._command_line import CommandError, Parser, count, make_folder, one_line
 
-from . import network, training, walkthrough
-from .network import Detector, Settings
-from .pictures import draw_detections, draw_losses
-from .regions import prepare, propose
-from .scenes import make_scene
+PROG = "python -m examples.fast_rcnn"
+
+with one_line(PROG, __name__):
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from . import network, training, walkthrough
+    from .network import Detector, Settings
+    from .pictures import draw_detections, draw_losses
+    from .regions import prepare, propose
+    from .scenes import make_scene
 
 COMPARED_STEPS = 50
 OUTPUT = Path("fast_rcnn")
@@ -24,26 +30,28 @@ WALKED = 1  # the held-out scene whose largest digit is followed
 
 def _parser() -> argparse.ArgumentParser:
     defaults = Settings()
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.fast_rcnn",
+    parser = Parser(
+        prog=PROG,
         description="Train a Fast R-CNN to find handwritten digits on photographs.",
     )
 
-    def add(name: str, about: str, **settings: Any) -> None:
+    def add(name: str, about: str, to: Any = parser, **settings: Any) -> None:
         default = settings.get("default")
         shown = "" if default is None else f" (default: {default})"
-        parser.add_argument(name, help=about + shown, **settings)
+        to.add_argument(name, help=about + shown, **settings)
 
     add("--framework", "with what", choices=training.FRAMEWORKS, default="torch")
     add("--pool", "RoIAlign or RoIPool", choices=network.POOLS, default=defaults.pool)
-    add("--steps", "of training", type=int, metavar="N", default=defaults.steps)
-    add("--scenes", "to evaluate", type=int, metavar="N", default=training.HELD_OUT)
+    add("--steps", "of training", type=count(), metavar="N", default=defaults.steps)
+    add("--scenes", "to evaluate", type=count(), metavar="N", default=training.HELD_OUT)
     add("--dtype", "to compute in", choices=("float32", "float64"), default=defaults.dtype)
     add("--device", "to compute on", choices=("cpu", "cuda"), default=defaults.device)
     add("--output", "where to put the files", type=Path, metavar="FOLDER", default=OUTPUT)
-    add("--evaluate", "do not train: evaluate weights of any framework", type=Path, metavar="NPZ")
+    instead = parser.add_mutually_exclusive_group()
+    about = "do not train: evaluate weights of any framework"
+    add("--evaluate", about, instead, type=Path, metavar="NPZ")
     about = f"take {COMPARED_STEPS} steps in each framework: how far are they apart?"
-    add("--compare", about, action="store_true")
+    add("--compare", about, instead, action="store_true")
     return parser
 
 
@@ -81,21 +89,35 @@ def _compare(settings: Settings, folder: Path) -> None:
     _write(draw_losses(paths), folder / "losses.png")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line says."""
-    options = _parser().parse_args(arguments)
+def _load(path: Path) -> tuple[network.Weights, str]:
+    try:
+        return network.load(path)
+    except OSError as error:
+        raise CommandError(f"--evaluate: cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise CommandError(f"--evaluate: {error}") from None
+
+
+def _make_detector(framework: str, settings: Settings, weights: network.Weights) -> Detector:
+    try:
+        return training.make_detector(framework, settings, weights)
+    except training.NoDeviceError as error:
+        raise CommandError(f"--device {settings.device}: {error}") from None
+
+
+def _do(options: argparse.Namespace) -> None:
+    if options.device == "cuda" and not roidl.build_info()["cuda"]["usable"]:
+        raise CommandError("--device cuda: roidl cannot use CUDA here, see `roidl info`")
     folder: Path = options.output
-    folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(options.pool, options.dtype, options.device, steps=options.steps)
+    weights, pool = _load(options.evaluate) if options.evaluate else (None, settings.pool)
+    make_folder(folder)
     if options.compare:
         _compare(settings, folder)
         return
-    if options.evaluate:
-        weights, pool = network.load(options.evaluate)
-        settings = settings._replace(pool=pool)
-    else:
-        weights = network.first_weights()
-    detector = training.make_detector(options.framework, settings, weights)
+    settings = settings._replace(pool=pool)
+    weights = weights or network.first_weights()
+    detector = _make_detector(options.framework, settings, weights)
     title = f"{options.framework}, {network.POOLS[settings.pool]}"
     if not options.evaluate:
         start = time.perf_counter(), time.process_time()
@@ -105,6 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network.save(folder / "checkpoint.npz", detector.weights(), settings.pool)
         print(f"wrote {folder / 'checkpoint.npz'}")
     _report(detector, settings, options.scenes, title, folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line says."""
+    with one_line(PROG):
+        _do(_parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

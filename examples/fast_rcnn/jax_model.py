@@ -67,6 +67,14 @@ def _loss(pool: str, params: Params, batch: Batch) -> jax.Array:
     return loss
 
 
+def finds_cuda() -> bool:
+    """Whether there is a GPU to compute on."""
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
 class Detector:
     """The network, its losses and its optimiser."""
 

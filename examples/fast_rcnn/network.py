@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +97,23 @@ def save(path: Path, weights: Weights, pool: str) -> None:
 
 
 def load(path: Path) -> tuple[Weights, str]:
-    """Weights of an .npz file and the pooling that they were trained with."""
-    with np.load(path) as file:
-        weights = dict(file)
-    return weights, str(weights.pop("pool"))
+    """Weights of an .npz file and the pooling that they were trained with.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or holds something else.
+    """
+    try:
+        with np.load(path) as file:
+            weights = dict(file)
+    except (AttributeError, EOFError, TypeError, ValueError, BadZipFile):
+        raise ValueError(f"{path} is not an .npz file of arrays") from None
+    pool = str(weights.pop("pool", ""))
+    shapes = {name: array.shape for name, array in first_weights().items()}
+    wrong = {name for name in shapes.keys() | weights if name not in weights or name not in shapes}
+    wrong |= {name for name in shapes.keys() - wrong if weights[name].shape != shapes[name]}
+    if wrong or pool not in POOLS:
+        what = f"weights of other shapes: {', '.join(sorted(wrong))}" if wrong else "no pooling"
+        raise ValueError(f"{path} holds no weights of this network, but {what}")
+    return weights, pool

@@ -44,6 +44,11 @@ def _dense(name: str, dtype: str) -> Any:
     return layer
 
 
+def finds_cuda() -> bool:
+    """Whether there is a GPU to compute on."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 class Detector:
     """The network, its losses and its optimiser."""
 

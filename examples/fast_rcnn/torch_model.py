@@ -58,6 +58,11 @@ def _from_torch(name: str, tensor: torch.Tensor) -> Array:
     return array.copy()  # the tensor will change
 
 
+def finds_cuda() -> bool:
+    """Whether there is a GPU to compute on."""
+    return bool(torch.cuda.is_available())
+
+
 class Detector:
     """The network, its losses and its optimiser."""
 

@@ -24,9 +24,21 @@ OVERLAPS = (0.5, 0.75)
 BAR = "{desc:<28}|{bar:20}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
 
 
+class NoDeviceError(Exception):
+    """A framework cannot compute where it was asked to."""
+
+
 def make_detector(framework: str, settings: Settings, weights: Weights) -> Detector:
-    """A framework's network with these weights; imports the framework."""
+    """A framework's network with these weights; imports the framework.
+
+    Raises
+    ------
+    NoDeviceError
+        If it finds no GPU, and was asked for one.
+    """
     module = importlib.import_module(f".{framework}_model", __package__)
+    if settings.device == "cuda" and not module.finds_cuda():
+        raise NoDeviceError(f"{framework} finds no GPU here")
     detector: Detector = module.Detector(settings, weights)
     return detector
 

@@ -11,7 +11,7 @@ from typing import Any
 import roidl
 
 from . import demo
-from ._demo_scene import DemoError
+from ._command_line import CommandError, Parser, one_line
 
 
 def _lines(info: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -29,7 +29,7 @@ def _lines(info: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="roidl", description=roidl.__doc__)
+    parser = Parser(prog="roidl", description=roidl.__doc__)
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
 
     about = "pool a photograph through every front end, check that they agree, draw a figure"
@@ -61,24 +61,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(parser: argparse.ArgumentParser, command: str | None, options: dict[str, Any]) -> None:
+    if command is None:
+        parser.print_help()
+        return
+    try:
+        info = roidl.build_info()
+    except ValueError as error:  # a variable of the environment
+        raise CommandError(str(error)) from None
+    if command == "info":
+        print("\n".join(_lines(info)))
+    else:
+        demo.run(**options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status: 0, 1 for a disagreement, 2 for an error."""
     parser = _parser()
     given = sys.argv[1:] if arguments is None else arguments
     # argparse takes -5,1,9,9 for an option; with a space in front it is a box, off the picture.
     given = [re.sub(r"^(?=-[\d.])", " ", argument) for argument in given]
-    options = vars(parser.parse_args(given))
-    command = options.pop("command")
-    if command is None:
-        parser.print_help()
-    elif command == "info":
-        print("\n".join(_lines(roidl.build_info())))
-    else:
-        try:
-            demo.run(**options)
-        except DemoError as error:
-            print(f"roidl demo: {error}", file=sys.stderr)
-            return error.status
+    try:
+        with one_line("roidl"):
+            options = vars(parser.parse_args(given))
+            command = options.pop("command")
+            with one_line(f"roidl {command}"):
+                _run(parser, command, options)
+    except SystemExit as end:
+        return int(end.code or 0)
     return 0
 
 

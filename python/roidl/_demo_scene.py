@@ -10,20 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ._command_line import CommandError
+
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
 BINS = (7, 28)  # per axis: Mask R-CNN's box head takes 7, its masks have 28
 STRIDE = 4  # pixels per cell of the coarse map, as in the finest level of a pyramid
 LARGEST_SIDE = 1024  # larger pictures are reduced, and their boxes by spatial_scale
-
-
-class DemoError(Exception):
-    """What the user has to know in one line, and the exit status that goes with it."""
-
-    def __init__(self, message: str, status: int = 2) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Region(NamedTuple):
@@ -64,9 +58,9 @@ def parse_boxes(texts: Sequence[str]) -> list[Region]:
         try:
             x1, y1, x2, y2 = (float(part) for part in text.split(","))
         except ValueError:
-            raise DemoError(f"box {text!r} is not four numbers x1,y1,x2,y2") from None
+            raise CommandError(f"box {text!r} is not four numbers x1,y1,x2,y2") from None
         if not (x1 < x2 and y1 < y2 and math.isfinite(x2 - x1) and math.isfinite(y2 - y1)):
-            raise DemoError(f"box {text!r} must be x1,y1,x2,y2 with x1 < x2 and y1 < y2")
+            raise CommandError(f"box {text!r} must be x1,y1,x2,y2 with x1 < x2 and y1 < y2")
         regions.append(Region(f"box {i}", x1, y1, x2, y2))
     return regions
 
@@ -74,7 +68,7 @@ def parse_boxes(texts: Sequence[str]) -> list[Region]:
 def _check_inside(regions: Sequence[Region], width: int, height: int) -> None:
     for _, x1, y1, x2, y2 in regions:
         if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-            raise DemoError(
+            raise CommandError(
                 f"box {x1:g},{y1:g},{x2:g},{y2:g} is not inside the picture, "
                 f"which is {width} x {height} pixels"
             )
@@ -96,9 +90,9 @@ def _read(path: str | None) -> tuple[Array, int, int, int]:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
     except FileNotFoundError:
-        raise DemoError(f"no such image file: {path}") from None
+        raise CommandError(f"no such image file: {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DemoError(f"cannot read the image {path}: {error}") from None
+        raise CommandError(f"cannot read the image {path}: {error}") from None
     factor = math.ceil(max(image.size) / LARGEST_SIDE)
     return np.asarray(image.reduce(factor)), *image.size, factor
 

@@ -25,7 +25,8 @@ import numpy.typing as npt
 import roidl
 
 from . import _demo_definition as definition
-from ._demo_scene import BINS, DemoError, Scene, parse_boxes, set_scene
+from ._command_line import CommandError, not_installed
+from ._demo_scene import BINS, Scene, parse_boxes, set_scene
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -80,12 +81,11 @@ def _choose_front_ends(asked: Sequence[str] | None) -> dict[str, str]:
     }
     for name in asked or ():
         if name not in FRONT_ENDS:
-            raise DemoError(f"unknown framework {name!r}; there are {', '.join(FRONT_ENDS)}")
+            raise CommandError(f"unknown framework {name!r}; there are {', '.join(FRONT_ENDS)}")
         if installed[name] is None:
-            how = "" if name == "cupy" else f": pip install 'roidl[{name}]'"
-            raise DemoError(f"{name} is not installed here{how}")
+            raise CommandError(not_installed(name))
         if name not in usable:
-            raise DemoError(f"{name} needs CUDA, which this build of roidl cannot use here")
+            raise CommandError(f"{name} needs CUDA, which this build of roidl cannot use here")
     return {name: version for name, version in usable.items() if name in (asked or FRONT_ENDS)}
 
 
@@ -97,7 +97,7 @@ def _load(name: str) -> FrontEnd:
         return FRONT_ENDS[name](importlib.import_module(name))
     except ImportError as error:
         reason = str(error).partition("\n")[0]
-        raise DemoError(
+        raise CommandError(
             f"{name} is installed but cannot be imported ({reason}); "
             f"leave it out by naming the others with --frameworks"
         ) from error
@@ -258,17 +258,19 @@ def _check_disagreement(rows: Sequence[Row]) -> None:
         if not row.difference <= TOLERANCE
     ]
     if wrong:
-        raise DemoError(
+        raise CommandError(
             f"not within {TOLERANCE:g} of the float64 definition: {', '.join(wrong)}", status=1
         )
 
 
 def _check_output(path: Path) -> None:
     if path.suffix.lower() != ".png":
-        raise DemoError(f"cannot write {path}: the figure is a PNG, name a file that ends in .png")
+        raise CommandError(
+            f"cannot write {path}: the figure is a PNG, name a file that ends in .png"
+        )
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         reason = "it is a folder" if path.is_dir() else f"{path.parent} is not a writable folder"
-        raise DemoError(f"cannot write {path}: {reason}")
+        raise CommandError(f"cannot write {path}: {reason}")
 
 
 def run(
@@ -281,12 +283,12 @@ def run(
 
     Raises
     ------
-    DemoError
+    CommandError
         With one line for the user, if something asked for cannot be had or a front end disagrees.
     """
     for module in ("skimage", "matplotlib", "tqdm"):
         if importlib.util.find_spec(module) is None:
-            raise DemoError(f"{module} is not installed here: pip install 'roidl[demo]'")
+            raise CommandError(not_installed(module))
     versions = _choose_front_ends(frameworks)
     regions = parse_boxes(boxes)
     _check_output(Path(output))
@@ -317,5 +319,5 @@ def run(
     try:
         figure.savefig(output)
     except OSError as error:
-        raise DemoError(f"cannot write {output}: {error.strerror or error}") from None
+        raise CommandError(f"cannot write {output}: {error.strerror or error}") from None
     print(f"\nwrote {output}")
