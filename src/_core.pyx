@@ -168,8 +168,7 @@ def roi_align(bytes op, params, boxes, batch_indices, allocate, device, out, inp
         out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(leader.tensor))
     cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
     problem.stream = <void*>leader.stream
-    with nogil:
-        c_roi_align_forward(problem, maps, b.tensor, y.tensor)
+    call_align(ALIGN, problem, maps, b.tensor, Maps(), Maps(&y.tensor))
     return out
 
 
@@ -192,8 +191,7 @@ def roi_align_backward(bytes op, params, boxes, batch_indices, allocate, device,
     cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
     cdef Maps result = y.maps(op)
     problem.stream = <void*>g.stream
-    with nogil:
-        c_roi_align_backward(problem, g.tensor, b.tensor, features, result)
+    call_align(ALIGN_BACKWARD, problem, Maps(&g.tensor), b.tensor, features, result)
     return out
 
 
@@ -222,8 +220,7 @@ def roi_align_backward_boxes(bytes op, params, boxes, batch_indices, allocate,
     out = allocate(tensor_shape(b), "float64")
     cdef View y = writable_view_of(out, op, b"grad_boxes", stream_of(g))
     problem.stream = <void*>g.stream
-    with nogil:
-        c_roi_align_backward_boxes(problem, g.tensor, maps, b.tensor, y.tensor)
+    call_align(ALIGN_BACKWARD_BOXES, problem, Maps(&g.tensor), b.tensor, maps, Maps(&y.tensor))
     shapes = b.owner if isinstance(boxes, (list, tuple)) else [tensor_shape(b)]
     return out, shapes, problem.double_coordinates
 
@@ -247,10 +244,8 @@ def roi_pool(bytes op, params, boxes, batch_indices, allocate, device, out, inpu
     if return_argmax:
         argmax = allocate(shape_tuple(pooled_shape(problem)), "int32")
         a = writable_view_of(argmax, op, b"argmax", stream_of(leader))
-    cdef const Tensor* cells = tensor_or_null(a)
     problem.stream = <void*>leader.stream
-    with nogil:
-        c_roi_pool_forward(problem, maps, b.tensor, y.tensor, cells)
+    call_pool(POOL, problem, maps, b.tensor, Maps(), Maps(&y.tensor), tensor_or_null(a))
     return (out, argmax) if return_argmax else out
 
 
@@ -269,10 +264,9 @@ def roi_pool_backward(bytes op, params, boxes, batch_indices, allocate, device, 
     out = gradients(g, shapes, allocate, out, p)
     cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
     cdef Maps result = y.maps(op)
-    cdef const Tensor* cells = tensor_or_null(a)
     problem.stream = <void*>g.stream
-    with nogil:
-        c_roi_pool_backward(problem, g.tensor, b.tensor, cells, result)
+    call_pool(POOL_BACKWARD, problem, Maps(&g.tensor), b.tensor, Maps(tensor_or_null(a)), result,
+              NULL)
     return out
 
 
@@ -288,6 +282,8 @@ def assign_levels(bytes op, boxes, pyramid, allocate=None, device=None):
     cdef void* stream = <void*>b.stream
     cdef const char* name = op
     check_same_device(op, b"levels", y.tensor, b.tensor.device)
+    cdef AnswersSignals handlers
+    handlers.begin()
     with nogil:
         c_assign_levels(name, p.pyramid, count, b.tensor, <int32_t*>y.tensor.data, stream)
     return levels
@@ -306,6 +302,31 @@ def param_fields():
     cdef RoiAlignParams align = RoiAlignParams(1, 1, 1.0, 0, 0, False, 0, 0)
     cdef RoiPoolParams pool = RoiPoolParams(1, 1, 1.0, 0, 0)
     return {"RoiAlignParams": tuple(align), "RoiPoolParams": tuple(pool)}
+
+
+def answering_signals(function, *args):
+    """function(*args). Python's signal handlers run meanwhile, where kernels that another library
+    calls on this thread take long; what one raises is raised here."""
+    cdef AnswersSignals handlers
+    handlers.begin()
+    try:
+        return function(*args)
+    except BaseException:
+        raise_from_handler()
+        raise
+
+
+cdef int raise_from_handler() except -1:
+    return -1 if raised_by_handler.throw_() else 0
+
+
+def rounded(array, str dtype):
+    """array.astype(dtype), rounded as the core rounds, whatever the mode of this thread."""
+    cdef FloatingPoint* mode = new FloatingPoint()
+    try:
+        return array.astype(dtype)
+    finally:
+        del mode
 
 
 def get_num_threads():

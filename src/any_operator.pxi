@@ -70,6 +70,8 @@ cdef Maps maps_or_none(MapList maps, const char* name) except *:
 cdef int call_align(int number, RoiAlignProblem problem, const Maps& first, const Tensor& boxes,
                     const Maps& second, const Maps& result) except -1:
     """By the operator's number. What is one array, and no list of maps, is the first."""
+    cdef AnswersSignals handlers
+    handlers.begin()
     with nogil:
         if number == ALIGN:
             c_roi_align_forward(problem, first, boxes, result.tensors[0][0])
@@ -91,6 +93,8 @@ cdef int call_align(int number, RoiAlignProblem problem, const Maps& first, cons
 
 cdef int call_pool(int number, RoiPoolProblem problem, const Maps& first, const Tensor& boxes,
                    const Maps& second, const Maps& result, const Tensor* argmax) except -1:
+    cdef AnswersSignals handlers
+    handlers.begin()
     with nogil:
         if number == POOL:
             c_roi_pool_forward(problem, first, boxes, result.tensors[0][0], argmax)

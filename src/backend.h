@@ -1,5 +1,6 @@
 // Backend: what a device must provide. An operator that a device lacks is a null entry.
 #pragma once
+#include "floating_point.h"
 #include "roi_align.h"
 #include "roi_pool.h"
 
@@ -27,6 +28,7 @@ const Backend& backend_of(const Problem& problem);
 // Runs one entry of the table: run(problem, &Backend::roi_align_forward).
 template <class ProblemType>
 void run(const ProblemType& problem, void (*const Backend::*entry)(const ProblemType&)) {
+  const FloatingPoint mode;
   const Backend& backend = backend_of(problem);
   if (backend.*entry == nullptr)
     fail(ErrorKind::unsupported, problem.op, "not implemented on ", backend.name);

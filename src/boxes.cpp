@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "check.h"
+#include "floating_point.h"
+#include "interrupt.h"
 
 namespace roidl {
 
@@ -36,6 +38,7 @@ void check_list_length(const char* op, int64_t length, int64_t images) {
 
 template <class T>
 void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices) {
+  const FloatingPoint mode;
   const char* data = static_cast<const char*>(boxes.data);
   for (int64_t i = 0; i < boxes.shape[0]; ++i) {
     for (int64_t j = 0; j < 4; ++j)
@@ -139,6 +142,7 @@ void check_box_values(const char* op, const Boxes& boxes, int64_t images) {
            " has ", count);
   }
   for (int64_t k = 0; k < boxes.count; ++k) {
+    if (k % kRowsPerInterrupt == kRowsPerInterrupt - 1) check_interrupt();
     if (is_padding(boxes, k)) continue;
     const Box<double> box = load_box<double>(boxes, k);
     const double coordinates[] = {box.x1, box.y1, box.x2, box.y2};

@@ -45,6 +45,17 @@ cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
 cdef extern from "python_error.h" namespace "roidl" nogil:
     void raise_python_error()
 
+cdef extern from "python_signals.h" namespace "roidl" nogil:
+    cppclass AnswersSignals:
+        void begin()
+    cppclass RaisedByHandler:
+        cbool throw_ "raise"()
+    RaisedByHandler raised_by_handler
+
+cdef extern from "floating_point.h" namespace "roidl" nogil:
+    cppclass FloatingPoint:
+        FloatingPoint()
+
 cdef extern from "tensor.h" namespace "roidl" nogil:
     ctypedef struct Shape:
         int ndim

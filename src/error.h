@@ -1,6 +1,7 @@
 // Error: the only way in which the core fails. Each door (Python, XLA, ...) translates it once.
 #pragma once
 #include <exception>
+#include <locale>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -26,6 +27,7 @@ class __attribute__((visibility("default"))) Error : public std::exception {
 template <class... Parts>
 [[noreturn]] void fail(ErrorKind kind, const char* op, const Parts&... parts) {
   std::ostringstream text;
+  text.imbue(std::locale::classic());  // the process's may group digits, or write a comma
   text << op << ": ";
   (text << ... << parts);
   throw Error(kind, text.str());

@@ -8,6 +8,7 @@
 #include "backend.h"
 #include "check.h"
 #include "device_library.h"
+#include "floating_point.h"
 #include "pyramid.h"
 
 namespace roidl {
@@ -67,8 +68,9 @@ void check_same_kind(const Problem& problem, const char* name, const Tensor& inp
 
 }  // namespace
 
-void describe_arrays(Problem& problem, double scale, const Maps& input, const Tensor& boxes,
+void describe_arrays(Problem& problem, const double& scale, const Maps& input, const Tensor& boxes,
                      const Tensor* indices, const Pyramid* pyramid) {
+  const FloatingPoint mode;
   const char* op = problem.op;
   problem.num_maps = input.count;
   for (int i = 0; i < input.count; ++i) {
@@ -177,6 +179,7 @@ void check_written(const Problem& problem, const Named& written,
 }
 
 void check_values(const Problem& problem) {
+  const FloatingPoint mode;
   const bool readable =
       problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
   if (readable) {

@@ -121,7 +121,7 @@ int64_t level_of(const Problem& problem, int64_t k);  // pyramid.h
 template <class T>
 PlacedBox<T> place_box(const Problem& problem, int64_t k);
 
-void describe_arrays(Problem& problem, double scale, const Maps& input, const Tensor& boxes,
+void describe_arrays(Problem& problem, const double& scale, const Maps& input, const Tensor& boxes,
                      const Tensor* indices, const Pyramid* pyramid);
 
 // Fills in all but the buffers. `params` are any operator's; `input` may lack data when only its

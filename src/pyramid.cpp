@@ -6,6 +6,8 @@
 
 #include "backend.h"
 #include "check.h"
+#include "floating_point.h"
+#include "interrupt.h"
 
 namespace roidl {
 
@@ -47,6 +49,7 @@ void describe_levels(Problem& problem, const Tensor& boxes, const Pyramid& pyram
 
 void check_level_values(const Problem& problem) {
   for (int64_t k = 0; problem.levels.given != nullptr && k < problem.rois; ++k) {
+    if (k % kRowsPerInterrupt == kRowsPerInterrupt - 1) check_interrupt();
     if (is_padding(problem.boxes, k)) continue;
     const int64_t level = given_level(problem.levels, problem.boxes, k);
     if (level < 0 || level >= problem.num_maps)
@@ -70,6 +73,7 @@ int64_t level_of(const Problem& problem, int64_t k) {
 
 void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tensor& boxes,
                    int32_t* levels, void* stream, bool may_wait) {
+  const FloatingPoint mode;
   Problem problem;
   problem.op = op;
   problem.num_maps = maps;

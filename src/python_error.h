@@ -6,6 +6,7 @@
 #include <new>
 
 #include "error.h"
+#include "python_signals.h"
 
 namespace roidl {
 
@@ -13,6 +14,8 @@ namespace roidl {
 inline void raise_python_error() {
   try {
     throw;
+  } catch (const Interrupted&) {
+    raised_by_handler.raise();
   } catch (const Error& error) {
     PyObject* const types[] = {PyExc_ValueError, PyExc_TypeError, PyExc_NotImplementedError,
                                PyExc_RuntimeError};

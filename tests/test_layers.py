@@ -33,6 +33,7 @@ def name_of(path: Path) -> str:
 GROUND = {"error.h", "tensor.h", "dtype.h", "geometry.h", "host_device.h"}
 GROUND |= {"check.h", "check.cpp"}
 GROUND |= {"boxes.h", "boxes.cpp"}
+GROUND |= {"floating_point.h", "interrupt.h", "interrupt.cpp"}
 SOURCES = files_of("src", "cuda", suffixes=".h .cpp .pyx .pxd .pxi .cu .cuh")
 # Headers of an outside world: only a door knows one.
 OUTSIDE = re.compile(
@@ -44,7 +45,7 @@ def storey(path: Path) -> int:
     """0 ground, 1 operators as described, 2 kernels, 3 operators as checked, 4 doors."""
     if path.parent != SRC:
         return {"abi": 0, "cpu": 2, "cuda": 2, "bridge": 4}[path.relative_to(ROOT).parts[-2]]
-    if path.suffix in (".pyx", ".pxd", ".pxi") or path.name == "python_error.h":
+    if path.suffix in (".pyx", ".pxd", ".pxi") or path.name.startswith("python_"):
         return 4
     return 0 if path.name in GROUND else 1 if path.suffix == ".h" else 3
 

@@ -267,10 +267,11 @@ def a_fork_has_a_pool_of_its_own() -> None:
 
 
 def the_environment_says_how_many() -> None:
-    def default(text: str | None) -> int:
-        os.environ.pop("ROIDL_NUM_THREADS", None)
-        if text is not None:
-            os.environ["ROIDL_NUM_THREADS"] = text
+    def default(text: str | None, openmp: str | None = None) -> int:
+        for name, value in (("ROIDL_NUM_THREADS", text), ("OMP_NUM_THREADS", openmp)):
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         return roidl.get_num_threads()
 
     def refused(text: str) -> bool:
@@ -288,12 +289,21 @@ def the_environment_says_how_many() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         return default(None)
 
-    for text, threads in (("1", 1), ("3", 3), ("70", 70)):
+    numbers = [("1", 1), ("3", 3), ("70", 70), (" 4", 4), ("4 ", 4), ("+5", 5), ("9" * 30, 1024)]
+    for text, threads in numbers:
         assert in_child(partial(lambda t, n: default(t) == n, text, threads)), text
-    for text in ("0", "-2", "many", "2.5", "3 threads", "0x3", "9" * 30 + "x"):
+        assert in_child(partial(lambda t, n: default(t, "2") == n, text, threads)), text
+    for text in ("0", "-2", "many", "2.5", "3 threads", "0x3", "9" * 30 + "x", "4,2", "+", "+-4"):
         assert in_child(partial(refused, text)), text
     cpus = len(os.sched_getaffinity(0))
     assert in_child(lambda: 1 <= default(None) <= cpus)
+    # OpenMP's own: a list is of nested levels, and what it does not understand it ignores.
+    for text, threads in [*numbers[:6], ("4,2", 4), (" 6 , 2,1 ", 6), ("5000", 1024)]:
+        assert in_child(partial(lambda t, n: default(None, t) == n, text, threads)), text
+        assert in_child(partial(lambda t, n: default("", t) == n, text, threads)), text
+    ignored = ["", " ", "0", "-2", "many", "2.5", "3 threads", "4,", ",4", "4,0", "4,x", "9" * 30]
+    for text in ignored:
+        assert in_child(partial(lambda t: 1 <= default(None, t) <= cpus, text)), text
     assert in_child(lambda: 1 <= default("") <= cpus)
     assert in_child(lambda: one_cpu() == 1)
 

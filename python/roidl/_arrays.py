@@ -132,7 +132,7 @@ def _run_like_boxes(call: Call) -> Any:
             name = "float64" if double else "float32"
         if on_device:
             return library.cast(values, name)
-        return library_of(boxes).adopt(call.op, values.astype(name), boxes)
+        return library_of(boxes).adopt(call.op, _core.rounded(values, name), boxes)
 
     if not isinstance(call.boxes, (list, tuple)):
         return like(call.boxes, grads)

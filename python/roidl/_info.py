@@ -24,8 +24,10 @@ FRAMEWORKS = {
 def get_num_threads() -> int:
     """Return how many threads a call may use.
 
-    The default is the environment variable ``ROIDL_NUM_THREADS``, or else the CPUs that the process
-    may use (its affinity and its control group's quota).
+    The default is the environment variable ``ROIDL_NUM_THREADS``, or else ``OMP_NUM_THREADS`` (of a
+    list like "4,2" the first number; what OpenMP would not understand is ignored), or else the CPUs
+    that the process may use (its affinity and its control group's quota). The environment is read
+    once, at the first call that needs it.
 
     Examples
     --------

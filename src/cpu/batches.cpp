@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "../interrupt.h"
 #include "tuning.h"
 
 namespace roidl::cpu {
@@ -29,6 +30,7 @@ SortedRois sort_rois(const Problem& problem, Tables& tables) {
   std::vector<const Roi*> made;
   bool all = true;
   for (int64_t k = 0; k < problem.rois; ++k) {
+    if (k % kRowsPerInterrupt == kRowsPerInterrupt - 1) check_interrupt();
     all &= rois.arena.taken() < kSharedBytes;
     if (!all) rois.arena.clear();
     const Roi* roi = tables.make(k, rois.arena);
@@ -54,6 +56,7 @@ void run_in_batches(const Problem& problem, Tables& tables,
   Arena arena;
   std::vector<const Roi*> made;
   for (int64_t first = 0; first < problem.rois;) {
+    check_interrupt();
     first = make_batch(tables, rois.windows, first, problem.rois, kSharedBytes, arena, made);
     run(windows_of(problem, made, rois.max_cells));
   }
@@ -68,6 +71,7 @@ ThreadBatch::ThreadBatch(const SortedRois& rois) : all_(rois) {
 }
 
 void ThreadBatch::make_more(TableBatch& batch, int64_t first) {
+  check_interrupt();
   auto& self = static_cast<ThreadBatch&>(batch);
   self.begin = first;
   self.end = make_batch(*self.tables_, self.all_.windows, first, self.stop, kThreadBytes,

@@ -3,35 +3,33 @@
 #include "parallel.h"
 
 #include <pthread.h>
-#include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <condition_variable>
-#include <cstdlib>
 #include <deque>
 #include <exception>
-#include <fstream>
 #include <mutex>
-#include <string>
 #include <system_error>
 #include <thread>
 
-#include "../error.h"
+#include "../floating_point.h"
+#include "../interrupt.h"
+#include "default_threads.h"
 #include "tuning.h"
 
 namespace roidl::cpu {
 
 namespace {
 
-constexpr int kMaxThreads = 1024;
 
 struct Job final : Tasks {
   explicit Job(int64_t count, const std::function<void(Tasks&)>& body) : count(count), body(body) {}
 
   bool next(int64_t& task) override {
     task = claimed.fetch_add(1, std::memory_order_relaxed);
+    if (task > 0 && task < count) check_interrupt();
     return task < count;
   }
   void take_part() noexcept {
@@ -41,17 +39,38 @@ struct Job final : Tasks {
       std::lock_guard lock(error_mutex);
       if (!error) error = std::current_exception();
       claimed.store(count, std::memory_order_relaxed);
+      stopped.store(true, std::memory_order_relaxed);  // the error stays the first
     }
   }
 
   const int64_t count;
   const std::function<void(Tasks&)>& body;
   std::atomic<int64_t> claimed{0};
-  int wanted = 0;   // workers that may still join; guarded by the pool's mutex
-  int working = 0;  // workers inside; guarded by the pool's mutex
+  std::atomic<bool> stopped{false};  // somebody failed, or was interrupted
+  int wanted = 0;                    // workers that may still join; guarded by the pool's mutex
+  int working = 0;                   // workers inside; guarded by the pool's mutex
   std::condition_variable left;
   std::mutex error_mutex;
   std::exception_ptr error;
+};
+
+// While it lives, no signal is handled on this thread, nor ever on those that it starts: handlers
+// belong to the program's threads. Faults of a thread's own are not held back.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t set;
+    sigfillset(&set);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT})
+      sigdelset(&set, fault);
+    pthread_sigmask(SIG_SETMASK, &set, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
 };
 
 class Pool {
@@ -74,6 +93,8 @@ class Pool {
 
  private:
   void start(int helpers) {
+    if (threads_ >= helpers) return;
+    const SignalsBlocked inherited;
     while (threads_ < helpers) {
       try {
         std::thread(&Pool::work, this).detach();
@@ -85,6 +106,7 @@ class Pool {
   }
 
   void work() {
+    const FloatingPoint mode;  // a thread is born with that of whoever started it
     std::unique_lock lock(mutex_);
     for (;;) {
       Job* job = nullptr;
@@ -96,7 +118,12 @@ class Pool {
       --job->wanted;
       ++job->working;
       lock.unlock();
-      job->take_part();
+      {
+        const Interruptible by_others(
+            [](void* of) { return static_cast<Job*>(of)->stopped.load(std::memory_order_relaxed); },
+            job);
+        job->take_part();
+      }
       lock.lock();
       if (--job->working == 0) job->left.notify_one();
     }
@@ -116,37 +143,6 @@ Pool* pool = [] {
                  [] { pool = new Pool; });
   return new Pool;
 }();
-
-// The CPU time that the control group grants, in CPUs: "max 100000" or "200000 100000".
-int cgroup_quota() {
-  std::string quota;
-  double period = 0;
-  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> quota >> period) {
-    if (quota == "max" || period <= 0) return kMaxThreads;
-    return std::max(1, static_cast<int>(std::ceil(std::atof(quota.c_str()) / period)));
-  }
-  double allowed = -1;
-  std::ifstream v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  if (v1 >> allowed && v1_period >> period && allowed > 0 && period > 0)
-    return std::max(1, static_cast<int>(std::ceil(allowed / period)));
-  return kMaxThreads;
-}
-
-int default_threads() {
-  if (const char* text = std::getenv("ROIDL_NUM_THREADS"); text != nullptr && *text != '\0') {
-    char* end = nullptr;
-    const long threads = std::strtol(text, &end, 10);
-    if (*end != '\0' || threads < 1)
-      fail(ErrorKind::value, "roidl", "ROIDL_NUM_THREADS must be a positive integer, got '", text,
-           "'");
-    return static_cast<int>(std::min<long>(threads, kMaxThreads));
-  }
-  cpu_set_t set;
-  int cpus = static_cast<int>(std::thread::hardware_concurrency());
-  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
-  return std::clamp(std::min(cpus, cgroup_quota()), 1, kMaxThreads);
-}
 
 std::atomic<int> chosen_threads{0};
 thread_local int most_threads = kMaxThreads;
@@ -168,6 +164,12 @@ int get_num_threads() {
 }
 
 void set_num_threads(int threads) { chosen_threads = std::clamp(threads, 1, kMaxThreads); }
+
+int64_t wanted_tasks(double nanoseconds) {
+  const int64_t threads = get_num_threads();
+  return std::max(threads > 1 ? threads * kTasksPerThread : 1,
+                  static_cast<int64_t>(std::min(nanoseconds / kNanosecondsPerTask, 1e6)));
+}
 
 void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&)>& body) {
   if (count <= 0) return;

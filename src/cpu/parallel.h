@@ -16,8 +16,12 @@ class Tasks {
 
 // Runs body on the calling thread and on up to get_num_threads() - 1 others; each takes tasks until
 // none is left. The caller never waits for a thread that has not started. `nanoseconds` is the
-// whole work on one thread: below about 0.3 ms no other thread is asked.
+// whole work on one thread: below about 0.3 ms no other thread is asked. Between tasks the caller
+// may be asked whether to stop (interrupt.h).
 void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&)>& body);
+
+// Into how many tasks work of so many nanoseconds is best cut.
+int64_t wanted_tasks(double nanoseconds);
 
 // While it lives, calls from this thread use at most so many: a framework's own limit.
 class ThreadLimit {
@@ -31,7 +35,7 @@ class ThreadLimit {
   int before_;
 };
 
-// The default is ROIDL_NUM_THREADS, or the CPUs that the process may use (affinity, cgroup quota).
+// At first what default_threads.h says.
 int get_num_threads();
 void set_num_threads(int threads);  // at least 1
 

@@ -195,7 +195,7 @@ void run_average(const Problem& problem, const Windows& windows, const Task& bas
 
   const int64_t planes = problem.num_maps * problem.images;
   const int64_t blocks = (channels - direct + lanes - 1) / lanes;
-  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
+  const int64_t wanted = wanted_tasks(work(problem, windows));
   const int64_t shares = std::max<int64_t>(1, wanted / std::max<int64_t>(1, planes * blocks));
   std::vector<Part> parts;
   std::vector<PartBatch> batches;
@@ -223,7 +223,7 @@ void run_by_roi(const Problem& problem, const Windows& windows, const Task& task
   expect_pooled(problem, problem.pooled, problem.dtype.bits / 8);
   const int64_t direct = channels_in_place(problem, windows);
   const int64_t blocks = (channels - direct + lanes - 1) / lanes;
-  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
+  const int64_t wanted = wanted_tasks(work(problem, windows));
   const int64_t planes = problem.num_maps * problem.images;
   const int64_t parts = std::max<int64_t>(1, wanted / std::max<int64_t>(1, planes * blocks));
   std::vector<Piece> pieces;
@@ -285,7 +285,6 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
                   Kernel kernel) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
   const int64_t blocks = (channels + lanes - 1) / lanes, image_blocks = problem.images * blocks;
-  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
   expect_gradients(problem);
   std::vector<const Roi*> pointers;
   for (const Roi& roi : rois.windows) pointers.push_back(&roi);
@@ -301,12 +300,14 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
   // Where each band makes the tables of its RoIs anew, or reads more than it adds up, few bands are
   // better than the cache.
   const bool few_bands = base.linear || (rois.made.empty() && problem.rois > 0);
+  const int64_t wanted = wanted_tasks(few_bands ? 0 : 2 * work(problem, windows));
   // Blocks that lie together in memory are read together, as long as every thread has tasks.
   const double window =
       std::max(1.0, windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)));
-  const int64_t most_blocks = std::clamp<int64_t>(
-      std::min(image_blocks / wanted, static_cast<int64_t>(kBlocksWindow / kBlockBytes / window)),
-      1, std::min(given.most_blocks, blocks));
+  const int64_t most_blocks =
+      std::clamp<int64_t>(std::min(image_blocks / wanted_tasks(0),
+                                   static_cast<int64_t>(kBlocksWindow / kBlockBytes / window)),
+                          1, std::min(given.most_blocks, blocks));
   std::vector<Task> pieces;
   double written = 0;
   int64_t bytes = 0;
@@ -362,7 +363,7 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
 
 void run_by_box(const Problem& problem, const Windows& windows, const Task& task, Kernel kernel) {
   std::vector<Piece> pieces;
-  const int64_t wanted = get_num_threads() > 1 ? get_num_threads() * kTasksPerThread : 1;
+  const int64_t wanted = wanted_tasks(4 * work(problem, windows));
   const int64_t size = std::max<int64_t>(1, (problem.rois + wanted - 1) / wanted);
   for (int64_t i = 0; i < problem.num_maps * problem.images; ++i)
     split_rois(pieces, windows, {i, 0, 0, 0, problem.channels, false}, size);

@@ -27,6 +27,9 @@ inline constexpr double kNanosecondsPerThread = tuned(150e3, 1e-3);
 inline constexpr double kNanoseconds = 0.05;
 // More tasks than threads, so that a slow one does not keep the others waiting.
 inline constexpr int64_t kTasksPerThread = 4;
+// Only between tasks can a call be interrupted; what is slower than the estimate takes several
+// times as long.
+inline constexpr double kNanosecondsPerTask = 10e6;
 
 // ---- tables of RoIs (batches.cpp, tables.cpp) ----
 

@@ -1,9 +1,12 @@
 // The operators without Python, for machines that have none: results against the definition in
 // double precision, gradients by adjointness. Prints what failed; exits with the number of
 // failures.
+#include <cfenv>
 #include <cmath>
 #include <cstdio>
+#include <locale>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -232,9 +235,51 @@ void test_dtype(const char* name, roidl::abi::DLDataType dtype, double rounding)
   }
 }
 
+// A process's locale may group digits, and its threads may round and flush as they like: neither
+// is seen in a sentence or a result.
+void test_state() {
+  struct Groups : std::numpunct<char> {
+    char do_thousands_sep() const override { return '.'; }
+    char do_decimal_point() const override { return ','; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Groups));
+  Array<float> x(roidl::kFloat32, Layout::nchw, 1, 1, 4, 4000);
+  Array<float> y(roidl::kFloat32, Layout::nchw, 1, 1, 2, 2);
+  std::string sentence;
+  std::vector<float> boxes{0, 0.3f, 0.3f, 3777.7f, 3.1f};
+  Tensor rows;
+  rows.data = boxes.data();
+  rows.dtype = roidl::kFloat32;
+  rows.ndim = 2;
+  rows.shape[0] = 1, rows.shape[1] = 5, rows.strides[0] = 5, rows.strides[1] = 1;
+  try {
+    roidl::RoiAlignParams params{2, 2, -0.5, 2, 2, true, 0, 0};
+    roidl::make_roi_align("roi_align", params, x.tensor, rows, nullptr, nullptr);
+  } catch (const roidl::Error& error) {
+    sentence = error.what();
+  }
+  std::locale::global(before);
+  expect(sentence == "roi_align: spatial_scale must be positive and finite, got -0.5",
+         sentence.c_str(), 0, 0);
+  for (size_t i = 0; i < x.values.size(); ++i) x.values[i] = 0.1f * static_cast<float>(i % 97);
+  std::vector<float> expected;
+  for (const int mode : {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+    roidl::RoiAlignParams params{2, 2, 0.7, 3, 3, true, 0, 0};
+    std::fesetround(mode);
+    auto problem = roidl::make_roi_align("roi_align", params, x.tensor, rows, nullptr, nullptr);
+    roidl::roi_align_forward(problem, x.tensor, rows, y.tensor);
+    expect(std::fegetround() == mode, "the rounding mode is put back", mode, 0);
+    std::fesetround(FE_TONEAREST);
+    if (expected.empty()) expected = y.values;
+    expect(y.values == expected, "the same bits in rounding mode", mode, 0);
+  }
+}
+
 }  // namespace
 
 int main() {
+  test_state();
   for (const int threads : {1, 3}) {
     roidl::cpu::set_num_threads(threads);
     test_dtype<float>("float32", roidl::kFloat32, 1e-6);

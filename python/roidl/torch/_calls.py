@@ -10,6 +10,7 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
+from .._core import answering_signals
 from .._params import LAYOUTS, POOL_MODES
 from ._derivatives import AVG, RULES
 from ._library import (
@@ -36,7 +37,7 @@ def _run_kernel(name: str, call: Arguments) -> Any:
     """The result without a graph; the kernel's errors as Python's own."""
     try:
         with _below_autograd():
-            return OVERLOADS[name](*OPERATORS[name].flat(call))
+            return answering_signals(OVERLOADS[name], *OPERATORS[name].flat(call))
     except RuntimeError as error:
         raise own_error(name, error) from None
 

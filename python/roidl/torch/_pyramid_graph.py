@@ -14,6 +14,7 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
+from .._core import answering_signals
 from .._params import POOL_MODES
 from ._calls import _NotOffered
 from ._derivatives import AVG, RULES
@@ -85,7 +86,7 @@ def _run_kernel(name: str, call: Arguments) -> Any:
     """The result without a graph; the kernel's errors as Python's own."""
     try:
         with torch._C._AutoDispatchBelowAutograd():
-            result = OVERLOADS[name](*OPERATORS[name].flat(call))
+            result = answering_signals(OVERLOADS[name], *OPERATORS[name].flat(call))
     except RuntimeError as error:
         raise own_error(OPERATORS[name].name, error) from None
     return tuple(result) if isinstance(result, list) else result

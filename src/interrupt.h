@@ -1,0 +1,37 @@
+// Interruption: a long call asks its caller between tasks whether it shall go on.
+#pragma once
+#include <chrono>
+
+#include "error.h"
+
+namespace roidl {
+
+class __attribute__((visibility("default"))) Interrupted final : public Error {
+ public:
+  Interrupted() : Error(ErrorKind::runtime, "interrupted") {}
+};
+
+// While it lives, calls from this thread ask now and then whether to stop: not sooner than some
+// milliseconds after they began, and only on this thread, holding no lock.
+class Interruptible {
+ public:
+  using StopAsked = bool (*)(void* context);
+  Interruptible(StopAsked stop_asked, void* context);
+  ~Interruptible();
+  Interruptible(const Interruptible&) = delete;
+  Interruptible& operator=(const Interruptible&) = delete;
+
+ private:
+  friend void check_interrupt();
+  StopAsked stop_asked_;
+  void* context_;
+  std::chrono::steady_clock::time_point next_{};  // zero: nothing has been looked at yet
+  Interruptible* before_;
+};
+
+// Throws Interrupted if this thread's caller says so; it costs a reading of the clock. Loops over
+// rows call it once for so many.
+void check_interrupt();
+inline constexpr long kRowsPerInterrupt = 1024;  // a power of two
+
+}  // namespace roidl
