@@ -168,6 +168,7 @@ def test_export_of_as_many_boxes_as_there_are() -> None:
         assert_equal(program.module()(x, given), confident(x, given))
 
 
+@pytest.mark.slow
 def test_a_package_of_aotinductor(tmp_path: Path) -> None:
     shapes = ((dynamic("h", "w"), dynamic("k")),)
     program = torch.export.export(Model(all_operators), tensors(), dynamic_shapes=shapes)

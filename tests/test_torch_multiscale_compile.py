@@ -47,6 +47,7 @@ def every(fine: Any, coarse: Any, boxes: Any) -> tuple[Any, ...]:
     )
 
 
+@pytest.mark.slow
 def test_a_package_of_aotinductor(tmp_path: Path) -> None:
     shapes = ((None, None, dynamic("k")),)
     program = torch.export.export(Model(every), small(), dynamic_shapes=shapes)
