@@ -104,14 +104,4 @@ ROIDL_HOST_DEVICE Box<T> load_box(const Boxes& boxes, int64_t k) {
   return box;
 }
 
-// As load_box, for memory that another thread may write to after the check: an image that does not
-// exist must not be believed.
-template <class T>
-Box<T> load_known_box(const char* op, const Boxes& boxes, int64_t k, int64_t images) {
-  const Box<T> box = load_box<T>(boxes, k);
-  if (box.image < 0 || box.image >= images)
-    fail(ErrorKind::value, op, "the boxes were changed during the call");
-  return box;
-}
-
 }  // namespace roidl

@@ -142,6 +142,8 @@ int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& libr
                                {problem.output_width, view.w}});
   const int32_t* const first = reinterpret_cast<const int32_t*>(copy.first);
   const OnHost host(problem, library);
+  check_box_values(problem.op, host.problem.boxes, problem.images);  // as they are by now
+  check_level_values(host.problem);
   for (int64_t k = 0; k < problem.rois; ++k) {
     const PlacedBox<double> placed = place_box<double>(host.problem, k);
     const Map& map = problem.maps[placed.map];

@@ -7,7 +7,6 @@
 
 #include "backend.h"
 #include "check.h"
-#include "device_library.h"
 #include "floating_point.h"
 #include "pyramid.h"
 
@@ -175,18 +174,6 @@ void check_written(const Problem& problem, const Named& written,
     check_distinct_elements(problem.op, name.c_str(), tensor);
     check_apart(name, tensor, written, i);
     for (const Named& other : others) check_apart(name, tensor, other, other.arrays.count);
-  }
-}
-
-void check_values(const Problem& problem) {
-  const FloatingPoint mode;
-  const bool readable =
-      problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
-  if (readable) {
-    check_box_values(problem.op, problem.boxes, problem.images);
-    check_level_values(problem);
-  } else if (checks_on_device(problem)) {
-    check_device_values(problem, *cuda_library());
   }
 }
 

@@ -149,20 +149,18 @@ void attach_maps(Problem& problem, const char* name, const Maps& maps, MapView M
 void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
                       const Tensor& boxes);
 
-// The last step before the kernels: what is written overlaps nothing, and on CPU the boxes hold
-// numbers. `others` are the tensors that are read, named alike.
+// What is written overlaps nothing. `others` are the tensors that are read, named alike.
 struct Named {
   const char* name;
   Maps arrays;
 };
 void check_written(const Problem& problem, const Named& written,
                    std::initializer_list<Named> others);
-void check_values(const Problem& problem);
 
 template <class T>
 PlacedBox<T> place_box(const Problem& problem, int64_t k) {
   if (is_padding(problem.boxes, k)) return {false, 0, {k / problem.boxes.per_image, 0, 0, 0, 0}};
-  const Box<T> box = load_known_box<T>(problem.op, problem.boxes, k, problem.images);
+  const Box<T> box = load_box<T>(problem.boxes, k);
   return {true, problem.num_maps == 1 ? 0 : static_cast<int>(level_of(problem, k)), box};
 }
 

@@ -6,6 +6,7 @@
 
 #include "backend.h"
 #include "check.h"
+#include "checked_boxes.h"
 #include "floating_point.h"
 #include "interrupt.h"
 
@@ -65,10 +66,7 @@ int64_t level_of(const Problem& problem, int64_t k) {
     return problem.double_coordinates
                ? level_by_size(levels, maps, load_box<double>(problem.boxes, k))
                : level_by_size(levels, maps, load_box<float>(problem.boxes, k));
-  const int64_t level = given_level(levels, problem.boxes, k);
-  if (level < 0 || level >= maps)
-    fail(ErrorKind::value, problem.op, "the levels were changed during the call");
-  return level;
+  return given_level(levels, problem.boxes, k);
 }
 
 void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tensor& boxes,
@@ -92,9 +90,10 @@ void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tenso
   problem.boxes = describe_boxes(op, boxes, nullptr, nullptr, images);
   problem.images = images;
   problem.rois = problem.boxes.count;
+  problem.channels = 1;  // a number for every box
   problem.double_coordinates = boxes.dtype == kFloat64;
   describe_levels(problem, boxes, pyramid);
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   backend.assign_levels(problem, levels);
 }
 

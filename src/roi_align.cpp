@@ -3,6 +3,7 @@
 
 #include "backend.h"
 #include "check.h"
+#include "checked_boxes.h"
 
 namespace roidl {
 
@@ -22,7 +23,7 @@ void roi_align_forward(RoiAlignProblem& problem, const Maps& input, const Tensor
   attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
   check_written(problem, {"out", &out}, {{"input", input}, {"boxes", &boxes}});
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   run(problem, &Backend::roi_align_forward);
 }
 
@@ -36,7 +37,7 @@ void roi_align_backward(RoiAlignProblem& problem, const Tensor& grad_output, con
     fail(ErrorKind::value, problem.op, "input is needed for the gradient of the max modes");
   check_written(problem, {"out", grad_input},
                 {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", input}});
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   run(problem, &Backend::roi_align_backward);
 }
 
@@ -69,7 +70,7 @@ void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_outpu
   check_written(problem, {"grad_boxes", &grad_boxes},
                 {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", input}});
   problem.boxes_gradient = grad_boxes;
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   run(problem, &Backend::roi_align_backward_boxes);
 }
 
@@ -84,7 +85,7 @@ void roi_align_jvp(RoiAlignProblem& problem, const Maps& input_tangent, const Te
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
   check_written(problem, {"out", &out},
                 {{"input_tangent", input_tangent}, {"boxes", &boxes}, {"input", input}});
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   run(problem, &Backend::roi_align_jvp);
 }
 
@@ -95,7 +96,7 @@ void roi_align_jvp_boxes(RoiAlignProblem& problem, const Maps& input, const Tens
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
   check_written(problem, {"out", &out},
                 {{"input", input}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
-  check_values(problem);
+  const CheckedBoxes checked(problem, &problem.boxes_tangent);
   run(problem, &Backend::roi_align_jvp_boxes);
 }
 
@@ -108,7 +109,7 @@ void roi_align_jvp_boxes_backward(RoiAlignProblem& problem, const Tensor& grad_o
   check_written(
       problem, {"out", grad_input},
       {{"grad_output", &grad_output}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
-  check_values(problem);
+  const CheckedBoxes checked(problem, &problem.boxes_tangent);
   run(problem, &Backend::roi_align_jvp_boxes_backward);
 }
 

@@ -3,6 +3,7 @@
 
 #include "backend.h"
 #include "check.h"
+#include "checked_boxes.h"
 #include "device_library.h"
 
 namespace roidl {
@@ -36,7 +37,7 @@ void roi_pool_forward(RoiPoolProblem& problem, const Maps& input, const Tensor& 
     check_written(problem, {"argmax", argmax}, {});
   }
   check_written(problem, {"out", &out}, {{"input", input}, {"boxes", &boxes}, {"argmax", argmax}});
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   run(problem, &Backend::roi_pool_forward);
 }
 
@@ -80,7 +81,7 @@ void roi_pool_jvp(RoiPoolProblem& problem, const Maps& input_tangent, const Tens
   attach_argmax(problem, argmax);
   check_written(problem, {"out", &out},
                 {{"input_tangent", input_tangent}, {"boxes", &boxes}, {"argmax", argmax}});
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   run_with_argmax(problem, &Backend::roi_pool_jvp);
 }
 
@@ -91,7 +92,7 @@ void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const
   attach_argmax(problem, argmax);
   check_written(problem, {"out", grad_input},
                 {{"grad_output", &grad_output}, {"boxes", &boxes}, {"argmax", argmax}});
-  check_values(problem);
+  const CheckedBoxes checked(problem);
   run_with_argmax(problem, &Backend::roi_pool_backward);
 }
 

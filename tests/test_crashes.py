@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,9 @@ def test_a_result_or_an_error_that_says_why(
 def test_the_table_is_long(op: str) -> None:
     cases = [(family, name) for family in families_of(op) for name, _ in cases_of(op, family)]
     assert len(set(cases)) == len(cases) >= 60
+
+
+def test_arrays_that_change_during_the_call() -> None:
+    program = Path(__file__).with_name("changing_arrays.py")
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.splitlines()[-1:]) == (0, ["done"]), run.stderr

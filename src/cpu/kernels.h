@@ -14,6 +14,11 @@ inline constexpr int kBlockBytes = 64;
 // the sets of the cache.
 inline constexpr int kSumsLines = kRowsTogether + 1;
 
+// What another thread may write to meanwhile: what is used is what was checked.
+[[gnu::always_inline]] inline int32_t read_once(const int32_t* from) {
+  return *static_cast<const volatile int32_t*>(from);
+}
+
 // The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps. Their
 // cells ascend, in boxes that are turned around as well; from bin to bin they go either way.
 template <class A>

@@ -36,7 +36,7 @@ __attribute__((noinline)) int64_t add_channel(const A* grad, const int32_t* argm
                                               int64_t cell_stride) {
   int64_t added = 0;
   for (int64_t i = 0; i < bins; ++i) {
-    const int64_t at = argmax[i] - first;
+    const int64_t at = read_once(argmax + i) - first;
     if (static_cast<uint64_t>(at) >= count) continue;
     sums[at * cell_stride] += grad[i];
     ++added;

@@ -30,7 +30,7 @@ void gather(const RoiPoolProblem& problem) {
     for (int64_t c = 0; c < problem.channels; ++c)
       for (int64_t p = 0; p < problem.output_height; ++p)
         for (int64_t q = 0; q < problem.output_width; ++q) {
-          const int64_t at = from[c * argmax.c + p * argmax.h + q * argmax.w];
+          const int64_t at = read_once(from + c * argmax.c + p * argmax.h + q * argmax.w);
           const bool exists = static_cast<uint64_t>(at) < static_cast<uint64_t>(cells);
           if (!exists && at != -1 && placed.exists) wrong = at;
           target[c * out.c + p * out.h + q * out.w] =
@@ -101,6 +101,7 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
 
 // Of the maximum; the average is linear, and its derivative the forward call.
 void roi_pool_jvp(const RoiPoolProblem& problem) {
+  if (problem.rois == 0 || problem.channels == 0) return;
   visit_float(problem.dtype, [&](auto type) { gather<typename decltype(type)::type>(problem); });
 }
 
