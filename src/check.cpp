@@ -8,13 +8,9 @@ namespace roidl {
 
 Extent extent_of(const Tensor& tensor) {
   const char* data = static_cast<const char*>(tensor.data);
-  if (data == nullptr || tensor.empty()) return {data, data};
-  int64_t low = 0, high = 1;
-  for (int i = 0; i < tensor.ndim; ++i) {
-    const int64_t reach = (tensor.shape[i] - 1) * tensor.strides[i];
-    (reach < 0 ? low : high) += reach;
-  }
-  return {data + low * tensor.item_bytes(), data + high * tensor.item_bytes()};
+  Reach reach;
+  if (data == nullptr || !find_reach(tensor, reach)) return {data, data};
+  return {data + reach.low, data + reach.high};
 }
 
 void check_float(const char* op, const char* name, const Tensor& tensor) {

@@ -37,10 +37,9 @@ cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
         DLPackExchangeAPIHeader* prev_api
     ctypedef struct DLPackExchangeAPI:
         DLPackExchangeAPIHeader header
-        int (*managed_tensor_from_py_object_no_sync)(
-            void*, DLManagedTensorVersioned**) except -1
-        int (*dltensor_from_py_object_no_sync)(void*, DLTensor*) except -1
-        int (*current_work_stream)(int32_t, int32_t, void**) except -1
+        int (*managed_tensor_from_py_object_no_sync)(void*, DLManagedTensorVersioned**) except *
+        int (*dltensor_from_py_object_no_sync)(void*, DLTensor*) except *
+        int (*current_work_stream)(int32_t, int32_t, void**) except *
 
 cdef extern from "python_error.h" namespace "roidl" nogil:
     void raise_python_error()
@@ -70,6 +69,8 @@ cdef extern from "tensor.h" namespace "roidl" nogil:
         cbool empty()
     Shape shape_of(const Tensor&)
     Tensor read_dltensor(const DLTensor&, const char*, const char*) except +raise_python_error
+    void check_storage(
+        const char*, const char*, const Tensor&, int64_t, int64_t) except +raise_python_error
 
 cdef extern from "memory_order.h" namespace "roidl" nogil:
     cbool has_channels_last(const Tensor&)

@@ -2,9 +2,16 @@
 cdef tuple MAX_VERSION = (1, 3)
 # Types whose __dlpack__ takes no max_version: a set of types, only ever added to.
 cdef set OLD_TYPES = set()
-# The address of every type's exchange API, or 0: only ever added to. DLPack says that it is the
-# type's, and stays as long as the process.
-cdef dict EXCHANGE_APIS = {}
+# What is known of every type of arrays: only ever added to.
+cdef dict ARRAY_TYPES = {}
+
+
+cdef class ArrayType:
+    """What a type of arrays offers besides `__dlpack__`. DLPack says that an exchange API is the
+    type's, and stays as long as the process."""
+    cdef DLPackExchangeAPI* api  # or NULL
+    cdef object storage  # of PyTorch's: the memory under an array, which can be freed or shrunk
+    cdef object offset  # and how many elements come before the first
 
 
 @cython.freelist(8)
@@ -48,9 +55,9 @@ cdef class View:
         self.tensor = read_dltensor(self.versioned.dl_tensor, op, name)
         return 0
 
-    cdef int read_array_interface(self, array, const char* op, const char* name) except -1:
+    cdef int read_array_interface(self, obj, const char* op, const char* name) except -1:
         """NumPy arrays that DLPack refuses: read-only ones (NumPy 2.0) and ml_dtypes' bfloat16."""
-        interface = array.__array_interface__
+        array = np.ndarray.view(obj, np.ndarray)  # a subclass may say anything of itself
         cdef DLTensor source
         cdef int64_t shape[64]  # as many as NumPy has
         cdef int64_t strides[64]
@@ -70,7 +77,7 @@ cdef class View:
             if array.strides[i] % bytes_per_item != 0 and array.shape[i] > 1:
                 raise ValueError(f"{op.decode()}: {name.decode()} has strides that are no "
                                  f"multiple of its {bytes_per_item}-byte elements; pass a copy")
-        address, self.read_only = interface["data"]
+        address, self.read_only = array.__array_interface__["data"]
         source.data = <void*><uintptr_t>address
         source.device.device_type = 1
         source.device.device_id = 0
@@ -89,38 +96,45 @@ cdef cbool is_on_cuda(View view):
     return view.tensor.device.device_type in (2, 13)  # of the device, or managed
 
 
-cdef uintptr_t exchange_api(type kind) except? 1:
-    """The address of the exchange API of a type, or 0."""
-    known = EXCHANGE_APIS.get(kind)
+cdef ArrayType array_type(type kind):
+    known = ARRAY_TYPES.get(kind)
     if known is not None:
         return known
+    cdef ArrayType made = ArrayType.__new__(ArrayType)
     cdef DLPackExchangeAPI* api = NULL
     capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
     if capsule is not None and PyCapsule_IsValid(capsule, "dlpack_exchange_api"):
         api = <DLPackExchangeAPI*>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
-        if api.header.version.major != 1:
+        if api.header.version.major != 1 or api.managed_tensor_from_py_object_no_sync == NULL:
             api = NULL
-    EXCHANGE_APIS[kind] = <uintptr_t>api
-    return <uintptr_t>api
+    made.api = api
+    made.storage = getattr(kind, "untyped_storage", None)
+    made.offset = getattr(kind, "storage_offset", None)
+    ARRAY_TYPES[kind] = made
+    return made
 
 
-cdef View exchanged(obj, const char* op, const char* name, stream, cbool writable):
+cdef View exchanged(obj, DLPackExchangeAPI* api, const char* op, const char* name, stream,
+                    cbool writable):
     """By the exchange API of the type; None if it has none, or if the array is on CUDA and its
     library works on another stream: only `__dlpack__` makes one wait for the other."""
     cdef View view
     cdef DLTensor source
     cdef void* current = NULL
-    cdef DLPackExchangeAPI* api = <DLPackExchangeAPI*>exchange_api(type(obj))
+    cdef int status
     if api == NULL:
         return None
     view = View.__new__(View)
+    source.ndim = -1  # what is still so was not made
     # The cheapest way owns nothing, and says not whether the array is read-only.
     cdef cbool owned = writable or api.dltensor_from_py_object_no_sync == NULL
     try:
         if owned:
-            api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
+            status = api.managed_tensor_from_py_object_no_sync(<void*>obj, &view.versioned)
         else:
-            api.dltensor_from_py_object_no_sync(<void*>obj, &source)
+            status = api.dltensor_from_py_object_no_sync(<void*>obj, &source)
+        if status != 0 or (view.versioned == NULL if owned else source.ndim == -1):
+            raise BufferError("its exchange API made no tensor, and says not why")
     except Exception as error:
         raise unreadable(op, name, error) from error
     if owned:
@@ -153,11 +167,27 @@ cdef View view_of(obj, const char* op, const char* name, stream=None, cbool writ
     `stream`, if not None, is the number of the CUDA stream that the array will be used on. Only if
     `writable` is it known of every array whether it is read-only.
     """
+    cdef ArrayType known = array_type(type(obj))
+    cdef View view = exchanged(obj, known.api, op, name, stream, writable)
+    if view is None:
+        view = exported(obj, op, name, stream)
+    if known.storage is not None:
+        check_held(view, known, obj, op, name)
+    return check_memory(view, op, name)
+
+
+cdef View view_of_new(obj, const char* op):
+    """Of a result that was made for this call, which holds what it claims."""
+    cdef ArrayType known = array_type(type(obj))
+    cdef View view = exchanged(obj, known.api, op, b"the result", None, False)
+    return check_memory(exported(obj, op, b"the result", None) if view is None else view, op,
+                        b"the result")
+
+
+cdef View exported(obj, const char* op, const char* name, stream):
+    """By `__dlpack__`."""
     cdef type kind = type(obj)
-    cdef View view = exchanged(obj, op, name, stream, writable)
-    if view is not None:
-        return check_memory(view, op, name)
-    view = View.__new__(View)
+    cdef View view = View.__new__(View)
     export = getattr(obj, "__dlpack__", None)
     if export is None or isinstance(obj, type):
         raise TypeError(f"{op.decode()}: {name.decode()} must be an array (an object with "
@@ -181,10 +211,22 @@ cdef View view_of(obj, const char* op, const char* name, stream=None, cbool writ
     except (BufferError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(obj, np.ndarray):
             view.read_array_interface(obj, op, name)
-            return check_memory(view, op, name)
+            return view
         raise unreadable(op, name, error) from error
     view.read_capsule(capsule, op, name)
-    return check_memory(view, op, name)
+    return view
+
+
+cdef int check_held(View view, ArrayType known, obj, const char* op, const char* name) except -1:
+    """Of what DLPack does not say: whether the memory under the array was freed or shrunk."""
+    cdef int64_t held, offset
+    try:
+        held = len(known.storage(obj))
+        offset = known.offset(obj)
+    except Exception:
+        return 0  # no storage, as wrappers of tensors may have none: then nobody resizes it
+    check_storage(op, name, view.tensor, offset, held)
+    return 0
 
 
 cdef unreadable(const char* op, const char* name, error):

@@ -7,7 +7,7 @@ cdef new_align(const RoiAlignParams& params, View x, View b, View i, make, dict 
                                                   tensor_or_null(i), NULL)
     result = made(make, pooled_shape(problem), is_channels_last(params.layout, x),
                   dtypes[dtype_name(x.tensor)])
-    cdef View y = view_of(result, b"roi_align", b"the result")
+    cdef View y = view_of_new(result, b"roi_align")
     call_align(ALIGN, problem, Maps(&x.tensor), b.tensor, Maps(), Maps(&y.tensor))
     return result
 
@@ -19,7 +19,7 @@ cdef new_align_backward(const RoiAlignParams& params, View g, View b, View i, Vi
     cdef RoiAlignProblem problem = make_roi_align(op, params, Maps(&features), b.tensor,
                                                   tensor_or_null(i), NULL)
     result = made(make, input_shape(problem), map_shape[3], dtypes[dtype_name(g.tensor)])
-    cdef View y = view_of(result, op, b"the result")
+    cdef View y = view_of_new(result, op)
     call_align(ALIGN_BACKWARD, problem, Maps(&g.tensor), b.tensor, Maps(tensor_or_null(x)),
                Maps(&y.tensor))
     return result
@@ -35,7 +35,7 @@ cdef tuple new_pool(const RoiPoolParams& params, View x, View b, View i, cbool w
     argmax = None
     if with_argmax:
         argmax = made(make, pooled_shape(problem), channels_last, dtypes["int32"])
-    cdef View y = view_of(result, b"roi_pool", b"the result")
+    cdef View y = view_of_new(result, b"roi_pool")
     cdef View a = view_or_none(argmax, b"roi_pool", b"argmax")
     call_pool(POOL, problem, Maps(&x.tensor), b.tensor, Maps(), Maps(&y.tensor),
               tensor_or_null(a))
@@ -49,7 +49,7 @@ cdef new_pool_backward(const RoiPoolParams& params, View g, View b, View i, View
     cdef RoiPoolProblem problem = make_roi_pool(op, params, Maps(&features), b.tensor,
                                                 tensor_or_null(i), NULL)
     result = made(make, input_shape(problem), map_shape[3], dtypes[dtype_name(g.tensor)])
-    cdef View y = view_of(result, op, b"the result")
+    cdef View y = view_of_new(result, op)
     call_pool(POOL_BACKWARD, problem, Maps(&g.tensor), b.tensor, Maps(tensor_or_null(argmax)),
               Maps(&y.tensor), NULL)
     return result

@@ -106,7 +106,30 @@ inline std::ostream& operator<<(std::ostream& stream, DLDevice device) {
 
 }  // namespace abi
 
-// Reads what a producer exported; `op` and `name` are for the sentence when it cannot be read.
+// Where the elements of a tensor lie, in bytes from the first one: [low, high).
+struct Reach {
+  int64_t low = 0, high = 0;
+};
+
+// False if that is further than any memory goes.
+inline bool find_reach(const Tensor& tensor, Reach& reach) {
+  constexpr int64_t kMost = int64_t{1} << 62;
+  reach = {};
+  if (tensor.empty()) return true;
+  reach.high = tensor.item_bytes();
+  for (int i = 0; i < tensor.ndim; ++i) {
+    int64_t bytes = 0;
+    if (__builtin_mul_overflow(tensor.shape[i] - 1, tensor.strides[i], &bytes) ||
+        __builtin_mul_overflow(bytes, int64_t{tensor.item_bytes()}, &bytes))
+      return false;
+    int64_t& end = bytes < 0 ? reach.low : reach.high;
+    if (__builtin_add_overflow(end, bytes, &end) || end < -kMost || end > kMost) return false;
+  }
+  return true;
+}
+
+// Reads what a producer exported, which may be anything; `op` and `name` are for the sentence when
+// it cannot be read. What is computed with the strides later does not overflow.
 inline Tensor read_dltensor(const abi::DLTensor& source, const char* op, const char* name) {
   if (source.ndim < 0 || source.ndim > kMaxDims)
     fail(ErrorKind::value, op, name, " has ", source.ndim, " dimensions, at most ", kMaxDims,
@@ -123,12 +146,39 @@ inline Tensor read_dltensor(const abi::DLTensor& source, const char* op, const c
     if (size < 0) fail(ErrorKind::value, op, name, " has a negative dimension: ", size);
     tensor.shape[i] = size;
     tensor.strides[i] = source.strides != nullptr ? source.strides[i] : elements;
-    if (__builtin_mul_overflow(elements, size > 0 ? size : 1, &elements) ||
-        elements > (int64_t{1} << 59))
+    // No element is reached by it: it says nothing, and may be anything.
+    constexpr int64_t kLong = int64_t{1} << 59;
+    if (size <= 1 && (tensor.strides[i] > kLong || tensor.strides[i] < -kLong))
+      tensor.strides[i] = elements;
+    if (__builtin_mul_overflow(elements, size > 0 ? size : 1, &elements) || elements > kLong)
       fail(ErrorKind::value, op, name, " has more elements than can be addressed");
   }
-  if (source.data != nullptr) tensor.data = static_cast<char*>(source.data) + source.byte_offset;
+  constexpr int64_t kMost = int64_t{1} << 57;  // bytes that a processor can address
+  const uintptr_t base = reinterpret_cast<uintptr_t>(source.data);
+  uintptr_t first = 0, last = 0;
+  Reach reach;
+  if (!find_reach(tensor, reach) ||
+      (base != 0 && (reach.low < -kMost || reach.high > kMost ||
+                     __builtin_add_overflow(base, source.byte_offset, &first) ||
+                     __builtin_add_overflow(first, reach.high, &last) ||
+                     __builtin_add_overflow(first, reach.low, &last))))
+    fail(ErrorKind::value, op, name, " has strides or an offset that lead beyond any memory");
+  tensor.data = reinterpret_cast<void*>(first);
   return tensor;
+}
+
+// Of a library that can free or shrink the memory under a tensor: whether what the shape and the
+// strides claim is there, of `held` bytes whose first `offset` elements come before the tensor's.
+inline void check_storage(const char* op, const char* name, const Tensor& tensor, int64_t offset,
+                          int64_t held) {
+  Reach reach;
+  int64_t needed = 0;
+  const bool exists = find_reach(tensor, reach) &&
+                      !__builtin_mul_overflow(offset, int64_t{tensor.item_bytes()}, &needed) &&
+                      !__builtin_add_overflow(needed, reach.high, &needed);
+  if (tensor.empty() || (exists && needed <= held)) return;
+  fail(ErrorKind::value, op, name, " needs ", needed, " bytes for its shape and strides, but has ",
+       held, ": its storage was freed or shrunk");
 }
 
 }  // namespace roidl

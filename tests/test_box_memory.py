@@ -58,9 +58,9 @@ def test_grouped_rows_levels_and_counts(way: str, rows: int) -> None:
     lie, boxes = WAYS[way], _boxes(3 * rows).reshape(3, rows, 4).astype(np.float32)
     levels = (np.arange(3 * rows) % 2).astype(np.int16).reshape(3, rows)
     counts = np.array([rows, 0, rows // 2])
-    given = {"levels": levels, "counts": counts}
+    given: dict[str, Any] = {"levels": levels, "counts": counts}
     expected = roidl.multiscale_roi_align(MAPS, boxes, 2, SCALES, **given)
-    again = {name: lie(array) for name, array in given.items()}
+    again: dict[str, Any] = {name: lie(array) for name, array in given.items()}
     np.testing.assert_array_equal(
         roidl.multiscale_roi_align(MAPS, lie(boxes), 2, SCALES, **again), expected
     )

@@ -316,3 +316,19 @@ def test_our_structs_are_the_official_ones(tmp_path: Path) -> None:
     command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", *includes]
     done = subprocess.run([*command, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", PRODUCERS)
+def test_the_stride_of_a_single_element_says_nothing(kind: type[Producer]) -> None:
+    features = np.arange(63, dtype=np.float32).reshape(1, 1, 7, 9)
+    boxes, out = np.array([[0, 1, 1, 6, 5]], np.float32), np.empty((1, 1, 1, 1), np.float32)
+    expected = roidl.roi_align(features, boxes, 1)
+    for far in (2**62, -(2**63), 0):
+        roidl.roi_align(
+            kind(features, strides=(far, far, 9, 1)),
+            kind(boxes, strides=(far, 1)),
+            1,
+            out=kind(out, strides=(far,) * 4),
+        )
+        np.testing.assert_array_equal(out, expected)
+        out[...] = 0

@@ -52,6 +52,8 @@ struct TorchShim {
   TorchError (*aoti_torch_get_dtype)(AtenTensorHandle tensor, int32_t* dtype);
   TorchError (*aoti_torch_get_device_type)(AtenTensorHandle tensor, int32_t* type);
   TorchError (*aoti_torch_get_device_index)(AtenTensorHandle tensor, int32_t* index);
+  TorchError (*aoti_torch_get_storage_offset)(AtenTensorHandle tensor, int64_t* elements);
+  TorchError (*aoti_torch_get_storage_size)(AtenTensorHandle tensor, int64_t* bytes);
   TorchError (*aoti_torch_empty_strided)(int64_t ndim, const int64_t* sizes, const int64_t* strides,
                                          int32_t dtype, int32_t device_type, int32_t device_index,
                                          AtenTensorHandle* tensor);
@@ -81,6 +83,8 @@ void visit_symbols(TorchShim& shim, Visit&& visit) {
   visit("aoti_torch_get_dtype", shim.aoti_torch_get_dtype);
   visit("aoti_torch_get_device_type", shim.aoti_torch_get_device_type);
   visit("aoti_torch_get_device_index", shim.aoti_torch_get_device_index);
+  visit("aoti_torch_get_storage_offset", shim.aoti_torch_get_storage_offset);
+  visit("aoti_torch_get_storage_size", shim.aoti_torch_get_storage_size);
   visit("aoti_torch_empty_strided", shim.aoti_torch_empty_strided);
   visit("aoti_torch_delete_tensor_object", shim.aoti_torch_delete_tensor_object);
   visit("torch_new_list_reserve_size", shim.torch_new_list_reserve_size);

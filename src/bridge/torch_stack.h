@@ -231,7 +231,7 @@ class Stack {
 
   Tensor describe(abi::AtenTensorHandle handle, const char* name) {
     abi::DLTensor source{};
-    int64_t ndim = 0;
+    int64_t ndim = 0, offset = 0, held = 0;
     int32_t dtype = 0, device_type = 0, device_index = 0;
     check_shim(op_, shim.aoti_torch_get_dim(handle, &ndim));
     check_shim(op_, shim.aoti_torch_get_sizes(handle, &source.shape));
@@ -239,7 +239,9 @@ class Stack {
     check_shim(op_, shim.aoti_torch_get_dtype(handle, &dtype));
     check_shim(op_, shim.aoti_torch_get_device_type(handle, &device_type));
     check_shim(op_, shim.aoti_torch_get_device_index(handle, &device_index));
-    check_shim(op_, shim.aoti_torch_get_data_ptr(handle, &source.data));
+    check_shim(op_, shim.aoti_torch_get_storage_offset(handle, &offset));
+    check_shim(op_, shim.aoti_torch_get_storage_size(handle, &held));
+    const abi::TorchError no_data = shim.aoti_torch_get_data_ptr(handle, &source.data);
     if (device_type_ < 0) {
       device_type_ = device_type;
       device_index_ = device_index;
@@ -247,7 +249,10 @@ class Stack {
     source.device = device_of(device_type, device_index);
     source.ndim = static_cast<int32_t>(ndim);
     source.dtype = dtype_of(dtype);
-    return read_dltensor(source, op_, name);
+    const Tensor tensor = read_dltensor(source, op_, name);
+    check_storage(op_, name, tensor, offset, held);
+    check_shim(op_, no_data);
+    return tensor;
   }
 
   const char* op_;

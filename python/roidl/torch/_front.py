@@ -17,7 +17,7 @@ from .._libraries import ADAPTED, check_dense
 from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, RoiAlignParams, front_end
 from ._calls import apply
 from ._direct import shorten
-from ._library import Tensor, check_device, metadata
+from ._library import Tensor, check_device, check_storage, metadata
 
 _is_compiling = torch.compiler.is_compiling
 _functorch_is_active = torch._C._are_functorch_transforms_active
@@ -42,8 +42,9 @@ def _join(op: str, boxes: Sequence[Tensor], input: Tensor) -> tuple[Tensor, Tens
         _core.check_box_list(op, [metadata(each) for each in boxes], shape[0] if shape else 0)
         if not boxes:
             return input.new_empty((0, 4)), None
-    for each in boxes:
+    for n, each in enumerate(boxes):
         check_device(op, "boxes", each, input)
+        check_storage(op, f"boxes[{n}]", each)
     if len(boxes) == 1:
         return boxes[0], None
     if len(dtypes) > 1:

@@ -169,6 +169,25 @@ def check_device(op: str, name: str, tensor: Tensor | None, leader: Tensor) -> N
         raise ValueError(f"{op}: {name} must be on the device of the features, {here}, got {there}")
 
 
+def check_storage(op: str, name: str, tensor: Tensor) -> None:
+    """What the core checks of every tensor, of one that PyTorch's own operators are to read first:
+    they end the process where its storage was freed or shrunk."""
+    if torch.compiler.is_compiling() or type(tensor) is not torch.Tensor or tensor.numel() == 0:
+        return
+    try:
+        held = tensor.untyped_storage().nbytes()
+    except RuntimeError:  # a transform's, which has none
+        return
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = tensor.storage_offset() + sum((size - 1) * step for size, step in steps)
+    needed = (last + 1) * tensor.element_size()
+    if needed > held:
+        raise ValueError(
+            f"{op}: {name} needs {needed} bytes for its shape and strides, but has {held}: "
+            f"its storage was freed or shrunk"
+        )
+
+
 def check_devices(operator: Operator, call: Arguments) -> None:
     op, leader = operator.name, call.leader
     check_device(op, "boxes", call.boxes, leader)
