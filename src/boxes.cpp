@@ -151,6 +151,14 @@ void check_box_values(const char* op, const Boxes& boxes, int64_t images) {
         fail(ErrorKind::value, op, "boxes must be finite, but ", names[j], " of row ", k, " is ",
              coordinates[j]);
     if (box.image >= 0 && box.image < images) continue;
+    if (boxes.indices != nullptr) {
+      const int64_t of_example = kNoImage - box.image;
+      if (of_example == 0)
+        fail(ErrorKind::value, op, "the batch index of row ", k, " is no whole number of an image");
+      if (of_example > 0 && of_example < images)
+        fail(ErrorKind::value, op, "the batch index of row ", k, " is ", of_example,
+             ", but must be that of an image of its own example");
+    }
     const auto refuse = [&](const auto& index) {
       fail(ErrorKind::value, op, "the batch index of row ", k, " is ", index,
            ", but must be a whole number in [0, ", images, ")");

@@ -51,6 +51,10 @@ void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices);
 // type and shaped like the boxes that `boxes` describes; the batch column becomes 0.
 void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& out);
 
+// Under an adapter's vmap, images of many examples lie one after the other. An index that would be
+// another example's image is passed as kNoImage - index, what is no whole number as kNoImage.
+constexpr int64_t kNoImage = -(int64_t{1} << 30);
+
 // Reads every row (CPU memory only) and names the first that has no image or is not finite.
 void check_box_values(const char* op, const Boxes& boxes, int64_t images);
 

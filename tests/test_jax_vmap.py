@@ -167,12 +167,18 @@ def test_mapped_twice_and_derived_in_between() -> None:
 # Batch indices ------------------------------------------------------------------------------------
 
 
-WRONG = (N, -1, N * EXAMPLES - 1)
+def int_of(number: float) -> float:
+    """The number, if int32 can hold it and it is whole."""
+    return int(number) if abs(number) < 2**30 else np.nan
+
+
+# Of another example's image, of none whatever the example, and no whole number
+WRONG = (N, -1, N * EXAMPLES - 1, N * EXAMPLES, -7, 1000)
 
 
 @pytest.mark.parametrize(
     ("form", "wrong"),
-    [*(("indices", index) for index in WRONG), *(("rows", x) for x in (*WRONG, 0.5, np.nan))],
+    [*(("indices", index) for index in WRONG), *(("rows", x) for x in (*WRONG, 0.5, np.nan, 1e30))],
 )
 def test_a_wrong_index_is_not_another_examples_image(form: str, wrong: float, lib: Lib) -> None:
     rows = rows_of(form)
@@ -186,7 +192,8 @@ def test_a_wrong_index_is_not_another_examples_image(form: str, wrong: float, li
     function = call("roi_align", "avg", form)
     for images in (FEATURES, FEATURES[0]):
         mapped = jax.vmap(function, (0 if images is FEATURES else None, 0, 0))
-        with pytest.raises(lib.run_time_errors, match="the batch index of row 1 is -1, but must"):
+        said = f"{wrong}, but must" if wrong == int_of(wrong) else "no whole number"
+        with pytest.raises(lib.run_time_errors, match=f"the batch index of row 1 is {said}"):
             np.asarray(mapped(images, boxes, indices))
 
 

@@ -15,6 +15,10 @@ Params = RoiAlignParams | RoiPoolParams
 Sizes = Sequence[int | None]  # None where a size is not known yet
 Metadata = tuple[Sizes, str]  # and the name of the dtype
 
+# Under vmap: what is no whole number, and minus it the index of another example's image; kNoImage
+# in src/boxes.h, from which the core tells what it was.
+NO_IMAGE = -(2**30)
+
 
 def check_params(op: str, params: Params) -> None:
     """Raise the core's error of parameters that are wrong for any arrays."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import batching
 
+from .._shapes import NO_IMAGE
 from ._primitives import PRIMITIVES, bind
 from ._site import BOXES, INDICES, LEVELS, MAP, POOLED, Shape, Site
 
@@ -21,26 +22,32 @@ def _merge(array: Array, axis: int = 0) -> Array:
     return array.reshape((*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :]))
 
 
-def _whole_indices(site: Site, column: Array) -> Array:
-    """An index column as int32, exactly; what is no index of an image becomes -1."""
-    known = (column >= 0) & (column < site.images)
-    whole = jnp.where(known, column, -1).astype(jnp.int32)
-    return jnp.where(whole.astype(column.dtype) == column, whole, -1)
+def _whole_indices(column: Array) -> Array:
+    """An index column as int32, exactly; what int32 has no number for becomes NO_IMAGE."""
+    kind = column.dtype
+    if jnp.issubdtype(kind, jnp.integer) and (kind.itemsize < 4 or kind == jnp.int32):
+        return column.astype(jnp.int32)
+    if not jnp.issubdtype(kind, jnp.integer):
+        column = column.astype(jnp.promote_types(kind, jnp.float32))
+    known = (column < -NO_IMAGE) & (column == jnp.floor(column))
+    if not jnp.issubdtype(kind, jnp.unsignedinteger):
+        known &= column > NO_IMAGE
+    return jnp.where(known, jnp.where(known, column, 0).astype(jnp.int32), NO_IMAGE)
 
 
 def _with_indices(
     site: Site, operands: Sequence[Array], batched: Sequence[bool]
 ) -> tuple[Site, list[Array], list[bool]]:
-    """The same with boxes [K, 4] and int32 indices of their images, or -1; mapped axes in front."""
+    """The same with boxes [K, 4] and int32 indices of their images; mapped axes in front."""
     place = site.place_of_boxes
     boxes, mapped = operands[place], batched[place]
     if site.indexed:
-        indices, mapped = _whole_indices(site, operands[place + 1]), batched[place + 1]
+        indices, mapped = _whole_indices(operands[place + 1]), batched[place + 1]
     elif site.grouped:
         indices = jnp.repeat(jnp.arange(site.images, dtype=jnp.int32), boxes.shape[-2])
         mapped = False
     elif boxes.shape[-1] == 5:
-        indices = _whole_indices(site, boxes[..., 0])
+        indices = _whole_indices(boxes[..., 0])
     else:
         indices, mapped = jnp.zeros(boxes.shape[-2], jnp.int32), False
     arrays = []
@@ -66,7 +73,9 @@ def _fold(site: Site, array: Array, role: str, batched: bool, size: int, shared:
     if role == INDICES and not shared:
         first = site.images * jnp.arange(size, dtype=jnp.int32)[:, None]
         # Checked example by example: a wrong index must not become another example's right one.
-        array = jnp.where((array >= 0) & (array < site.images), array + first, -1)
+        wrong = jnp.where(array < size * site.images, NO_IMAGE - array, array)
+        right = jnp.where(array < site.images, array + first, wrong)
+        array = jnp.where(array < 0, array, right)
     return _merge(array)
 
 

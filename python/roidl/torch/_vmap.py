@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
+from .._shapes import NO_IMAGE
 from . import _calls, _library, _pyramid, _pyramid_graph
 from ._library import LIBRARY, Tensor
 from ._pyramid import Rows
-
-NOWHERE = -1  # the index of no image: the core refuses it
 
 
 def _first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
@@ -51,16 +50,18 @@ def _images(base: _library.Operator, example: Any) -> Any:
 
 
 def _local_indices(boxes: Tensor, indices: Tensor | None, form: Any, n: Any) -> Tensor:
-    """The image of each box among its own example's `n`, [B, K], or NOWHERE.
+    """The index of each box, that of an image among its own example's `n` or not, [B, K].
 
     `form` is the shape of an example's boxes.
     """
     if indices is None and len(form) == 2 and form[1] == 5:
         indices = boxes[..., 0]
     if indices is not None:
-        # Of any number type: what is no whole number, a NaN included, belongs to no image.
-        whole = (indices >= 0) & (indices < n) & (indices == indices.floor())
-        return torch.where(whole, indices, NOWHERE).to(torch.int64)
+        if not indices.is_floating_point():
+            return indices.to(torch.int64)
+        # What is no whole number, a NaN included, belongs to no image.
+        whole = (indices.abs() < -NO_IMAGE) & (indices == indices.floor())
+        return torch.where(whole, torch.where(whole, indices, 0).to(torch.int64), NO_IMAGE)
     places, per_image = torch.arange(n, device=boxes.device), form[-2]
     # Boxes [K, 4] belong to the one image that there is.
     grouped = len(form) == 3
@@ -118,7 +119,9 @@ def _rule(
             indices = _local_indices(boxes, indices, form, n)
             if folds:
                 offset = n * torch.arange(size, device=boxes.device)[:, None]
-                indices = torch.where(indices == NOWHERE, NOWHERE, indices + offset)
+                wrong = torch.where(indices < size * n, NO_IMAGE - indices, indices)
+                right = torch.where(indices < n, indices + offset, wrong)
+                indices = torch.where(indices < 0, indices, right)
             indices = indices.reshape(size * rows)
         said: Any = indices
         if several:
