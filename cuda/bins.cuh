@@ -70,17 +70,15 @@ struct EachBin {
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     auto* const roi = shared.take<Roi<typename Rois::Axis>>(1);
     const auto space = body.place(shared);
-    for (int64_t work = team.block; work < count * parts; work += team.blocks) {
-      const int64_t k = work / parts, first = (work - k * parts) * part;
-      team.each(1, [&](int64_t) { *roi = rois.load(k); });
-      body.prepare(team, *roi, space);
-      const int64_t left = items.count() - first;
-      team.each(left < part ? left : part, [&](int64_t offset) {
-        items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
-          body(*roi, space, k, channel, p, q);
-        });
+    const int64_t k = team.block / parts, first = (team.block - k * parts) * part;
+    team.each(1, [&](int64_t) { *roi = rois.load(k); });
+    body.prepare(team, *roi, space);
+    const int64_t left = items.count() - first;
+    team.each(left < part ? left : part, [&](int64_t offset) {
+      items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
+        body(*roi, space, k, channel, p, q);
       });
-    }
+    });
   }
 };
 

@@ -18,11 +18,11 @@ struct AssignLevels {
   int32_t* levels;
 
   ROIDL_DEVICE void operator()(const Team& team, Shared) const {
-    for (int64_t first = team.block * kThreads; first < count; first += team.blocks * kThreads)
-      team.each(count - first < kThreads ? count - first : kThreads, [&](int64_t i) {
-        const Box<C> box = load_box<C>(boxes, first + i);
-        levels[first + i] = static_cast<int32_t>(level_by_size(rule, maps, box));
-      });
+    const int64_t first = team.block * kThreads;
+    team.each(count - first < kThreads ? count - first : kThreads, [&](int64_t i) {
+      const Box<C> box = load_box<C>(boxes, first + i);
+      levels[first + i] = static_cast<int32_t>(level_by_size(rule, maps, box));
+    });
   }
 };
 

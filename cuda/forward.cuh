@@ -46,7 +46,6 @@ struct AverageRows {
   template <class RoiOf>
   ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some, RoiOf&& roi_of,
                             int32_t channel) const {
-    team.sync();  // what is known of the RoIs before may still be read
     if constexpr (Plans::kMostRois == 1) plan.prepare(team, space.plan, roi_of(0));
     team.each(some, [&](int64_t i) {
       const int32_t k = roi_of(static_cast<int32_t>(i));
@@ -140,35 +139,33 @@ struct ForwardChannels {
     const auto space = plan.place(shared);
     const int64_t bins = int64_t{plan.y.bins} * plan.x.bins;
     // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
-    for (int64_t work = team.block; work < slabs * count * parts; work += team.blocks) {
-      const int64_t piece = work / count, k = work - piece * count;
-      const int64_t slab = piece / parts, first = (piece - slab * parts) * part_bins;
-      const int64_t left = bins - first, mine = left < part_bins ? left : part_bins;
-      const int64_t channel = slab * slab_groups * kTogether;
-      const int64_t more = (channels - channel) / kTogether;
-      const int32_t groups = more < slab_groups ? static_cast<int32_t>(more) : slab_groups;
-      plan.prepare(team, space, k);
-      const RoiPlan<A, 1> roi = plan.of(space, k);
-      const int64_t image = roi.window.image < 0 ? 0 : roi.window.image;
-      const MapView& map = features.of[roi.window.map];
-      const MapView source{static_cast<T*>(map.data) + image * map.n + channel * map.c, 0, map.c,
-                           map.h, map.w};
-      T* const target = static_cast<T*>(out.data) + out.offset(k) + channel * out.c;
-      const int64_t first_p = first / plan.x.bins;
-      const int32_t first_q = static_cast<int32_t>(first - first_p * plan.x.bins);
-      team.each(mine * groups, [&](int64_t index) {
-        // Parts are so small, and rows so short, that they can be counted in 32 bits.
-        int32_t group = static_cast<int32_t>(index);
-        int32_t q = first_q + (groups == slab_groups ? by_groups : by_last_groups).split(group);
-        const int64_t c = int64_t{group} * kTogether, p = first_p + by_bins_x.split(q);
-        A total[kTogether] = {};
-        add_bin(roi, p, q, source, c, total);
-        Together result;
+    const int64_t piece = team.block / count, k = team.block - piece * count;
+    const int64_t slab = piece / parts, first = (piece - slab * parts) * part_bins;
+    const int64_t left = bins - first, mine = left < part_bins ? left : part_bins;
+    const int64_t channel = slab * slab_groups * kTogether;
+    const int64_t more = (channels - channel) / kTogether;
+    const int32_t groups = more < slab_groups ? static_cast<int32_t>(more) : slab_groups;
+    plan.prepare(team, space, k);
+    const RoiPlan<A, 1> roi = plan.of(space, k);
+    const int64_t image = roi.window.image < 0 ? 0 : roi.window.image;
+    const MapView& map = features.of[roi.window.map];
+    const MapView source{static_cast<T*>(map.data) + image * map.n + channel * map.c, 0, map.c,
+                         map.h, map.w};
+    T* const target = static_cast<T*>(out.data) + out.offset(k) + channel * out.c;
+    const int64_t first_p = first / plan.x.bins;
+    const int32_t first_q = static_cast<int32_t>(first - first_p * plan.x.bins);
+    team.each(mine * groups, [&](int64_t index) {
+      // Parts are so small, and rows so short, that they can be counted in 32 bits.
+      int32_t group = static_cast<int32_t>(index);
+      int32_t q = first_q + (groups == slab_groups ? by_groups : by_last_groups).split(group);
+      const int64_t c = int64_t{group} * kTogether, p = first_p + by_bins_x.split(q);
+      A total[kTogether] = {};
+      add_bin(roi, p, q, source, c, total);
+      Together result;
 #pragma unroll
-        for (int j = 0; j < kTogether; ++j) narrow(total[j], result.at[j]);
-        store_together(target + c * out.c + p * out.h + q * out.w, result);
-      });
-    }
+      for (int j = 0; j < kTogether; ++j) narrow(total[j], result.at[j]);
+      store_together(target + c * out.c + p * out.h + q * out.w, result);
+    });
   }
 
  private:

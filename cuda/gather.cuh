@@ -76,22 +76,19 @@ struct Gather {
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const Workspace space = place(shared);
-    for (int64_t block = team.block; block < tiling.count * slabs; block += team.blocks) {
-      team.each(1, [&](int64_t) { *space.work = work_of(block); });
-      const Work& work = *space.work;
-      PerThread<Sum> sums;
-      team.each_thread([&](int thread) {
-        sums[thread] = Sum{};
-        staging.source.begin(space.own, thread);
-      });
-      for (int64_t first = 0; first < count; first += kListed) {
-        from.find(team, tiling, work.tile, first, count, space.words);
-        const int listed = team.list(space.list, space.words);
-        add(team, space, work, first, listed, sums);
-      }
-      store(team, space, work, sums);
-      team.sync();
+    team.each(1, [&](int64_t) { *space.work = work_of(team.block); });
+    const Work& work = *space.work;
+    PerThread<Sum> sums;
+    team.each_thread([&](int thread) {
+      sums[thread] = Sum{};
+      staging.source.begin(space.own, thread);
+    });
+    for (int64_t first = 0; first < count; first += kListed) {
+      from.find(team, tiling, work.tile, first, count, space.words);
+      const int listed = team.list(space.list, space.words);
+      add(team, space, work, first, listed, sums);
     }
+    store(team, space, work, sums);
   }
 
  private:
@@ -130,7 +127,9 @@ struct Gather {
       const Batch batch{first, space.list, roi, chunk, count};
       staging.weigh(team, space.bins, from, work.tile, batch);
       staging.stage(team, space.bins, work, batch);
-      team.each_thread([&](int thread) { sum_up(space, count, thread, sums[thread]); });
+      team.each_thread([&](int thread) {
+        if (thread % kLanes < work.channels) sum_up(space, count, thread, sums[thread]);
+      });
       team.sync();
       for (chunk += count; chunk >= staging.chunks_of_roi; chunk -= staging.chunks_of_roi) ++roi;
     }

@@ -6,7 +6,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <initializer_list>
 
 #include "dtype.h"
@@ -15,21 +14,9 @@
 
 namespace roidl::cuda {
 
-// A few instructions, two ulps off at most.
-ROIDL_DEVICE float reciprocal(float value) { return __fdividef(1.0f, value); }
-
-ROIDL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-ROIDL_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
-
 // One instruction, where float16's own conversion is arithmetic on its bits.
-ROIDL_DEVICE float widen(float16 value) {
-  float wide;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
-  return wide;
-}
-ROIDL_DEVICE void narrow(float value, float16& result) {
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
-}
+ROIDL_DEVICE float widen(float16 value) { return half_to_float(value.bits); }
+ROIDL_DEVICE void narrow(float value, float16& result) { result.bits = float_to_half(value); }
 
 ROIDL_DEVICE float widen(bfloat16 value) { return value; }
 ROIDL_DEVICE float widen(float value) { return value; }
@@ -38,34 +25,12 @@ ROIDL_DEVICE void narrow(float value, bfloat16& result) { result = bfloat16(valu
 ROIDL_DEVICE void narrow(float value, float& result) { result = value; }
 ROIDL_DEVICE void narrow(double value, double& result) { result = value; }
 
-// Copies an element of 4 or 8 bytes to shared memory in its own time; to be waited for before the
-// barrier after which it is read.
-template <class T>
-ROIDL_DEVICE void copy_later(T* shared, const T* global) {
-#if __CUDA_ARCH__ >= 800
-  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(sizeof(T))
-               : "memory");
-#else
-  *shared = *global;
-#endif
-}
-ROIDL_DEVICE void wait_for_copies() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
-
 template <class Together>
 ROIDL_DEVICE void store_together(void* target, const Together& value) {
-  if constexpr (sizeof(Together) == sizeof(int4)) {
-    // By name, or the compiler stores element by element; and nobody reads it soon.
-    int4 bits;
-    memcpy(&bits, &value, sizeof bits);
-    __stcs(static_cast<int4*>(target), bits);
-  } else {
+  if constexpr (sizeof(Together) == 16)
+    store_16_bytes(target, value);
+  else
     *static_cast<Together*>(target) = value;
-  }
 }
 
 // `count` neighbours that are read and written at once, or 16 bytes at a time.
@@ -105,10 +70,12 @@ struct Shared {
 };
 
 // Divides numbers below 2^31 by one that is the same for a whole launch: a multiplication and a
-// shift, where a division of 64 bits is a call of a hundred instructions.
+// shift, where a division of 64 bits is a call of a hundred instructions. Of what an empty problem
+// has nothing of, there is nothing to divide: 0 is taken for 1.
 class Divider {
  public:
-  explicit Divider(int64_t divisor = 1) : divisor_(static_cast<uint32_t>(divisor)) {
+  explicit Divider(int64_t divisor = 1)
+      : divisor_(static_cast<uint32_t>(divisor > 0 ? divisor : 1)) {
     while (shift_ < 31 && (uint64_t{1} << shift_) < divisor_) ++shift_;
     const uint64_t power = uint64_t{1} << (31 + shift_);
     multiplier_ = static_cast<uint32_t>((power + divisor_ - 1) / divisor_);
@@ -180,7 +147,7 @@ template <class Kernel>
 __global__ void __launch_bounds__(kThreads, Kernel::kResident)
     run_kernel(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(kSharedAlignment) char shared[];
-  kernel(Team{blockIdx.x, gridDim.x}, Shared{shared});
+  kernel(Team{blockIdx.x}, Shared{shared});
 }
 
 inline int attribute(const Problem& problem, cudaDeviceAttr name) {
@@ -205,20 +172,23 @@ inline int64_t shared_bytes_of_block(const Problem& problem, int resident) {
   return share < most ? share : most;
 }
 
-// Starts as many blocks as there is work, at most as many as a grid has: kernels step through their
-// work by team.blocks.
+inline constexpr int64_t kMostBlocks = INT32_MAX;  // of a grid
+
 template <class Kernel>
 void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
-  if (blocks <= 0 || only_measures(problem)) return;
+  if (blocks <= 0) return;
+  if (blocks > kMostBlocks)
+    fail(ErrorKind::runtime, problem.op, "the problem is too large: it needs ", blocks,
+         " blocks of threads, and CUDA has ", kMostBlocks, " in a launch");
+  if (only_measures(problem)) return;
   // More than a device gives without being asked. It is asked for the most that it has, always the
   // same: other threads start the same kernel with other sizes.
   if (shared_bytes > kSharedBytes)
     check(problem,
           cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(most_shared_bytes(problem))));
-  const unsigned grid = static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(grid);
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream_of(problem);

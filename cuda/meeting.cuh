@@ -18,21 +18,18 @@ struct FindMeetings {
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     Window* const some = shared.take<Window>(kGroup);
-    const int64_t works = (count + kGroup - 1) / kGroup * blocks_of_tiles;
-    for (int64_t work = team.block; work < works; work += team.blocks) {
-      const int64_t group = work / blocks_of_tiles;
-      const int64_t first = (work - group * blocks_of_tiles) * kThreads, k = group * kGroup;
-      const int rois = count - k < kGroup ? static_cast<int>(count - k) : kGroup;
-      const int64_t left = tiling.count - first;
-      team.each(rois, [&](int64_t i) { some[i] = windows[k + i]; });
-      team.each(left < kThreads ? left : kThreads, [&](int64_t i) {
-        const Tile tile = tiling.tile_of(first + i);
-        uint32_t word = 0;
-        for (int roi = 0; roi < rois; ++roi)
-          word |= static_cast<uint32_t>(tile.meets(some[roi])) << roi;
-        words[group * tiling.count + first + i] = word;
-      });
-    }
+    const int64_t group = team.block / blocks_of_tiles;
+    const int64_t first = (team.block - group * blocks_of_tiles) * kThreads, k = group * kGroup;
+    const int rois = count - k < kGroup ? static_cast<int>(count - k) : kGroup;
+    const int64_t left = tiling.count - first;
+    team.each(rois, [&](int64_t i) { some[i] = windows[k + i]; });
+    team.each(left < kThreads ? left : kThreads, [&](int64_t i) {
+      const Tile tile = tiling.tile_of(first + i);
+      uint32_t word = 0;
+      for (int roi = 0; roi < rois; ++roi)
+        word |= static_cast<uint32_t>(tile.meets(some[roi])) << roi;
+      words[group * tiling.count + first + i] = word;
+    });
   }
 };
 

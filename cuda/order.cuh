@@ -38,29 +38,27 @@ struct OrderRois {
   static constexpr int kResident = 2;
   From from;
   int32_t* order;
-  int64_t count, blocks;
+  int64_t count;
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     uint32_t* const keys = shared.take<uint32_t>(kOrdered);
     int32_t* const before = shared.take<int32_t>(kThreads);
     constexpr int64_t kBlocks = kOrdered / kLanes;  // for RoIs that are ordered together
-    for (int64_t work = team.block; work < blocks; work += team.blocks) {
-      const int64_t first = work / kBlocks * kOrdered, left = count - first;
-      const int32_t all = left < kOrdered ? static_cast<int32_t>(left) : kOrdered;
-      const int32_t mine = static_cast<int32_t>(work % kBlocks) * kLanes;
-      team.each(all, [&](int64_t i) { keys[i] = place_on_curve(from.window(first + i)); });
-      team.each(kThreads, [&](int64_t thread) {
-        const int32_t i = mine + static_cast<int32_t>(thread) % kLanes;
-        const int32_t part = static_cast<int32_t>(thread) / kLanes;
-        if (i < all)
-          before[thread] = count_before(keys, i, part * all / kWarps, (part + 1) * all / kWarps);
-      });
-      team.each(all - mine < kLanes ? all - mine : kLanes, [&](int64_t lane) {
-        int32_t place = 0;
-        for (int part = 0; part < kWarps; ++part) place += before[part * kLanes + lane];
-        order[first + place] = static_cast<int32_t>(first + mine + lane);
-      });
-    }
+    const int64_t first = team.block / kBlocks * kOrdered, left = count - first;
+    const int32_t all = left < kOrdered ? static_cast<int32_t>(left) : kOrdered;
+    const int32_t mine = static_cast<int32_t>(team.block % kBlocks) * kLanes;
+    team.each(all, [&](int64_t i) { keys[i] = place_on_curve(from.window(first + i)); });
+    team.each(kThreads, [&](int64_t thread) {
+      const int32_t i = mine + static_cast<int32_t>(thread) % kLanes;
+      const int32_t part = static_cast<int32_t>(thread) / kLanes;
+      if (i < all)
+        before[thread] = count_before(keys, i, part * all / kWarps, (part + 1) * all / kWarps);
+    });
+    team.each(all - mine < kLanes ? all - mine : kLanes, [&](int64_t lane) {
+      int32_t place = 0;
+      for (int part = 0; part < kWarps; ++part) place += before[part * kLanes + lane];
+      order[first + place] = static_cast<int32_t>(first + mine + lane);
+    });
   }
 
  private:
@@ -82,9 +80,8 @@ void with_order(const Problem& problem, const From& from, Use&& use) {
   if (!few) {
     constexpr int64_t kBlocks = kOrdered / kLanes;
     const int64_t last = problem.rois % kOrdered;
-    const OrderRois<From> kernel{from, order.data(), problem.rois,
-                                 problem.rois / kOrdered * kBlocks + divide_up(last, kLanes)};
-    launch(problem, kernel, kernel.blocks,
+    const OrderRois<From> kernel{from, order.data(), problem.rois};
+    launch(problem, kernel, problem.rois / kOrdered * kBlocks + divide_up(last, kLanes),
            Shared::bytes_of<uint32_t>(kOrdered) + Shared::bytes_of<int32_t>(kThreads));
   }
   use(static_cast<const int32_t*>(order.data()));

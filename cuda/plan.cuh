@@ -133,9 +133,10 @@ struct PlanRoi {
     spans[axis.bins] = {0, static_cast<int32_t>(next)};
   }
 
+  // `low` and `high` are there where there are two weights.
   template <class Axis>
   ROIDL_DEVICE static void fill(const Axis& axis, int64_t p, Span* spans, Tap<A, kWeights>* taps,
-                                double low, double high) {
+                                const double& low, const double& high) {
     const int32_t first = spans[p].first, stop = spans[p].stop;
     if (first == stop) return;
     int32_t next = first;
@@ -179,11 +180,10 @@ struct MakePlan {
 
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const typename Each::Space space = Each::place(shared, some);
-    for (int64_t k = team.block * some; k < count; k += team.blocks * some) {
-      const int32_t left = count - k < some ? static_cast<int32_t>(count - k) : some;
-      Each::run(team, space, rois, direction, k, left,
-                {plan.windows + k, plan.y.from(k), plan.x.from(k)});
-    }
+    const int64_t k = team.block * some;
+    const int32_t left = count - k < some ? static_cast<int32_t>(count - k) : some;
+    Each::run(team, space, rois, direction, k, left,
+              {plan.windows + k, plan.y.from(k), plan.x.from(k)});
   }
 };
 

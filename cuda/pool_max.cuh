@@ -95,7 +95,6 @@ struct MaxRows {
   ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some, RoiOf&& roi_of,
                             int32_t channel) const {
     const int32_t both = bins_y + bins_x;
-    team.sync();  // the RoIs before may still be read
     team.each(some, [&](int64_t i) {
       const int32_t k = roi_of(static_cast<int32_t>(i));
       const RoiType roi = rois.load(k);

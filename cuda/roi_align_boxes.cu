@@ -100,27 +100,26 @@ struct BoxesGradient {
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     Edges* const sums = shared.take<Edges>(kThreads);
     Known* const roi = shared.take<Known>(1);
-    for (int64_t k = team.block; k < count; k += team.blocks) {
-      team.each(1, [&](int64_t) { *roi = body.know(k); });
-      team.each(kThreads, [&](int64_t thread) {
-        Edges sum{};
-        const auto place = body.place_of(*roi);
-        for (int64_t i = thread; i < items.count() && place.image >= 0; i += kThreads)
-          items.split(i, [&](int64_t channel, int64_t p, int64_t q) {
-            body.add(*roi, p, q, plane_of<T>(features, place, channel),
-                     A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
-          });
-        sums[thread] = sum;
-      });
-      for (int half = kThreads / 2; half > 0; half /= 2)
-        team.each(half, [&](int64_t i) {
-          for (int j = 0; j < 4; ++j) sums[i].at[j] += sums[i + half].at[j];
+    const int64_t k = team.block;
+    team.each(1, [&](int64_t) { *roi = body.know(k); });
+    team.each(kThreads, [&](int64_t thread) {
+      Edges sum{};
+      const auto place = body.place_of(*roi);
+      for (int64_t i = thread; i < items.count() && place.image >= 0; i += kThreads)
+        items.split(i, [&](int64_t channel, int64_t p, int64_t q) {
+          body.add(*roi, p, q, plane_of<T>(features, place, channel),
+                   A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
         });
-      team.each(out.has_index_column ? 5 : 4, [&](int64_t column) {
-        const int64_t j = column - (out.has_index_column ? 1 : 0);
-        store(k, column, j < 0 ? 0.0 : sums[0].at[j]);
+      sums[thread] = sum;
+    });
+    for (int half = kThreads / 2; half > 0; half /= 2)
+      team.each(half, [&](int64_t i) {
+        for (int j = 0; j < 4; ++j) sums[i].at[j] += sums[i + half].at[j];
       });
-    }
+    team.each(out.has_index_column ? 5 : 4, [&](int64_t column) {
+      const int64_t j = column - (out.has_index_column ? 1 : 0);
+      store(k, column, j < 0 ? 0.0 : sums[0].at[j]);
+    });
   }
 
  private:
@@ -149,15 +148,13 @@ struct AverageTangent {
   int64_t count, parts;
 
   ROIDL_DEVICE void operator()(const Team& team, Shared) const {
-    for (int64_t work = team.block; work < count * parts; work += team.blocks) {
-      const int64_t k = work / parts, first = (work - k * parts) * kThreads;
-      const int64_t left = items.count() - first;
-      team.each(left < kThreads ? left : kThreads, [&](int64_t offset) {
-        items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
-          narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
-        });
+    const int64_t k = team.block / parts, first = (team.block - k * parts) * kThreads;
+    const int64_t left = items.count() - first;
+    team.each(left < kThreads ? left : kThreads, [&](int64_t offset) {
+      items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
+        narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
       });
-    }
+    });
   }
 
  private:

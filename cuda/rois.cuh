@@ -12,6 +12,7 @@ struct alignas(16) Window {
   int64_t image = -1;
   int32_t map = 0;
   int32_t y_begin = 0, y_end = 0, x_begin = 0, x_end = 0;
+  int32_t padding = 0;  // written, too: windows are copied whole
 };
 
 // One view of every map.

@@ -92,12 +92,12 @@ struct Channels {
 // Where the results of a unit go.
 template <class T>
 struct Results {
-  T* at;
+  T* at;      // null: nobody wants them
   int64_t c;  // strides
   int32_t h, w;
 
   ROIDL_DEVICE Results(T* start, const PooledView& view, int32_t first)
-      : at(held_global(start + first * view.c)),
+      : at(held(start + first * view.c)),
         c(view.c),
         h(static_cast<int32_t>(view.h)),
         w(static_cast<int32_t>(view.w)) {}
@@ -129,11 +129,11 @@ struct Rows {
                 "a slab can be halved down to what a warp works on together");
   static_assert(kTogether <= kMostTogether);
   Body body;
-  const int32_t* order;      // of the RoIs, or null
-  int32_t count, channels;   // RoIs
-  int32_t some, slab;        // of them, of a block
-  int32_t blocks, together;  // `together` of kTogether channels each make a slab
-  int32_t parts, rows;       // of a RoI's rows of bins; rows in each
+  const int32_t* order;     // of the RoIs, or null
+  int32_t count, channels;  // RoIs
+  int32_t some, slab;       // of them, of a block
+  int32_t together;         // of kTogether channels each: they make a slab
+  int32_t parts, rows;      // of a RoI's rows of bins; rows in each
   int32_t bins_y, bins_x;
   Divider by_groups, by_parts, by_together, by_bins_x;
 
@@ -142,24 +142,20 @@ struct Rows {
   ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
     const auto kept = Body::Kept::place(shared);
     const auto space = body.place(shared, some);
-    for (int64_t work = team.block; work < blocks; work += team.blocks) {
-      // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
-      int32_t group = static_cast<int32_t>(work);
-      const int32_t channel = by_groups.split(group) * slab, place = group * some;
-      const int32_t mine = count - place < some ? count - place : some;
-      const auto roi_of = [&](int32_t i) {
-        return order != nullptr ? order[place + i] : place + i;
-      };
-      body.prepare(team, space, mine, roi_of, channel);
-      team.warps(mine * together * parts, [&](const Warp& warp, int32_t unit) {
-        int32_t part = unit;
-        int32_t c = by_parts.split(part);
-        const int32_t i = by_together.split(c), p = part * rows;
-        if (channel + c * kTogether < channels)
-          run(warp, kept.of(warp), body.know(space, i), c * kTogether, channels - channel, p,
-              p + rows < bins_y ? p + rows : bins_y);
-      });
-    }
+    // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
+    int32_t group = static_cast<int32_t>(team.block);
+    const int32_t channel = by_groups.split(group) * slab, place = group * some;
+    const int32_t mine = count - place < some ? count - place : some;
+    const auto roi_of = [&](int32_t i) { return order != nullptr ? order[place + i] : place + i; };
+    body.prepare(team, space, mine, roi_of, channel);
+    team.warps(mine * together * parts, [&](const Warp& warp, int32_t unit) {
+      int32_t part = unit;
+      int32_t c = by_parts.split(part);
+      const int32_t i = by_together.split(c), p = part * rows;
+      if (channel + c * kTogether < channels)
+        run(warp, kept.of(warp), body.know(space, i), c * kTogether, channels - channel, p,
+            p + rows < bins_y ? p + rows : bins_y);
+    });
   }
 
  private:
@@ -280,7 +276,6 @@ void launch_rows(const Problem& problem, const Body& body, const int32_t* order,
                           static_cast<int32_t>(problem.channels),
                           static_cast<int32_t>(some),
                           static_cast<int32_t>(slab),
-                          static_cast<int32_t>(blocks()),
                           static_cast<int32_t>(together),
                           static_cast<int32_t>(divide_up(bins, rows)),
                           static_cast<int32_t>(rows),
@@ -290,7 +285,7 @@ void launch_rows(const Problem& problem, const Body& body, const int32_t* order,
                           Divider(divide_up(bins, rows)),
                           Divider(together),
                           Divider(problem.output_width)};
-  launch(problem, kernel, kernel.blocks, kernel.shared_bytes());
+  launch(problem, kernel, blocks(), kernel.shared_bytes());
 }
 
 }  // namespace roidl::cuda

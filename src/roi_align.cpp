@@ -67,6 +67,7 @@ void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_outpu
   problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
   attach_maps(problem, "input", input, &Map::features);
   check_like_boxes(problem, "grad_boxes", grad_boxes, boxes);
+  check_aligned(problem.op, "grad_boxes", grad_boxes);
   check_written(problem, {"grad_boxes", &grad_boxes},
                 {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", input}});
   problem.boxes_gradient = grad_boxes;

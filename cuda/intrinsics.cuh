@@ -1,0 +1,124 @@
+// All of the kernels that is no C++: instructions, warp and compiler built-ins, each a function
+// with the name that kernels call it by.
+//
+// Whoever has defined ROIDL_CUDA_INTRINSICS before has given other bodies to the same functions,
+// for a machine that is no GPU (tests/cuda_on_host).
+#ifndef ROIDL_CUDA_INTRINSICS
+#define ROIDL_CUDA_INTRINSICS
+#include <cstdint>
+#include <cstring>
+
+#include <cuda_runtime.h>
+#define ROIDL_DEVICE __device__ __forceinline__
+#define ROIDL_DEVICE_CALL __device__ __noinline__  // for what is long and not hot
+
+namespace roidl::cuda {
+
+// Threads
+// ------------------------------------------------------------------------------------------
+
+ROIDL_DEVICE unsigned thread_index() { return threadIdx.x; }
+// The same, read anew at every call, with all that follows from it: for what is not worth a
+// register in between.
+ROIDL_DEVICE int thread_index_anew() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
+// To be reached by all threads of a block. What was written before can be read behind it.
+ROIDL_DEVICE void sync_block() { __syncthreads(); }
+
+// To be reached by all lanes of a warp, as those below it; but only this one orders memory.
+ROIDL_DEVICE void sync_warp() { __syncwarp(); }
+ROIDL_DEVICE uint32_t ballot(bool says) { return __ballot_sync(0xffffffffu, says); }
+template <class Word>  // of 32 bits
+ROIDL_DEVICE Word shuffle(Word value, int from_lane) {
+  return __shfl_sync(0xffffffffu, value, from_lane);
+}
+// The value of the lane that is so many below; of the lowest ones their own.
+ROIDL_DEVICE int shuffle_up(int value, int lanes) {
+  return __shfl_up_sync(0xffffffffu, value, lanes);
+}
+
+// Arithmetic
+// ---------------------------------------------------------------------------------------
+
+ROIDL_DEVICE int count_bits(uint32_t word) { return __popc(word); }
+
+// A few instructions, two ulps off at most.
+ROIDL_DEVICE float reciprocal(float value) { return __fdividef(1.0f, value); }
+
+ROIDL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+ROIDL_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// IEEE binary16, by its bits.
+ROIDL_DEVICE float half_to_float(uint16_t bits) {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(bits));
+  return wide;
+}
+ROIDL_DEVICE uint16_t float_to_half(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+// Memory
+// -------------------------------------------------------------------------------------------
+
+// Copies an element of 4 or 8 bytes to shared memory in its own time; to be waited for before the
+// barrier after which it is read.
+template <class T>
+ROIDL_DEVICE void copy_later(T* shared, const T* global) {
+#if __CUDA_ARCH__ >= 800
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(sizeof(T))
+               : "memory");
+#else
+  *shared = *global;
+#endif
+}
+ROIDL_DEVICE void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// Stores 16 bytes at once, which nobody reads soon. By name, or the compiler stores them element by
+// element.
+template <class Vector>
+ROIDL_DEVICE void store_16_bytes(void* target, const Vector& value) {
+  static_assert(sizeof(Vector) == sizeof(int4));
+  int4 bits;
+  memcpy(&bits, &value, sizeof bits);
+  __stcs(static_cast<int4*>(target), bits);
+}
+
+// The same value, or pointer to global or shared memory, found once: the compiler likes to find one
+// anew, with all its multiplications, in every loop that uses it.
+ROIDL_DEVICE int32_t held(int32_t value) {
+  asm("" : "+r"(value));
+  return value;
+}
+template <class T>
+ROIDL_DEVICE T* held(T* pointer) {  // one that may be null
+  asm("" : "+l"(pointer));
+  return pointer;
+}
+template <class T>
+ROIDL_DEVICE T* held_global(T* pointer) {
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+template <class T>
+ROIDL_DEVICE T* held_shared(T* pointer) {
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isShared(pointer));
+  return pointer;
+}
+
+}  // namespace roidl::cuda
+
+#endif

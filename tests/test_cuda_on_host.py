@@ -1,0 +1,105 @@
+"""The CUDA kernels, executed on the CPU by tests/cuda_on_host: the rows of CuPy, with every access
+to memory checked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cuda_on_host.build import ROOT, build, environment, is_possible
+
+TESTS = Path(__file__).parent
+# Of the tests that have rows of CuPy: two parts that take about as long.
+PARTS = (
+    ("test_cuda.py",),
+    (
+        *("test_cuda_multiscale.py", "test_dlpack.py", "test_errors.py", "test_libraries.py"),
+        *("test_memory.py", "test_multiscale.py", "test_roi_align.py", "test_roi_pool.py"),
+    ),
+)
+
+pytestmark = pytest.mark.skipif(
+    not is_possible() or "ROIDL_CUDA_LIBRARY" in os.environ,
+    reason="it needs x86-64, g++ and binutils, and that no other CUDA library is asked for",
+)
+
+
+@pytest.fixture(scope="session")
+def library() -> Path:
+    return build(ROOT / "build" / "cuda_on_host")
+
+
+class Report(NamedTuple):
+    """What the machine has found, and how often each kernel was launched."""
+
+    faults: list[str]
+    launches: dict[str, int]
+
+
+def read(report: Path) -> Report:
+    found = Report([], {})
+    for line in report.read_text().splitlines() if report.exists() else ():
+        kind, count, name = line.split("\t")
+        if kind == "kernel":
+            found.launches[name] = found.launches.get(name, 0) + int(count)
+        elif int(count) > 0:
+            found.faults.append(name)
+    return found
+
+
+class Run:
+    """Tests in a process of their own, whose device the machine is."""
+
+    def __init__(self, library: Path, report: Path, *arguments: str, **options: object) -> None:
+        asked = ",".join(f"{name}={value}" for name, value in options.items())
+        variables = environment(library) | {
+            "ROIDL_CUDA_ON_HOST": f"report={report},{asked}".rstrip(",")
+        }
+        pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+        self.report = report
+        self.process = subprocess.Popen(
+            [*pytest_, "--require-front-ends=cupy", *arguments],
+            env=os.environ | variables,
+            cwd=TESTS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, str, Report]:
+        said = self.process.communicate()[0]
+        return self.process.returncode, said, read(self.report)
+
+
+def run_rows(library: Path, folder: Path, **options: object) -> Iterator[Report]:
+    """Of every part, at the same time."""
+    runs = [
+        Run(library, folder / f"report{i}", "-k", "cupy", *part, **options)
+        for i, part in enumerate(PARTS)
+    ]
+    for ended in [run.end() for run in runs]:
+        status, said, report = ended
+        assert status == 0, said[-10_000:]
+        assert report.faults == []
+        assert re.search(r"\d+ passed", said) is not None
+        yield report
+
+
+def test_the_rows_of_cupy_pass_on_the_machine(library: Path, tmp_path: Path) -> None:
+    for report in run_rows(library, tmp_path):
+        assert sum(report.launches.values()) > 0
+
+
+def test_no_source_but_one_says_what_is_no_cpp() -> None:
+    own = re.compile(r"\b(asm|threadIdx|__syncthreads|__\w+_sync|__builtin_\w+|__CUDA_ARCH__)\b")
+    for path in sorted((ROOT / "cuda").iterdir()):
+        found = own.findall(path.read_text())
+        assert (found != []) == (path.name == "intrinsics.cuh"), path.name
