@@ -72,8 +72,9 @@ def build_info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``python``, ``platform``, ``instruction_set`` (of the CPU kernels in use),
-        ``stress`` (whether they are those with tiny constants, which tests use), ``threads``, ``cuda`` (``built``, ``usable``, ``architectures``) and ``frameworks`` (name to
-        version, of those that are installed; none is imported).
+        ``stress`` (whether they are those with tiny constants, which tests use), ``threads``,
+        ``cuda`` (``built``, ``usable``, ``architectures``) and ``frameworks`` (name to version,
+        of those that are installed; none is imported).
 
     Examples
     --------

@@ -1,7 +1,4 @@
-"""RoIAlign and RoIPool as layers of Keras 3, on its TensorFlow, PyTorch and JAX backends.
-
-`MultiScaleRoIAlign` is RoIAlign on a feature pyramid.
-"""
+"""RoIAlign, also on a pyramid, and RoIPool as layers of Keras 3, on each of its backends."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ namespace roidl::cpu {
 
 namespace {
 
-
 struct Job final : Tasks {
   explicit Job(int64_t count, const std::function<void(Tasks&)>& body) : count(count), body(body) {}
 
