@@ -104,7 +104,9 @@ def _cupy() -> Lib:
 
     if not roidl.build_info()["cuda"]["usable"]:
         pytest.skip("roidl has no usable CUDA here")
-    return Lib("cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=ALL_DTYPES[:3])
+    # CuPy has no bfloat16; its stand-in (tests/cuda_on_host) has.
+    dtypes = getattr(cupy, "ALL_DTYPES", ALL_DTYPES[:3])
+    return Lib("cupy", cupy.asarray, cupy.asnumpy, cupy.ndarray, dtypes=dtypes)
 
 
 def _torch_cuda() -> Lib:

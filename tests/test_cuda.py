@@ -161,6 +161,19 @@ def test_channels_last(op: str, mode: str, channels: int, lib: Lib) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
 
 
+@every_operator
+def test_channels_last_of_a_wider_array(op: str, mode: str, lib: Lib) -> None:
+    # 16 bytes of them would lie together, but none of them at a multiple of 16 bytes.
+    input, boxes = features_of(2, 20, 21, 20)[..., 1:17], boxes_of(30, 20, 21, 2)
+    grad = features_of(30, 3, 2, 16)
+    expected: Results = call(op, mode, input, boxes, grad, layout="NHWC")
+    found = call(op, mode, *map(lib.asarray, (input, boxes, grad)), layout="NHWC")
+    for got, want in zip(found, expected, strict=True):
+        if want is not None:
+            got = lib.to_numpy(got)
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_the_first_of_equal_maxima_wins_and_the_first_nan(layout: str, lib: Lib) -> None:
     # Few values and so many ties, in a row and across rows; infinities; and NaNs among them.

@@ -14,15 +14,17 @@ from typing import NamedTuple
 
 import pytest
 
-from cuda_on_host.build import ROOT, build, environment, is_possible
+from cuda_on_host.build import ROOT, build, environment, is_possible, objects
+from cuda_on_host.mutants import MUTANTS, Mutant, build_mutant, patched
 
 TESTS = Path(__file__).parent
 # Of the tests that have rows of CuPy: two parts that take about as long.
 PARTS = (
     ("test_cuda.py",),
     (
-        *("test_cuda_multiscale.py", "test_dlpack.py", "test_errors.py", "test_libraries.py"),
-        *("test_memory.py", "test_multiscale.py", "test_roi_align.py", "test_roi_pool.py"),
+        *("test_cuda_types.py", "test_cuda_multiscale.py", "test_dlpack.py", "test_errors.py"),
+        *("test_libraries.py", "test_memory.py", "test_multiscale.py", "test_roi_align.py"),
+        "test_roi_pool.py",
     ),
 )
 
@@ -94,8 +96,41 @@ def run_rows(library: Path, folder: Path, **options: object) -> Iterator[Report]
 
 
 def test_the_rows_of_cupy_pass_on_the_machine(library: Path, tmp_path: Path) -> None:
-    for report in run_rows(library, tmp_path):
-        assert sum(report.launches.values()) > 0
+    launches: dict[str, int] = {}
+    for report in run_rows(library, tmp_path, races=1, schedule=2):
+        for name, count in report.launches.items():
+            launches[name] = launches.get(name, 0) + count
+    assert len(launches) > 100
+    assert [name for name, count in launches.items() if count == 0] == []  # all kernels have run
+
+
+# Other devices, and as many multiprocessors as they have: most calls are small ones then.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "multiprocessors", "schedule"),
+    [("H200", 132, 3), ("A100", 8, 0), ("A100", 108, 4), ("T4", 8, 1), ("T4", 40, 5)],
+)
+def test_on_other_devices_and_in_other_orders(
+    device: str, multiprocessors: int, schedule: int, library: Path, tmp_path: Path
+) -> None:
+    options = {"device": device, "multiprocessors": multiprocessors, "schedule": schedule}
+    for _ in run_rows(library, tmp_path, races=1, **options):
+        pass
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_can_be_made(mutant: Mutant) -> None:
+    assert patched(mutant) != (ROOT / "cuda" / mutant.header).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_found(mutant: Mutant, library: Path, tmp_path: Path) -> None:
+    made = build_mutant(mutant, objects(library.parent), tmp_path)
+    tests = ("test_cuda.py", "-x", "-k", f"cupy and {mutant.tests}")
+    status, said, _ = Run(made, tmp_path / "report", *tests, races=1, schedule=2).end()
+    assert status == 1, said[-3000:]  # tests have failed
+    assert re.search(mutant.said, said) is not None, said[-3000:]
 
 
 def test_no_source_but_one_says_what_is_no_cpp() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+ALL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 _NOBODYS, _UNWRITTEN, _WRITTEN = 0, 1, 2  # a byte's state
 _library = ctypes.CDLL(os.environ["ROIDL_CUDA_LIBRARY"])
 
