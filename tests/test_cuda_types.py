@@ -4,6 +4,7 @@ large ones; and the operators of forward mode.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import ALL_DTYPES, Lib, NumpyArray, numpy_dtype
-from operators import OPERATORS, call
+from operators import OPERATORS, call, every_operator
 from roidl import _core
 from roidl._params import align_params, pool_params
 from test_cuda import ON_CUDA, boxes_of
@@ -98,3 +99,44 @@ def test_forward_mode(dtype: str, coordinate: str, lib: Lib) -> None:
     check("roi_align_jvp_boxes", "avg", input, step)
     check("roi_align_jvp_boxes_backward", "avg", gradient, step, backward=True)
     check("roi_pool_jvp", "max", tangent, argmax)
+
+
+def spread(array: NumpyArray, axis: int) -> NumpyArray:
+    """The same elements, the last of an axis more than 2³¹ behind the first.
+
+    Only addresses are taken: memory becomes what is touched.
+    """
+    step = 2**31 // (array.shape[axis] - 1) + 8
+    rest = np.moveaxis(array, axis, 0)[0]
+    strides = list(np.empty(rest.shape, array.dtype).strides)
+    strides.insert(axis, step * array.itemsize)
+    no_reserve = 0x4000
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    memory = mmap.mmap(-1, (2**31 + 2**20) * array.itemsize, flags=flags)
+    made = np.ndarray(array.shape, array.dtype, memory, strides=strides)
+    made[...] = array
+    return made
+
+
+@pytest.mark.parametrize("axis", range(4))
+@every_operator
+def test_offsets_beyond_31_bits(
+    op: str, mode: str, axis: int, get_lib: Callable[[str], Lib]
+) -> None:
+    lib = get_lib("cupy")
+    import cupy
+
+    if not hasattr(cupy, "ALL_DTYPES"):
+        pytest.skip("a GPU's memory is no mere addresses, as that of tests/cuda_on_host is")
+    input, gradient = values(lib, "float32", 2, 3, 9, 8), values(lib, "float32", 7, 3, *SIZE)
+    boxes = boxes_of(7, 9, 8, 2)
+    wanted = call(op, mode, input, boxes, gradient)
+    outs = {"pooled": np.zeros_like(gradient), "grad_input": np.zeros_like(input)}
+    if (op, mode) == ("roi_pool", "max"):  # its out is the maximum and the argmax
+        del outs["pooled"]
+    far = {name: lib.asarray(spread(out, axis)) for name, out in outs.items()}
+    arrays = (spread(input, axis), boxes, spread(gradient, axis))
+    found = call(op, mode, *map(lib.asarray, arrays), **far)
+    for got, want in zip(found, wanted, strict=True):
+        if want is not None:
+            assert_near(lib.to_numpy(got), want, "float32")
