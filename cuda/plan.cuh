@@ -65,7 +65,8 @@ struct Plan {
 
 // Finds the plans of a few RoIs; all threads of a block together. What the weights of a tap are:
 // the average's (1); and its derivative along a direction of the boxes (2); or and its derivatives
-// to the lower and the upper edge (3).
+// to the lower and the upper edge, as weights of the difference of the next cell and the tap's (3):
+// they are as large as the weights themselves, and what features have in common takes no digits.
 template <class A, class Rois, int kWeights>
 struct PlanRoi {
   using RoiType = Roi<typename Rois::Axis>;
@@ -147,8 +148,9 @@ struct PlanRoi {
         if constexpr (kWeights == 2) {
           tap.weight[1] = A(edge.low * low + edge.high * high) * slope;
         } else {
-          tap.weight[1] = A(edge.low) * slope;
-          tap.weight[2] = A(edge.high) * slope;
+          const A share = slope < A(0) ? -slope : A(0);  // of the difference, at its first cell
+          tap.weight[1] = A(edge.low) * share;
+          tap.weight[2] = A(edge.high) * share;
         }
       }
       bool none = true;

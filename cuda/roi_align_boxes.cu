@@ -33,17 +33,22 @@ struct AverageEdges {
     const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
     A edges[4] = {};
     for (int32_t i = rows.first; i < rows.stop; ++i) {
-      A across = A(0), low = A(0), high = A(0);
+      const int64_t row = y[i].cell;
+      const bool moves = y[i].weight[1] != A(0) || y[i].weight[2] != A(0);  // there is a next row
+      A down = A(0), low = A(0), high = A(0);
       for (int32_t j = columns.first; j < columns.stop; ++j) {
-        const A value = plane(y[i].cell, x[j].cell);
-        across += term(x[j].weight[0], [&] { return value; });
-        low += term(x[j].weight[1], [&] { return value; });
-        high += term(x[j].weight[2], [&] { return value; });
+        const int64_t column = x[j].cell;
+        const auto right = [&] { return A(plane(row, column + 1)) - A(plane(row, column)); };
+        if (moves)
+          down += term(x[j].weight[0],
+                       [&] { return A(plane(row + 1, column)) - A(plane(row, column)); });
+        low += term(x[j].weight[1], right);
+        high += term(x[j].weight[2], right);
       }
       edges[0] += term(y[i].weight[0], [&] { return low; });
-      edges[1] += term(y[i].weight[1], [&] { return across; });
+      edges[1] += term(y[i].weight[1], [&] { return down; });
       edges[2] += term(y[i].weight[0], [&] { return high; });
-      edges[3] += term(y[i].weight[2], [&] { return across; });
+      edges[3] += term(y[i].weight[2], [&] { return down; });
     }
     for (int j = 0; j < 4; ++j) sum.at[j] += static_cast<double>(gradient * edges[j]);
   }

@@ -122,6 +122,15 @@ Shape input_shape(const Problem& problem, int index) {
   return {4, {problem.images, map.height, map.width, problem.channels}};
 }
 
+bool has_no_results(const Problem& problem) { return problem.rois == 0 || problem.channels == 0; }
+
+bool has_no_gradient(const Problem& problem) {
+  bool cells = false;
+  for (int i = 0; i < problem.num_maps; ++i)
+    cells |= problem.maps[i].height > 0 && problem.maps[i].width > 0;
+  return problem.images == 0 || problem.channels == 0 || !cells;
+}
+
 PooledView attach_pooled(const Problem& problem, const char* name, const Tensor& tensor,
                          abi::DLDataType dtype) {
   check_same_dtype(problem.op, name, tensor, dtype, dtype == problem.dtype ? " as the input" : "");

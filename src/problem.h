@@ -139,6 +139,12 @@ void describe_problem(Problem& problem, const char* op, const Params& params, co
 Shape pooled_shape(const Problem& problem);
 Shape input_shape(const Problem& problem, int map = 0);
 
+// Whether a result for every bin, or a gradient to the maps, has no elements. Then no box is looked
+// at: there may be billions of them, all in the same place. (A gradient that has elements is set to
+// zero where there are no boxes.)
+bool has_no_results(const Problem& problem);
+bool has_no_gradient(const Problem& problem);
+
 // Check a buffer against the problem and return its view.
 PooledView attach_pooled(const Problem& problem, const char* name, const Tensor& tensor,
                          abi::DLDataType dtype);

@@ -22,6 +22,7 @@ void roi_align_forward(RoiAlignProblem& problem, const Maps& input, const Tensor
                        const Tensor& out) {
   attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  if (has_no_results(problem)) return;
   check_written(problem, {"out", &out}, {{"input", input}, {"boxes", &boxes}});
   const CheckedBoxes checked(problem);
   run(problem, &Backend::roi_align_forward);
@@ -35,6 +36,7 @@ void roi_align_backward(RoiAlignProblem& problem, const Tensor& grad_output, con
     attach_maps(problem, "input", input, &Map::features);
   else if (problem.mode != AlignMode::avg)
     fail(ErrorKind::value, problem.op, "input is needed for the gradient of the max modes");
+  if (has_no_gradient(problem)) return;
   check_written(problem, {"out", grad_input},
                 {{"grad_output", &grad_output}, {"boxes", &boxes}, {"input", input}});
   const CheckedBoxes checked(problem);
@@ -84,6 +86,7 @@ void roi_align_jvp(RoiAlignProblem& problem, const Maps& input_tangent, const Te
     fail(ErrorKind::value, problem.op, "input is needed for the derivative of the max modes");
   attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  if (has_no_results(problem)) return;
   check_written(problem, {"out", &out},
                 {{"input_tangent", input_tangent}, {"boxes", &boxes}, {"input", input}});
   const CheckedBoxes checked(problem);
@@ -95,6 +98,7 @@ void roi_align_jvp_boxes(RoiAlignProblem& problem, const Maps& input, const Tens
   attach_boxes_tangent(problem, boxes, boxes_tangent);
   attach_maps(problem, "input", input, &Map::features);
   problem.pooled = attach_pooled(problem, "out", out, problem.dtype);
+  if (has_no_results(problem)) return;
   check_written(problem, {"out", &out},
                 {{"input", input}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});
   const CheckedBoxes checked(problem, &problem.boxes_tangent);
@@ -107,6 +111,7 @@ void roi_align_jvp_boxes_backward(RoiAlignProblem& problem, const Tensor& grad_o
   attach_boxes_tangent(problem, boxes, boxes_tangent);
   problem.pooled = attach_pooled(problem, "grad_output", grad_output, problem.dtype);
   attach_maps(problem, "out", grad_input, &Map::gradient);
+  if (has_no_gradient(problem)) return;
   check_written(
       problem, {"out", grad_input},
       {{"grad_output", &grad_output}, {"boxes", &boxes}, {"boxes_tangent", &boxes_tangent}});

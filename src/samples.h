@@ -20,14 +20,14 @@ struct EdgeDerivative {
   }
 };
 
-// Calls visit(sample, i, times) for the samples of bin p on the map. Where hundreds of samples
-// share a cell, everything that we sum is linear in i there, so the first and the last stand for
-// the run, half each, and the cost is bounded by the map, not by the grid.
+// Calls visit(sample, i, times) for the samples `range` of bin p, which lie on the map: of those
+// that share a cell all or none. Where hundreds do, everything that we sum is linear in i there, so
+// the first and the last stand for the run, half each, and the cost is bounded by the map, not by
+// the grid.
 template <class T, class Visit>
 ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size,
-                                       Visit&& visit) {
+                                       const SampleRange& range, Visit&& visit) {
   constexpr double kDense = 64;  // samples per cell
-  const SampleRange range = samples_on_map(axis, p, size);
   const bool dense = static_cast<double>(axis.grid) > kDense * (::fabs(double{axis.bin}) + 1);
   for (int64_t i = range.first; i < range.stop;) {
     const Bilinear<T> sample = bilinear(sample_position(axis, p, i), size);
@@ -50,6 +50,13 @@ ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int6
     }
     i = last + 1;
   }
+}
+
+// The same of all that are on the map.
+template <class T, class Visit>
+ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size,
+                                       Visit&& visit) {
+  for_each_sample(axis, p, size, samples_on_map(axis, p, size), visit);
 }
 
 template <class T>

@@ -13,6 +13,8 @@ import roidl
 from cases import random_boxes
 from conftest import NumpyArray
 from operators import INFINITE_STEP, assert_infinite_inside, jvp_boxes_backward
+from roidl import _core
+from roidl._params import align_params
 from trials import Float64, assert_close, from_nchw, to_nchw
 
 H, W = 7, 9
@@ -213,6 +215,67 @@ def test_derivative_along_a_ramp() -> None:
     just_one = np.array([[0, 4.0, 3.0, 6.0, 8.0]])  # one cell wide: still free
     got = roidl.roi_align_backward_boxes(one, ramp, just_one, **rule)
     np.testing.assert_allclose(got, [[0, 0.5, 1.25, 0.5, 1.25]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [100.0, 1e6])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("maps", [1, 2])
+def test_what_features_have_in_common_takes_no_digits(
+    maps: int, mode: str, layout: str, dtype: str, offset: float
+) -> None:
+    """Slopes are differences: of the features as they are, to the last digit."""
+    rng = np.random.default_rng(44)
+    offset = min(offset, 1000.0) if dtype == "float16" else offset
+    shapes = [(2, 17, 24, 30), (2, 17, 12, 15)][:maps]
+    inputs = [(rng.standard_normal(s) * 8 + offset).astype(dtype) for s in shapes]
+    boxes = np.array([[0, 4.0, 3.0, 41.3, 38.9], [1, 1.7, 2.2, 52.4, 39.1]], np.float32)
+    gradient = rng.standard_normal((2, 17, 9, 9)).astype(dtype)
+    # Of one sample, which is the largest is no question of digits.
+    ratio = 2 if mode == "avg" else 1
+    rule: dict[str, Any] = {"aligned": True, "sampling_ratio": ratio, "mode": mode}
+    given = from_nchw(gradient, layout), [from_nchw(a, layout) for a in inputs]
+    expected = np.zeros((2, 5))
+    levels = np.array([0, maps - 1], np.int32)
+    for k, level in enumerate(levels):
+        expected[k] = oracle.roi_align_backward_boxes(
+            gradient[k : k + 1].astype(np.float64),
+            inputs[level].astype(np.float64),
+            boxes[k : k + 1],
+            spatial_scale=SCALE / (1 + level),
+            **rule,
+        )
+    if maps == 1:
+        got = roidl.roi_align_backward_boxes(
+            given[0], given[1][0], boxes, spatial_scale=SCALE, layout=layout, **rule
+        )
+    else:
+        got = roidl.multiscale_roi_align_backward_boxes(
+            given[0], given[1], boxes, [SCALE, SCALE / 2], levels=levels, layout=layout, **rule
+        )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_a_step_of_the_boxes_keeps_the_digits_of_differences(layout: str) -> None:
+    """As in double precision, which the tests above hold to the definition."""
+    rng = np.random.default_rng(45)
+    input = from_nchw((rng.standard_normal((1, 17, 24, 30)) * 8 + 1e6).astype(np.float32), layout)
+    boxes = np.array([[0, 4.0, 3.0, 41.3, 38.9]], np.float32)
+    step = np.array([[0, 0.5, -0.25, 1.0, 0.75]], np.float32)
+    pooled = from_nchw(np.empty((1, 17, 9, 9), np.float32), layout)
+    results: list[Any] = []
+    for dtype in (np.float32, np.float64):
+        op = "roi_align_jvp_boxes"
+        params = align_params(op, (9, 9), SCALE, 2, True, "avg", layout)
+        result = pooled.astype(dtype)
+        _core.run_operator(
+            op, params, input.astype(dtype), boxes, None, step, None, result, None, 1
+        )
+        results.append(result)
+    error = np.abs(results[0] - results[1]).max()
+    assert error < 2e-6 * np.abs(results[1]).max()
 
 
 def test_an_infinite_step_of_the_boxes_stays_where_they_are() -> None:

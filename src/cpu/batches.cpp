@@ -12,11 +12,11 @@ namespace {
 
 // Makes the tables from `first` on, until they take so many bytes; returns where it stopped.
 int64_t make_batch(Tables& tables, const std::vector<Roi>& windows, int64_t first, int64_t stop,
-                   int64_t bytes, Arena& arena, std::vector<const Roi*>& made) {
+                   const Area& area, int64_t bytes, Arena& arena, std::vector<const Roi*>& made) {
   arena.clear();
   made.clear();
   int64_t at = first;
-  do made.push_back(tables.make(windows[at++].row, arena));
+  do made.push_back(tables.make(windows[at++].row, area, arena));
   while (at < stop && arena.taken() < bytes);
   return at;
 }
@@ -33,7 +33,7 @@ SortedRois sort_rois(const Problem& problem, Tables& tables) {
     if (k % kRowsPerInterrupt == kRowsPerInterrupt - 1) check_interrupt();
     all &= rois.arena.taken() < kSharedBytes;
     if (!all) rois.arena.clear();
-    const Roi* roi = tables.make(k, rois.arena);
+    const Roi* roi = tables.make(k, kWholeMap, rois.arena);
     rois.windows.push_back(*roi);
     rois.max_cells = std::max(rois.max_cells, tables.sums(*roi));
     if (all) made.push_back(roi);
@@ -57,24 +57,35 @@ void run_in_batches(const Problem& problem, Tables& tables,
   std::vector<const Roi*> made;
   for (int64_t first = 0; first < problem.rois;) {
     check_interrupt();
-    first = make_batch(tables, rois.windows, first, problem.rois, kSharedBytes, arena, made);
+    first =
+        make_batch(tables, rois.windows, first, problem.rois, kWholeMap, kSharedBytes, arena, made);
     run(windows_of(problem, made, rois.max_cells));
   }
 }
 
 ThreadBatch::ThreadBatch(const SortedRois& rois) : all_(rois) {
   const int64_t count = static_cast<int64_t>(rois.windows.size());
-  static_cast<TableBatch&>(*this) = {rois.made.data(), 0, count, count, make_more};
+  static_cast<TableBatch&>(*this) = {rois.made.data(), 0, count, count, kWholeMap, make_more};
   if (!rois.made.empty() || count == 0) return;
   end = 0;
   tables_ = rois.tables->another();
+}
+
+void ThreadBatch::enter(const Task& task) {
+  stop = task.list.first + task.count;
+  if (tables_ == nullptr) return;
+  const Area next{task.y_begin, task.y_end, task.x_begin, task.x_end};
+  const bool same = area.y_begin == next.y_begin && area.y_end == next.y_end &&
+                    area.x_begin == next.x_begin && area.x_end == next.x_end;
+  if (!same) begin = end = 0;
+  area = next;
 }
 
 void ThreadBatch::make_more(TableBatch& batch, int64_t first) {
   check_interrupt();
   auto& self = static_cast<ThreadBatch&>(batch);
   self.begin = first;
-  self.end = make_batch(*self.tables_, self.all_.windows, first, self.stop, kThreadBytes,
+  self.end = make_batch(*self.tables_, self.all_.windows, first, self.stop, self.area, kThreadBytes,
                         self.arena_, self.made_);
   self.rois = self.made_.data();
 }

@@ -30,6 +30,8 @@ void run_in_batches(const Problem& problem, Tables& tables,
 class ThreadBatch : public TableBatch {
  public:
   explicit ThreadBatch(const SortedRois& rois);
+  // The tables of the next task: where not all are made, those of its part of the map.
+  void enter(const Task& task);
 
  private:
   static void make_more(TableBatch& batch, int64_t first);

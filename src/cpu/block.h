@@ -61,7 +61,14 @@ ROIDL_INLINE void add_product(Block<A>& sum, A weight, const Block<A>& values) {
   for (int i = 0; i < kVectors; ++i) sum.v[i] += weight * values.v[i];
 }
 
-// The same where they are all that is at work: half of 32 registers, or of 16.
+template <class A>
+ROIDL_INLINE Block<A> difference(const Block<A>& a, const Block<A>& b) {
+  Block<A> block;
+  for (int i = 0; i < kVectors; ++i) block.v[i] = a.v[i] - b.v[i];
+  return block;
+}
+
+// Accumulators where they are all that is at work: half of 32 registers, or of 16.
 inline constexpr int kManyBlocks = kVectors == 1 ? 16 : kUnroll;
 
 // The sums of kRowsTogether rows of bins over one block of a column lie side by side.

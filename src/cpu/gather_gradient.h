@@ -21,8 +21,10 @@ void prefetch_grid(const PooledTask& pooled, const Task& task, int64_t k) {
 
 struct TouchWindow {
   template <class Touch>
-  ROIDL_INLINE void operator()(const Roi& roi, Touch&& touch) const {
-    for (int64_t y = roi.y_begin; y < roi.y_end; ++y) touch(y, roi.x_begin, roi.x_end);
+  ROIDL_INLINE void operator()(const Task& task, const Roi& roi, Touch&& touch) const {
+    const int64_t end = least(roi.y_end, task.y_end);
+    for (int64_t y = most(roi.y_begin, task.y_begin); y < end; ++y)
+      touch(y, roi.x_begin, roi.x_end);
   }
 };
 
@@ -59,7 +61,7 @@ void gather_gradient(const Task& task, Scratch& scratch, Touch&& touch, Add&& ad
       prefetch_grid<int32_t>(task.argmax, task, task.list.window(i + 1).row);
     }
     const RoiType& roi = table_of<RoiType>(task.list, i);
-    touch(roi, [&](int64_t y, int64_t begin, int64_t end) { gradient.touch(y, begin, end); });
+    touch(task, roi, [&](int64_t y, int64_t begin, int64_t end) { gradient.touch(y, begin, end); });
     add(roi, gradient);
   }
   write_up_to(task.y_end);

@@ -3,6 +3,7 @@
 #include "isa.h"
 #include "kernels_forward.h"
 #include "kernels_max.h"
+#include "kernels_max_backward.h"
 #include "kernels_pool.h"
 #include "kernels_pool_backward.h"
 #include "kernels_taps.h"

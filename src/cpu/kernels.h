@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../dtype.h"
 #include "tuning.h"
 
 namespace roidl::cpu {
@@ -66,7 +67,10 @@ template <class A>
 struct TapsRoi : Roi {
   Taps<A> y, x;
   // To the lower and the upper edge, for the gradient to the boxes; or [0]: along the direction of
-  // the box, for jvp_boxes.
+  // the box, for jvp_boxes. Unless they are to be transposed, their taps are on differences: of
+  // the cell behind each along the axis and the cell itself. The weights of a derivative add up to
+  // zero, so that what features have in common would take digits away. Two with taps on the same
+  // cells share their places.
   Taps<A> y_derivative[2], x_derivative[2];
 };
 
@@ -79,11 +83,17 @@ struct BinsRoi : Roi {
   Bins y, x;
 };
 
+// A part of a map.
+struct Area {
+  int64_t y_begin, y_end, x_begin, x_end;
+};
+
 // The RoIs whose tables exist: [begin, end) of those of the problem.
 struct TableBatch {
   const Roi* const* rois;
   int64_t begin, end;
   int64_t stop;                                    // a task needs none from here on
+  Area area;                                       // and nothing outside of this
   void (*make)(TableBatch& batch, int64_t first);  // makes as many others as are kept at a time
 };
 
@@ -102,11 +112,12 @@ struct RoiList {
   }
 };
 
-// Rows [begin, end) of a RoI's window, no more than the ring holds. A RoI of several parts has a
-// slot for their sums.
+// Rows [begin, end) of a RoI's window, no more than the ring holds, and the rows of bins that have
+// taps there. A RoI of several parts has a slot for their sums.
 struct Part {
   const Roi* roi;
   int32_t begin, end;
+  int32_t bin_begin, bin_end;
   int32_t slot;  // -1: the RoI is one part
   bool first, last;
 };
@@ -123,6 +134,19 @@ struct Scratch {
     return reinterpret_cast<T*>(taken);
   }
 };
+
+// The first index in [first, last) for which `is` holds, as it does for all behind it; or last.
+template <class Int, class Is>
+ROIDL_INLINE Int first_that(Int first, Int last, Is&& is) {
+  while (first < last) {
+    const Int middle = first + (last - first) / 2;
+    if (is(middle))
+      last = middle;
+    else
+      first = middle + 1;
+  }
+  return first;
+}
 
 // Strides in elements of the storage type.
 struct MapTask {
@@ -141,21 +165,27 @@ struct Task {
   int64_t count;
   const Part* parts;  // or these, by first row
   int64_t part_count;
+  int64_t part_rows;  // of the map, in any of the parts
   int64_t slots;
   int64_t image;
   int64_t height, width;
   int64_t output_height, output_width;
   int64_t channels;
-  bool direct;        // channels are innermost and whole blocks: the map is read where it lies
-  int64_t ring_rows;  // rows of a packed plane that are kept, a power of two
-  int64_t max_cells;  // the most distinct rows or columns that a RoI touches
-  int64_t max_width;  // the widest window
-  bool streams;       // the results are too many for the caches
-  bool onnx;          // the max modes: over weighted corners instead of interpolated samples
+  bool direct;           // channels are innermost and whole blocks: the map is read where it lies
+  int64_t ring_rows;     // rows of a packed plane that are kept, a power of two
+  int64_t ring_columns;  // and so much of each: all, or whole tiles with room for any window
+  int64_t max_cells;     // the most distinct rows or columns that a RoI touches
+  int64_t max_width;     // the widest window
+  bool streams;          // the results are too many for the caches
+  bool onnx;             // the max modes: over weighted corners instead of interpolated samples
   // For gradients to the maps: the RoIs, the part of the map that the task writes, and the rows of
   // it that are summed up at a time: all of them, or as many as the tallest window has.
   RoiList list;
   int64_t y_begin, y_end, x_begin, x_end;
+  // Where windows reach beyond what is summed up at a time, a kernel that should see each window
+  // once goes through the part of the map in pieces.
+  int64_t piece_height, piece_width;
+  bool in_pieces;
   int64_t gradient_rows;    // a power of two
   int64_t gradient_blocks;  // of channels, innermost in the gradient and summed up side by side
   bool linear;              // rows of sums follow each other as those of the map: argmaxes count so
@@ -184,8 +214,9 @@ inline int64_t packed_lines(int64_t width, int64_t blocks = 1) { return (width +
 inline int64_t scratch_bytes(const Task& task, int planes) {
   constexpr int64_t line = kBlockBytes;
   const int64_t blocks = task.direct ? kBlocksTogether : 1;
-  const int64_t plane = task.direct ? 0 : task.ring_rows * (packed_lines(task.width) + 1) * line;
-  const int64_t part = task.x_end - task.x_begin;
+  const int64_t plane =
+      task.direct ? 0 : task.ring_rows * (packed_lines(task.ring_columns) + 1) * line;
+  const int64_t part = task.piece_width;
   const int64_t spread = part < task.max_width ? part : task.max_width;
   const int64_t gradient =
       task.gradient_rows > 0
@@ -193,18 +224,36 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
                 (part + 17) * line + (kSumsLines * spread + 2) * line
           : 0;
   const int64_t grid = (task.output_height * task.output_width * blocks + 1) * line;
-  const int64_t sums = ((rows_together(task) + 1) * blocks * task.max_cells + 2) * line;
-  const int64_t places = (1 + 2 * kBlocksTogether) * task.max_cells * 8 + 8 * kPoolRows + 4 * line;
+  const int64_t sums = ((2 * rows_together(task) + 1) * blocks * task.max_cells + 2) * line;
+  const int64_t places = (2 + 2 * kBlocksTogether) * task.max_cells * 8 + 8 * kPoolRows + 4 * line;
   const int64_t bests = (5 * task.output_width + 2) * line;
   return planes * plane + gradient + 3 * grid + sums + places + bests;
 }
 
-// The same for taps_sweep.
+// Where a winner of a max mode stands, and its weights there: of the cell, and of the next along
+// the axis, which is not looked at if its weight is 0.
+template <class A>
+struct WinnerCells {
+  int32_t y, x;  // -1: no feature moves it
+  A weight_y[2], weight_x[2];
+};
+
+// The winners that a kernel keeps that goes through a map in pieces, of all RoIs of an image.
+inline int64_t kept_bytes(const Task& task, int64_t accumulator_bytes) {
+  if (!task.in_pieces) return 0;
+  const int64_t bins = task.output_height * task.output_width;
+  const int64_t cells = 2 * sizeof(int32_t) + 4 * accumulator_bytes;
+  return task.count * (bins * task.channels * cells + 1) + 2 * kBlockBytes;
+}
+
+// What a task of taps_sweep may take.
 inline int64_t sweep_scratch_bytes(const Task& task) {
   constexpr int64_t line = kBlockBytes;
   const int64_t blocks = task.direct ? kBlocksTogether : 1;
   const int64_t plane = task.direct ? 0 : task.ring_rows * packed_lines(task.width) * line;
-  const int64_t tiles = task.direct ? 0 : task.height * (task.width / 1024 + 1) * 8 + 2 * line;
+  const int64_t tiles =
+      task.direct ? 0
+                  : task.part_rows * (task.width / 1024 + 1) * 8 + task.part_count * 16 + 4 * line;
   const int64_t grid = task.output_height * task.output_width * blocks * line;
   const int64_t sums = kSumsLines * task.max_width * blocks * line;
   return plane + tiles + (3 + task.slots) * grid + sums;

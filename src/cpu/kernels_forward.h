@@ -14,14 +14,12 @@ struct TapRange {
 // Those of bin p that lie in rows [begin, end): neighbours, as the cells of a bin ascend.
 template <class A>
 ROIDL_INLINE TapRange taps_between(const Taps<A>& y, int64_t p, int32_t begin, int32_t end) {
-  TapRange taps{y.start[p], y.start[p + 1]};
-  const auto outside = [&](int32_t tap) {
-    const int32_t cell = y.position[y.slot[tap]];
-    return cell < begin || cell >= end;
+  const auto tap_from = [&](int32_t first, int32_t cell) {
+    return first_that(first, y.start[p + 1],
+                      [&](int32_t tap) { return y.position[y.slot[tap]] >= cell; });
   };
-  while (taps.first < taps.last && outside(taps.first)) ++taps.first;
-  while (taps.first < taps.last && outside(taps.last - 1)) --taps.last;
-  return taps;
+  const int32_t first = tap_from(y.start[p], begin);
+  return {first, tap_from(first, end)};
 }
 
 // sums[(c * Blocks + b) * kSumsStride] = the taps of y over block b of column c, at offset[c].
@@ -100,18 +98,20 @@ ROIDL_INLINE void sum_row_sums(const WindowColumns<A>& columns, TapRange taps, c
   for (int u = 0; u < Count; ++u) store(out + u * out_stride, sum[u]);
 }
 
-// out [bins][Blocks][kLanes] = Wy . plane . Wx^T, over rows [begin, end) of the map if `add`: then
-// it is added to. `sums` holds kRowsTogether rows of columns. meanwhile() is called now and then.
+// out [bins][Blocks][kLanes] = Wy . plane . Wx^T; or, over the rows of a part of several, added to
+// it. `sums` holds kRowsTogether rows of columns. meanwhile() is called now and then.
 template <class A, int Blocks, class Meanwhile>
 void average(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane, A* sums, A* out,
-             Meanwhile&& meanwhile, bool add = false, int32_t begin = 0, int32_t end = 0) {
+             Meanwhile&& meanwhile, const Part* part = nullptr) {
   constexpr int64_t lanes = kLanes<A>, cell = Blocks * lanes;
   const WindowColumns<A> columns(roi.x);
   const int64_t width = task.output_width;
-  for (int64_t p = 0; p < task.output_height;) {
+  const bool add = part != nullptr;
+  const int64_t stop = add ? part->bin_end : task.output_height;
+  for (int64_t p = add ? part->bin_begin : 0; p < stop;) {
     int64_t rows = 0;
-    for (; rows < kRowsTogether && p + rows < task.output_height; ++rows) {
-      const TapRange taps = add ? taps_between(roi.y, p + rows, begin, end)
+    for (; rows < kRowsTogether && p + rows < stop; ++rows) {
+      const TapRange taps = add ? taps_between(roi.y, p + rows, part->begin, part->end)
                                 : TapRange{roi.y.start[p + rows], roi.y.start[p + rows + 1]};
       if (add && taps.first == taps.last) break;
       sum_row_of_bins<A, Blocks>(roi.y, taps, columns, plane, sums + rows * lanes);
@@ -173,7 +173,7 @@ void average_packed(const Task& task) {
       } else {
         out = slots + part.slot * values;
         if (part.first) std::memset(static_cast<void*>(out), 0, values * sizeof(A));
-        average<A, 1>(task, roi, sweep.plane(), sums, out, meanwhile, true, part.begin, part.end);
+        average<A, 1>(task, roi, sweep.plane(), sums, out, meanwhile, &part);
       }
       if (!part.last) continue;
       if (flows && channels == lanes) {

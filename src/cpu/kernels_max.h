@@ -1,7 +1,6 @@
 // The kernels of RoIAlign's max modes: the largest sample of a bin, or the largest weighted corner.
+// The gradient to the map is in kernels_max_backward.h.
 #pragma once
-#include "gather_gradient.h"
-#include "gradient_plane.h"
 #include "window_rows.h"
 
 namespace roidl::cpu {
@@ -247,68 +246,6 @@ ROIDL_INLINE void for_each_corner(const SamplesRoi<A>& roi, const Winner<A>& win
   };
   if (onnx) return corner(i % 2, j % 2, i / 2, j / 2);
   for (int at = 0; at < 4; ++at) corner(at / 2, at % 2, i, j);
-}
-
-// Adds a bin's gradient where its winners stand. Of few candidates, each is added to for all the
-// channels at once that it won; else channel by channel.
-template <class A, class Inside>
-ROIDL_INLINE void spread_winner(const Task& task, const SamplesRoi<A>& roi, int64_t p, int64_t q,
-                                const Winner<A>& winner, const A* grad, const Plane<A>& plane,
-                                Inside&& inside) {
-  const Samples<A>&y = roi.y, &x = roi.x;
-  const int64_t candidates = int64_t{y.start[p + 1] - y.start[p]} * (x.start[q + 1] - x.start[q]);
-  if (task.onnx || candidates > kFewSamples) {
-    for (int c = 0; c < task.channels; ++c)
-      for_each_corner(roi, winner, c, task.onnx, [&](A weight, int64_t row, int64_t column) {
-        if (inside(row, column)) plane.row(row)[column * plane.cell_stride + c] += weight * grad[c];
-      });
-    return;
-  }
-  using Indices = typename Native<Index<A>>::Vector;
-  const Block<A> all = load(grad), zero = fill<A>(0);
-  for (int32_t i = y.start[p]; i < y.start[p + 1]; ++i)
-    for (int32_t j = x.start[q]; j < x.start[q + 1]; ++j) {
-      Block<A> won;
-      for (int v = 0; v < kVectors; ++v) {
-        const Indices here = (winner.y.v[v] == i - Indices{}) & (winner.x.v[v] == j - Indices{});
-        won.v[v] = here ? all.v[v] : zero.v[v];
-      }
-      const auto add = [&](A weight, int64_t row, int64_t column) {
-        if (weight == 0 || !inside(row, column)) return;
-        A* cell = plane.row(row) + column * plane.cell_stride;
-        Block<A> sum = load(cell);
-        add_product(sum, weight, won);
-        store(cell, sum);
-      };
-      add(y.weight_low[i] * x.weight_low[j], y.low[i], x.low[j]);
-      add(y.weight_low[i] * x.weight_high[j], y.low[i], x.high[j]);
-      add(y.weight_high[i] * x.weight_low[j], y.high[i], x.low[j]);
-      add(y.weight_high[i] * x.weight_high[j], y.high[i], x.high[j]);
-    }
-}
-
-template <class T>
-void max_backward(const Task& task) {
-  using A = accumulator<T>;
-  Scratch scratch = task.scratch;
-  A* grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
-  Bests<A, Winner<A>> bests(task, scratch);
-  WindowRows<T> rows(task, task.features, scratch);
-  const auto inside = [&](int64_t y, int64_t x) {
-    return y >= task.y_begin && y < task.y_end && x >= task.x_begin && x < task.x_end;
-  };
-  gather_gradient<T, SamplesRoi<A>, GradientPlane<T>>(
-      task, scratch, TouchWindow{},
-      [&](const SamplesRoi<A>& roi, const GradientPlane<T>& gradient) {
-        const Plane<A> plane = gradient.plane(0);
-        rows.enter(roi, 0, task.channels);
-        load_grid<T>(task.pooled, task, roi.row, 0, task.channels, grad);
-        for_each_winner(task, roi, rows, bests, task.y_begin, task.y_end,
-                        [&](int64_t p, int64_t q, const Winner<A>& winner) {
-                          const A* at = grad + (p * task.output_width + q) * kLanes<A>;
-                          spread_winner(task, roi, p, q, winner, at, plane, inside);
-                        });
-      });
 }
 
 // The tangent's value at the winners of the features.

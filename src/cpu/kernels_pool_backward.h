@@ -100,15 +100,19 @@ void gather_winners(const Task& task, Scratch& scratch, WinnersOf&& winners_of) 
           const Winners<A> winners = winners_of(roi.row, channel);
           const Plane<A> plane = gradient.plane(channel / kLanes<A>);
           int64_t added = 0;
-          // Rows follow each other up to where the ring begins anew.
+          // Whole rows follow each other up to where the ring begins anew; parts of rows are taken
+          // one by one, as there is but one in the ring.
           for (int64_t y = y_begin, next; y < y_end; y = next) {
             next = least(y_end, (y | plane.row_mask) + 1);
-            added += add_winners(winners, Sums<A>{plane.row(y), y * task.width,
-                                                  static_cast<uint64_t>((next - y) * task.width),
-                                                  plane.cell_stride, gradient.channel_stride()});
+            const int64_t cells = (next - y - 1) * task.width + task.x_end - task.x_begin;
+            added += add_winners(
+                winners, Sums<A>{plane.row(y) + task.x_begin * plane.cell_stride,
+                                 y * task.width + task.x_begin, static_cast<uint64_t>(cells),
+                                 plane.cell_stride, gradient.channel_stride()});
           }
-          // Once, if others have other rows of it.
-          if (added != winners.bins * winners.channels && roi.y_begin >= task.y_begin)
+          // Once, if others have other rows or columns of it.
+          const bool is_first = roi.y_begin >= task.y_begin && roi.x_begin >= task.x_begin;
+          if (added != winners.bins * winners.channels && is_first)
             check_winners(task, roi, winners);
         }
       });

@@ -15,10 +15,11 @@ struct Range {
 };
 template <class A>
 ROIDL_INLINE Range cells_between(const Taps<A>& taps, int64_t begin, int64_t end) {
-  Range part{0, taps.count};
-  while (part.begin < part.end && taps.position[part.begin] < begin) ++part.begin;
-  while (part.begin < part.end && taps.position[part.end - 1] >= end) --part.end;
-  return part;
+  const auto from = [&](int32_t first, int64_t cell) {
+    return first_that(first, taps.count, [&](int32_t i) { return taps.position[i] >= cell; });
+  };
+  const int32_t first = from(0, begin);
+  return {first, from(first, end)};
 }
 
 // sums[r] = the taps [first, last) of a column over rows of bins that lie `stride` apart.
@@ -102,9 +103,10 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, bool gaps
   const Range rows = cells_between(y, task.y_begin, task.y_end);
   const SpreadColumns<A> columns(task, x, gaps);
   if (columns.count == 0 || rows.begin == rows.end) return;
-  // The bins that reach these rows: all, unless some rows are another task's.
+  // The bins that reach these rows: all, unless some rows are another task's, or off the map.
   int64_t first_bin = 0, last_bin = task.output_height - 1;
-  if (rows.end - rows.begin < y.count) {
+  const bool has_ends = y.start[1] > 0 && y.start[last_bin] < y.start[last_bin + 1];
+  if (!has_ends || rows.end - rows.begin < y.count) {
     first_bin = last_bin = y.column_bin[y.column_start[rows.begin]];
     for (int32_t tap = y.column_start[rows.begin]; tap < y.column_start[rows.end]; ++tap) {
       first_bin = least(first_bin, y.column_bin[tap]);
@@ -148,10 +150,11 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, bool gaps
 template <class A>
 struct TouchTaps {
   template <class Touch>
-  ROIDL_INLINE void operator()(const TapsRoi<A>& roi, Touch&& touch) const {
+  ROIDL_INLINE void operator()(const Task& task, const TapsRoi<A>& roi, Touch&& touch) const {
     if (roi.x_begin == roi.x_end) return;
     const auto rows = [&](const Taps<A>& y) {
-      for (int32_t i = 0; i < y.count; ++i) touch(y.position[i], roi.x_begin, roi.x_end);
+      const Range some = cells_between(y, task.y_begin, task.y_end);
+      for (int32_t i = some.begin; i < some.end; ++i) touch(y.position[i], roi.x_begin, roi.x_end);
     };
     rows(roi.y);
     rows(roi.y_derivative[0]);

@@ -150,13 +150,23 @@ class PackedPlane {
 
   PackedPlane(const Task& task, Scratch& scratch)
       : width_(task.width),
+        columns_(task.ring_columns),
         rows_(task.direct ? 0 : task.ring_rows),
         state_(scratch.take<State>(rows_)) {
-    const int64_t row_bytes = packed_lines(width_) * kBlockBytes;
-    plane_ = {reinterpret_cast<A*>(scratch.take<char>(rows_ * row_bytes)),
-              row_bytes / static_cast<int64_t>(sizeof(A)), kLanes<A>, rows_ - 1};
+    const int64_t row_bytes = packed_lines(columns_) * kBlockBytes;
+    data_ = reinterpret_cast<A*>(scratch.take<char>(rows_ * row_bytes));
+    plane_ = {data_, row_bytes / static_cast<int64_t>(sizeof(A)), kLanes<A>, rows_ - 1};
   }
   const Plane<A>& plane() const { return plane_; }
+
+  // Makes sure that there is room for cells [begin, end) of rows. Of a map that is wider than what
+  // is kept, this may be others than before.
+  void reach(int64_t begin, int64_t end) {
+    if (begin >= first_ && end <= first_ + columns_) return;
+    first_ = begin / kTile * kTile;
+    plane_.base = data_ - first_ * kLanes<A>;
+    forget();
+  }
 
   void forget() {
     for (int64_t i = 0; i < rows_; ++i) state_[i].y = -1;
@@ -204,8 +214,10 @@ class PackedPlane {
     }
   }
 
-  int64_t width_, rows_;
+  int64_t width_, columns_, rows_;
+  int64_t first_ = 0;  // the first column that is kept, of a tile
   State* state_;
+  A* data_;
   Plane<A> plane_;
 };
 

@@ -38,7 +38,7 @@ void run_gradient(const RoiAlignProblem& problem, TapsFor use, Kernel taps, Kern
     const bool avg = problem.mode == AlignMode::avg;
     // The max modes pack features, too, of one block of channels at a time.
     run_by_plane(problem, sort_rois(problem, *tables),
-                 {problem.mode == AlignMode::max_onnx, avg ? kMostGradientBlocks : 1},
+                 {problem.mode == AlignMode::max_onnx, avg ? kMostGradientBlocks : 1, !avg},
                  avg ? taps : max);
   });
 }
@@ -81,7 +81,7 @@ void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
 void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
   if (problem.channels == 0) return;
   const Kernels& kernels = kernels_for(problem.dtype);
-  run_gradient(problem, TapsFor::jvp_boxes, kernels.taps_jvp_boxes_backward, nullptr);
+  run_gradient(problem, TapsFor::jvp_boxes_backward, kernels.taps_jvp_boxes_backward, nullptr);
 }
 
 }  // namespace roidl::cpu

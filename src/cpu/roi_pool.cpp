@@ -89,7 +89,7 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
       if (roi.y_begin == roi.y_end || roi.x_begin == roi.x_end) expect_empty(problem, roi.row);
     return run_by_plane(
         problem, rois,
-        {false, kMostGradientBlocks, pooled_task(problem.argmax), problem.wrong_cell},
+        {false, kMostGradientBlocks, false, pooled_task(problem.argmax), problem.wrong_cell},
         kernels_for(problem.dtype).pool_backward);
   }
   visit_accumulator(problem.dtype, [&](auto type) {

@@ -12,11 +12,17 @@ namespace roidl::cpu {
 // The table's entry for the problem's element type.
 const Kernels& kernels_for(abi::DLDataType dtype);
 
-// RoIs of every plane (an image of a map), the most distinct rows or columns that one of them
-// touches, and the windows.
+// RoIs of one plane: map * images + image. There may be far more planes than RoIs.
+struct PlaneRois {
+  int64_t plane;
+  int64_t begin, end;  // of Windows::sorted
+};
+
+// The RoIs of every plane, the most distinct rows or columns that one of them touches, and the
+// windows.
 struct Windows {
-  std::vector<const Roi*> sorted;    // by map, image, and first row of the map
-  std::vector<int64_t> plane_start;  // [maps * images + 1] into sorted
+  std::vector<const Roi*> sorted;  // by map, image, and first row of the map
+  std::vector<PlaneRois> planes;   // those that have any, ascending
   int64_t max_cells = 1;
   int64_t tallest = 1, widest = 1;
   double cells = 0;  // summed over the windows
@@ -46,6 +52,7 @@ struct SortedRois;
 struct GradientOf {
   bool onnx = false;        // as in Task
   int64_t most_blocks = 1;  // of channels, innermost in the gradient, that a task may take together
+  bool in_pieces = false;   // the kernel itself goes through maps in pieces: see Task
   PooledTask argmax{};
   int64_t* wrong_cell = nullptr;
 };

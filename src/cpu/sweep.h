@@ -6,51 +6,79 @@
 namespace roidl::cpu {
 namespace {
 
-// The tiles of the map that some RoI of the task reads: a bit each, by row.
+// The tiles of the map that some RoI of the task reads: a bit each, by row. There are bits for the
+// rows of the parts alone; parts that meet are one run of rows.
 class Tiles {
  public:
   Tiles(const Task& task, Scratch& scratch)
-      : height_(task.height),
-        words_(task.width / (64 * kTile) + 1),
-        bits_(scratch.take<uint64_t>(height_ * words_ + 1)) {
-    for (int64_t i = 0; i <= height_ * words_; ++i) bits_[i] = 0;
+      : words_(task.width / (64 * kTile) + 1),
+        runs_(scratch.take<Run>(task.part_count + 1)),
+        bits_(scratch.take<uint64_t>(task.part_rows * words_ + 1)) {}
+
+  // In the order of the parts' first rows.
+  template <class A>
+  void add(const Part& part, const TapsRoi<A>& roi) {
+    if (runs_used_ == 0 || part.begin > end_) {
+      runs_[runs_used_++] = {part.begin, rows_};
+      end_ = part.begin;
+    }
+    for (; end_ < part.end; ++end_, ++rows_)
+      for (int64_t i = 0; i < words_; ++i) bits_[rows_ * words_ + i] = 0;
+    const Run& run = runs_[runs_used_ - 1];
+    const Taps<A>& y = roi.y;
+    for (int32_t i = first_that(0, y.count, [&](int32_t j) { return y.position[j] >= part.begin; });
+         i < y.count && y.position[i] < part.end; ++i)
+      for (int64_t tile = roi.x_begin / kTile; tile * kTile < roi.x_end; ++tile)
+        bits_[(run.row + y.position[i] - run.y) * words_ + tile / 64] |= uint64_t{1} << tile % 64;
+  }
+  void end() {
+    bits_[rows_ * words_] = 0;
+    runs_[runs_used_] = {0, rows_};
   }
 
-  void add(int64_t y, int64_t x_begin, int64_t x_end) {
-    for (int64_t tile = x_begin / kTile; tile * kTile < x_end; ++tile)
-      bits_[y * words_ + tile / 64] |= uint64_t{1} << tile % 64;
-  }
+  // The rows of the map from y on, up to those of the next run; the first of them is `row` here.
+  struct Run {
+    int64_t y, row;
+  };
 
   // A tile after the other, from the top.
   class Walk {
    public:
-    explicit Walk(const Tiles& tiles) : tiles_(&tiles), word_(0), left_(tiles.bits_[0]) { skip(); }
+    Walk() = default;
+    explicit Walk(const Tiles& tiles) : tiles_(&tiles), run_(tiles.runs_), left_(tiles.bits_[0]) {
+      find();
+    }
     bool done() const { return left_ == 0; }
-    int64_t y() const { return y_; }
+    int64_t y() const { return row_ - run_->row + run_->y; }
     int64_t x() const {
-      return ((word_ - y_ * tiles_->words_) * 64 + __builtin_ctzll(left_)) * kTile;
+      return ((word_ - row_ * tiles_->words_) * 64 + __builtin_ctzll(left_)) * kTile;
     }
     void next() {
       left_ &= left_ - 1;
-      skip();
+      if (left_ == 0) find();
     }
 
    private:
-    ROIDL_INLINE void skip() {
-      if (left_ != 0) return;
-      const int64_t words = tiles_->height_ * tiles_->words_;
+    ROIDL_INLINE void find() {
+      const int64_t words = tiles_->rows_ * tiles_->words_;
       while (left_ == 0 && ++word_ < words) left_ = tiles_->bits_[word_];
-      y_ = word_ / tiles_->words_;
+      if (left_ == 0) return;
+      row_ = word_ / tiles_->words_;
+      while (run_[1].row <= row_) ++run_;
     }
 
-    const Tiles* tiles_;
-    int64_t word_, y_ = 0;
-    uint64_t left_;
+    const Tiles* tiles_ = nullptr;
+    const Run* run_ = nullptr;
+    int64_t word_ = 0, row_ = 0;
+    uint64_t left_ = 0;
   };
 
  private:
-  int64_t height_, words_;
+  int64_t words_;
+  Run* runs_;
   uint64_t* bits_;
+  int64_t runs_used_ = 0, rows_ = 0;
+  int64_t end_ = 0;  // of the last run
 };
 
 // Rows of the map, packed in order into a ring; of each, the tiles that are read.
@@ -59,16 +87,12 @@ class Sweep {
  public:
   using A = accumulator<T>;
 
-  Sweep(const Task& task, Scratch& scratch)
-      : task_(task), tiles_(task, scratch), next_(tiles_), ahead_(tiles_) {
+  Sweep(const Task& task, Scratch& scratch) : task_(task), tiles_(task, scratch) {
     const int64_t row = packed_lines(task.width) * kLanes<A>;
     plane_ = {scratch.take<A>(task.ring_rows * row), row, kLanes<A>, task.ring_rows - 1};
-    for (int64_t i = 0; i < task.part_count; ++i) {
-      const TapsRoi<A>& roi = static_cast<const TapsRoi<A>&>(*task.parts[i].roi);
-      if (!task.parts[i].first) continue;
-      for (int32_t j = 0; j < roi.y.count; ++j)
-        tiles_.add(roi.y.position[j], roi.x_begin, roi.x_end);
-    }
+    for (int64_t i = 0; i < task.part_count; ++i)
+      tiles_.add(task.parts[i], static_cast<const TapsRoi<A>&>(*task.parts[i].roi));
+    tiles_.end();
   }
 
   const Plane<A>& plane() const { return plane_; }

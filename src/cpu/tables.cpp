@@ -86,7 +86,7 @@ class AlignSamples final : public Tables {
   std::unique_ptr<Tables> another() const override {
     return std::make_unique<AlignSamples>(problem_);
   }
-  const Roi* make(int64_t k, Arena& arena) override {
+  const Roi* make(int64_t k, const Area&, Arena& arena) override {
     const PlacedBox<T> placed = place_box<T>(problem_, k);
     const Map& map = problem_.maps[placed.map];
     const AlignAxes<T> axes(problem_.params, static_cast<T>(map.scale), placed.box, placed.exists);
@@ -139,7 +139,7 @@ class PoolWindows final : public Tables {
   std::unique_ptr<Tables> another() const override {
     return std::make_unique<PoolWindows>(problem_);
   }
-  const Roi* make(int64_t k, Arena& arena) override {
+  const Roi* make(int64_t k, const Area&, Arena& arena) override {
     const PlacedBox<T> placed = place_box<T>(problem_, k);
     const Box<T>& box = placed.box;
     const Map& map = problem_.maps[placed.map];
@@ -165,7 +165,7 @@ class PoolBins final : public Tables {
   explicit PoolBins(const RoiPoolProblem& problem) : problem_(problem) {}
 
   std::unique_ptr<Tables> another() const override { return std::make_unique<PoolBins>(problem_); }
-  const Roi* make(int64_t k, Arena& arena) override {
+  const Roi* make(int64_t k, const Area&, Arena& arena) override {
     const PlacedBox<T> placed = place_box<T>(problem_, k);
     const Box<T>& box = placed.box;
     const Map& map = problem_.maps[placed.map];

@@ -43,19 +43,22 @@ void set_place(Roi& roi, int64_t k, const PlacedBox<T>& placed) {
   roi.map = placed.map;
 }
 
+inline constexpr Area kWholeMap{0, INT64_MAX, 0, INT64_MAX};
+
 // Makes the tables of RoIs one by one; a thread has its own.
 class Tables {
  public:
   virtual ~Tables() = default;
   virtual std::unique_ptr<Tables> another() const = 0;
-  // The tables of row k of the problem, in the arena: of the type that the kernel expects.
-  virtual const Roi* make(int64_t k, Arena& arena) = 0;
+  // The tables of row k of the problem, in the arena: of the type that the kernel expects. Taps are
+  // those of this part of the map, at a cost that is bounded by it; samples and bins are all.
+  virtual const Roi* make(int64_t k, const Area& area, Arena& arena) = 0;
   // The most cells along an axis for which the kernel keeps sums.
   virtual int64_t sums(const Roi& roi) const = 0;
 };
 
 // Which tables a kernel wants of the taps.
-enum class TapsFor { forward, backward, boxes, jvp_boxes };
+enum class TapsFor { forward, backward, boxes, jvp_boxes, jvp_boxes_backward };
 
 template <class A>
 std::unique_ptr<Tables> make_taps(const RoiAlignProblem& problem, TapsFor use);

@@ -13,18 +13,26 @@ namespace roidl::cpu {
 
 namespace {
 
+// Cells of an axis.
+struct Span {
+  int64_t begin, end;
+};
+
 // Collects the taps of one axis bin by bin, merges those that meet on a cell and sorts them by it.
 template <class A>
 class TapsBuilder {
  public:
-  void begin(int64_t bins) {
+  // Of the cells within [from, to) alone.
+  void begin(int64_t bins, const Span& span) {
     bins_ = bins;
+    span_ = span;
     start_.assign(1, 0);
     cell_.clear();
     sum_.clear();
   }
   void add(int64_t cell, double weight) {
     if (weight == 0) return;  // must not read the cell: it may hold NaN
+    if (cell < span_.begin || cell >= span_.end) return;
     // Samples are monotone: an equal cell is among the last few of this bin.
     const size_t first =
         std::max<size_t>(start_.back(), cell_.size() - std::min<size_t>(cell_.size(), 4));
@@ -35,6 +43,9 @@ class TapsBuilder {
       }
     cell_.push_back(static_cast<int32_t>(cell));
     sum_.push_back(weight);
+  }
+  void skip_bins(int64_t bins) {
+    start_.insert(start_.end(), bins, static_cast<int32_t>(cell_.size()));
   }
   void end_bin() {
     const size_t first = start_.back(), count = cell_.size() - first;
@@ -54,7 +65,8 @@ class TapsBuilder {
     A* weight = arena.take<A>(count);
     for (size_t j = 0; j < count; ++j) weight[j] = static_cast<A>(sum_[j]);
     distinct_ = cell_;
-    std::sort(distinct_.begin(), distinct_.end());
+    if (!std::is_sorted(distinct_.begin(), distinct_.end()))
+      std::sort(distinct_.begin(), distinct_.end());
     distinct_.erase(std::unique(distinct_.begin(), distinct_.end()), distinct_.end());
     int32_t* slot = arena.take<int32_t>(count);
     for (size_t j = 0, at = 0; j < count; ++j) {
@@ -93,18 +105,21 @@ class TapsBuilder {
   }
 
   int64_t bins_ = 0;
+  Span span_{};
   std::vector<int32_t> start_, cell_, distinct_, filled_;
   std::vector<double> sum_;
   std::vector<std::pair<int32_t, double>> unsorted_;
 };
 
-// The window of a RoI with taps; a RoI that touches nothing keeps an empty one.
+// The window of a RoI with taps, where those of derivatives may be on differences; a RoI that
+// touches nothing keeps an empty one.
 template <class A>
-void set_window(TapsRoi<A>& roi) {
-  const auto span = [](std::initializer_list<const Taps<A>*> all, int32_t& begin, int32_t& end) {
+void set_window(TapsRoi<A>& roi, bool differences) {
+  const auto span = [&](std::initializer_list<const Taps<A>*> all, int32_t& begin, int32_t& end) {
     for (const Taps<A>* taps : all) {
       if (taps->count == 0) continue;
-      const int32_t low = taps->position[0], high = taps->position[taps->count - 1] + 1;
+      const int32_t behind = differences && taps != *all.begin() ? 2 : 1;
+      const int32_t low = taps->position[0], high = taps->position[taps->count - 1] + behind;
       begin = end == 0 ? low : std::min(begin, low);
       end = std::max(end, high);
     }
@@ -113,39 +128,89 @@ void set_window(TapsRoi<A>& roi) {
   span({&roi.x, &roi.x_derivative[0], &roi.x_derivative[1]}, roi.x_begin, roi.x_end);
 }
 
-template <class T, class A>
-Taps<A> align_taps(const AlignAxis<T>& axis, int64_t bins, int64_t size, bool by_cell,
-                   TapsBuilder<A>& builder, Arena& arena) {
-  builder.begin(bins);
-  const double share = axis.grid > 0 ? 1.0 / static_cast<double>(axis.grid) : 0.0;
-  for (int64_t p = 0; p < bins; ++p) {
-    for_each_sample(axis, p, size, [&](const Bilinear<T>& sample, int64_t, double times) {
-      builder.add(sample.low, share * times * sample.weight_low);
-      builder.add(sample.high, share * times * sample.weight_high);
+// Calls visit(sample, p, i, times) for the samples that touch the cells of `span`, bin after bin.
+// The same sample rises or falls from bin to bin, and so do the samples of a bin.
+template <class T, class A, class Visit>
+Taps<A> taps_of_samples(const AlignAxis<T>& axis, int64_t bins, int64_t size, const Span& span,
+                        bool by_cell, TapsBuilder<A>& builder, Arena& arena, Visit&& visit) {
+  builder.begin(bins, span);
+  const bool all = span.begin <= 0 && span.end >= size, rising = !(axis.bin < T(0));
+  // The first of the two cells of a sample; of those off the map, of the next on it.
+  const auto low = [&](int64_t p, int64_t i) {
+    const T position = sample_position(axis, p, i);
+    if (!(position > T(0))) return int64_t{0};
+    return position < T(size - 1) ? static_cast<int64_t>(position) : size - 1;
+  };
+  const auto before = [&](int64_t cell) { return cell + 1 < span.begin; };
+  const auto behind = [&](int64_t cell) { return cell >= span.end; };
+  // Of bins, or of the samples of one: from the first that reaches the span to the first beyond.
+  const auto between = [&](int64_t first, int64_t stop, auto&& lowest, auto&& highest) {
+    const auto entered = [&](int64_t at) {
+      return rising ? !before(highest(at)) : !behind(lowest(at));
+    };
+    const auto left = [&](int64_t at) { return rising ? behind(lowest(at)) : before(highest(at)); };
+    first = first_that(first, stop, entered);
+    return SampleRange{first, first_that(first, stop, left)};
+  };
+  SampleRange some{0, bins};
+  const int64_t front = rising ? 0 : axis.grid - 1, back = rising ? axis.grid - 1 : 0;
+  if (!all && axis.grid > 0)
+    some = between(
+        0, bins, [&](int64_t p) { return low(p, front); }, [&](int64_t p) { return low(p, back); });
+  builder.skip_bins(some.first);
+  for (int64_t p = some.first; p < some.stop; ++p) {
+    SampleRange range = samples_on_map(axis, p, size);
+    const auto cell = [&](int64_t i) { return low(p, i); };
+    if (!all) range = between(range.first, range.stop, cell, cell);
+    for_each_sample(axis, p, size, range, [&](const Bilinear<T>& sample, int64_t i, double times) {
+      visit(sample, p, i, times);
     });
     builder.end_bin();
   }
+  builder.skip_bins(bins - some.stop);
   return builder.finish(arena, by_cell);
 }
 
-// The derivative of the matrix above along (low, high): a direction of the box's two edges.
 template <class T, class A>
-Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, double scale,
-                         double low, double high, bool by_cell, TapsBuilder<A>& builder,
-                         Arena& arena) {
-  builder.begin(bins);
-  for (int64_t p = 0; p < bins; ++p) {
-    for_each_sample(axis, p, size, [&](const Bilinear<T>& sample, int64_t i, double times) {
-      if (!sample.moves) return;
-      const EdgeDerivative<T> edge(axis, scale, bins, p, i);
-      const double share =
-          times * (edge.low * low + edge.high * high) / static_cast<double>(axis.grid);
-      builder.add(sample.low, -share);
-      builder.add(sample.high, share);
-    });
-    builder.end_bin();
-  }
-  return builder.finish(arena, by_cell);
+Taps<A> align_taps(const AlignAxis<T>& axis, int64_t bins, int64_t size, const Span& span,
+                   bool by_cell, TapsBuilder<A>& builder, Arena& arena) {
+  const double share = axis.grid > 0 ? 1.0 / static_cast<double>(axis.grid) : 0.0;
+  return taps_of_samples(axis, bins, size, span, by_cell, builder, arena,
+                         [&](const Bilinear<T>& sample, int64_t, int64_t, double times) {
+                           builder.add(sample.low, share * times * sample.weight_low);
+                           builder.add(sample.high, share * times * sample.weight_high);
+                         });
+}
+
+// The derivative of the matrix above along (low, high): a direction of the box's two edges. Unless
+// it is to be transposed, its taps are on differences: of the cell behind each and the cell itself.
+template <class T, class A>
+Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, const Span& span,
+                         double scale, double low, double high, bool by_cell,
+                         TapsBuilder<A>& builder, Arena& arena) {
+  return taps_of_samples(axis, bins, size, span, by_cell, builder, arena,
+                         [&](const Bilinear<T>& sample, int64_t p, int64_t i, double times) {
+                           if (!sample.moves) return;
+                           const EdgeDerivative<T> edge(axis, scale, bins, p, i);
+                           const double share = times * (edge.low * low + edge.high * high) /
+                                                static_cast<double>(axis.grid);
+                           builder.add(sample.low, by_cell ? -share : share);
+                           if (by_cell) builder.add(sample.high, share);
+                         });
+}
+
+// Two matrices with taps on the same cells are worked through together.
+template <class A>
+void share_places(Taps<A> (&taps)[2], int64_t bins) {
+  const int32_t count = taps[0].start[bins];
+  if (taps[0].count != taps[1].count || count != taps[1].start[bins] ||
+      !std::equal(taps[0].start, taps[0].start + bins, taps[1].start) ||
+      !std::equal(taps[0].slot, taps[0].slot + count, taps[1].slot) ||
+      !std::equal(taps[0].position, taps[0].position + taps[0].count, taps[1].position))
+    return;
+  const A* weight = taps[1].weight;
+  taps[1] = taps[0];
+  taps[1].weight = weight;
 }
 
 template <class A>
@@ -162,31 +227,39 @@ class AlignTaps final : public Tables {
   std::unique_ptr<Tables> another() const override {
     return std::make_unique<AlignTaps>(problem_, use_);
   }
-  const Roi* make(int64_t k, Arena& arena) override {
+  const Roi* make(int64_t k, const Area& area, Arena& arena) override {
     const int64_t ph = problem_.output_height, pw = problem_.output_width;
-    const bool directions = use_ == TapsFor::jvp_boxes;
-    const bool by_cell = use_ == TapsFor::backward || directions;
+    const bool backward = use_ == TapsFor::jvp_boxes_backward;
+    const bool directions = use_ == TapsFor::jvp_boxes || backward;
+    const bool by_cell = use_ == TapsFor::backward || backward;
+    const Span rows{area.y_begin, area.y_end}, columns{area.x_begin, area.x_end};
     const PlacedBox<T> placed = place_box<T>(problem_, k);
     const Map& map = problem_.maps[placed.map];
     const AlignAxes<T> axes(problem_.params, static_cast<T>(map.scale), placed.box, placed.exists);
     TapsRoi<A>& roi = *new (arena.take<TapsRoi<A>>(1)) TapsRoi<A>;
     set_place(roi, k, placed);
-    roi.y = align_taps(axes.y, ph, map.height, by_cell, builder_, arena);
-    roi.x = align_taps(axes.x, pw, map.width, by_cell, builder_, arena);
-    const auto derivative = [&](const AlignAxis<T>& axis, int64_t bins, int64_t size, double low,
-                                double high) {
-      return align_derivative(axis, bins, size, map.scale, low, high, by_cell, builder_, arena);
+    roi.y = align_taps(axes.y, ph, map.height, rows, by_cell, builder_, arena);
+    roi.x = align_taps(axes.x, pw, map.width, columns, by_cell, builder_, arena);
+    const auto derivatives = [&](double y_low, double y_high, double x_low, double x_high,
+                                 int edge) {
+      roi.y_derivative[edge] = align_derivative(axes.y, ph, map.height, rows, map.scale, y_low,
+                                                y_high, by_cell, builder_, arena);
+      roi.x_derivative[edge] = align_derivative(axes.x, pw, map.width, columns, map.scale, x_low,
+                                                x_high, by_cell, builder_, arena);
     };
-    for (int edge = 0; use_ == TapsFor::boxes && edge < 2; ++edge) {
-      roi.y_derivative[edge] = derivative(axes.y, ph, map.height, edge == 0, edge == 1);
-      roi.x_derivative[edge] = derivative(axes.x, pw, map.width, edge == 0, edge == 1);
+    if (use_ == TapsFor::boxes) {
+      derivatives(1, 0, 1, 0, 0);
+      derivatives(0, 1, 0, 1, 1);
     }
     if (directions) {
       const Box<double> along = load_box<double>(problem_.boxes_tangent, k);
-      roi.y_derivative[0] = derivative(axes.y, ph, map.height, along.y1, along.y2);
-      roi.x_derivative[0] = derivative(axes.x, pw, map.width, along.x1, along.x2);
+      derivatives(along.y1, along.y2, along.x1, along.x2, 0);
     }
-    set_window(roi);
+    if (use_ == TapsFor::boxes) {
+      share_places(roi.y_derivative, ph);
+      share_places(roi.x_derivative, pw);
+    }
+    set_window(roi, !by_cell);
     return &roi;
   }
   int64_t sums(const Roi& roi) const override {
@@ -200,12 +273,13 @@ class AlignTaps final : public Tables {
 };
 
 template <class A>
-Taps<A> bins_to_taps(const Bins& bins, int64_t count, bool by_cell, TapsBuilder<A>& builder,
-                     Arena& arena) {
-  builder.begin(count);
+Taps<A> bins_to_taps(const Bins& bins, int64_t count, const Span& span, bool by_cell,
+                     TapsBuilder<A>& builder, Arena& arena) {
+  builder.begin(count, span);
   for (int64_t p = 0; p < count; ++p) {
-    for (int32_t cell = bins.begin[p]; cell < bins.end[p]; ++cell)
-      builder.add(cell, 1.0 / (bins.end[p] - bins.begin[p]));
+    const int64_t begin = bins.begin[p], end = bins.end[p];
+    for (int64_t cell = std::max(begin, span.begin); cell < std::min(end, span.end); ++cell)
+      builder.add(cell, 1.0 / static_cast<double>(end - begin));
     builder.end_bin();
   }
   return builder.finish(arena, by_cell);
@@ -220,13 +294,15 @@ class PoolTaps final : public Tables {
   std::unique_ptr<Tables> another() const override {
     return std::make_unique<PoolTaps>(problem_, use_);
   }
-  const Roi* make(int64_t k, Arena& arena) override {
-    const BinsRoi& bins = static_cast<const BinsRoi&>(*bins_->make(k, arena));
+  const Roi* make(int64_t k, const Area& area, Arena& arena) override {
+    const BinsRoi& bins = static_cast<const BinsRoi&>(*bins_->make(k, area, arena));
     const bool by_cell = use_ == TapsFor::backward;
     TapsRoi<A>& roi = *new (arena.take<TapsRoi<A>>(1)) TapsRoi<A>;
     static_cast<Roi&>(roi) = bins;
-    roi.y = bins_to_taps(bins.y, problem_.output_height, by_cell, builder_, arena);
-    roi.x = bins_to_taps(bins.x, problem_.output_width, by_cell, builder_, arena);
+    roi.y = bins_to_taps(bins.y, problem_.output_height, {area.y_begin, area.y_end}, by_cell,
+                         builder_, arena);
+    roi.x = bins_to_taps(bins.x, problem_.output_width, {area.x_begin, area.x_end}, by_cell,
+                         builder_, arena);
     return &roi;
   }
   int64_t sums(const Roi& roi) const override {

@@ -70,7 +70,6 @@ inline constexpr int64_t kFewSamples = tuned(9, 4);
 inline constexpr int64_t kSweepBytes = tuned(1 << 20, 6 << 10);
 inline constexpr int64_t kLowestRing = tuned(8, 2);
 inline constexpr int64_t kSweepWidth = tuned(4096, 96);
-inline constexpr int64_t kSweepCells = tuned(int64_t{1} << 34, int64_t{1} << 14);  // a bit for 16
 // The sums of RoIs that are worked on in parts; with more of them, the map is packed again.
 inline constexpr int64_t kSlotBytes = tuned(1 << 20, 2 << 10);
 

@@ -14,7 +14,10 @@ class WindowRows {
   WindowRows(const Task& task, const MapTask& map, Scratch& scratch)
       : task_(task), map_(map), packed_(task, scratch) {}
   void enter(const Roi& roi, int64_t channel, int64_t channels) {
-    if (!task_.direct && channel != channel_) packed_.forget();
+    if (!task_.direct) {
+      if (channel != channel_) packed_.forget();
+      packed_.reach(roi.x_begin, roi.x_end);
+    }
     begin_ = roi.x_begin;
     end_ = roi.x_end;
     channel_ = channel;
