@@ -18,6 +18,7 @@ class Mutant(NamedTuple):
     new: str
     tests: str  # of tests/test_cuda.py, as -k has it
     said: str  # by the machine, or by the test
+    races: int = 1  # whether they are looked for: some would be found first
     source: str = "roi_align.cu"
 
 
@@ -54,7 +55,7 @@ MUTANTS = (
         "      team.sync();\n      for (chunk",
         "      for (chunk",
         GRADIENT,
-        "race between warps",
+        "race within a warp|race between warps",
     ),
     Mutant(
         "a barrier that one thread does not reach",
@@ -63,6 +64,7 @@ MUTANTS = (
         "      if (thread_index() != 5) team.sync();\n      for (chunk",
         GRADIENT,
         "different barriers|ends while others wait",
+        races=0,
     ),
     Mutant(
         "a tile without its padding",
