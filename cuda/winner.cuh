@@ -37,7 +37,7 @@ struct Corners {
            A(corner & 1 ? x.weight_high : x.weight_low);
   }
 
-  // Along y first, then along x.
+  // Along y first, then along x; step by step, as src/cpu/kernels_max.h says.
   template <class T>
   ROIDL_DEVICE A value(const Plane<T>& plane) const {
     const auto between_rows = [&](int64_t column) {

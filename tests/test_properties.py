@@ -110,7 +110,7 @@ def test_another_instruction_set(name: str) -> None:
     """The tests that are marked for it again, in a process of their own."""
     tests = Path(__file__).parent
     arguments = ["-q", "-p", "no:cacheprovider", "-m", "each_instruction_set"]
-    files = [str(tests / f"test_roi_{op}.py") for op in ("align", "pool")]
+    files = [str(tests / f"test_{of}.py") for of in ("roi_align", "roi_pool", "winners")]
     process = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS, name, *arguments, *files],
         env={**os.environ, "ROIDL_ISA": name},

@@ -68,6 +68,31 @@ ROIDL_INLINE Block<A> difference(const Block<A>& a, const Block<A>& b) {
   return block;
 }
 
+// The product rounded by itself, whatever the instruction set: nothing makes one step of it and of
+// a sum that follows. The kernels are compiled so that all other sums are.
+template <class A>
+ROIDL_INLINE Block<A> rounded_product(A weight, const Block<A>& values) {
+  Block<A> product;
+  for (int i = 0; i < kVectors; ++i) {
+    product.v[i] = weight * values.v[i];
+#if defined(__x86_64__)
+    __asm__("" : "+v"(product.v[i]));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(product.v[i]));
+#else
+    __asm__("" : "+m"(product.v[i]));
+#endif
+  }
+  return product;
+}
+
+template <class A>
+ROIDL_INLINE Block<A> operator+(const Block<A>& a, const Block<A>& b) {
+  Block<A> sum;
+  for (int i = 0; i < kVectors; ++i) sum.v[i] = a.v[i] + b.v[i];
+  return sum;
+}
+
 // Accumulators where they are all that is at work: half of 32 registers, or of 16.
 inline constexpr int kManyBlocks = kVectors == 1 ? 16 : kUnroll;
 

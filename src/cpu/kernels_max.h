@@ -51,6 +51,19 @@ struct Largest {
   }
 };
 
+// What lies between two neighbours: weight_low * low + weight_high * high, where a weight of zero
+// contributes 0 and reads nothing. Both products are rounded before they are added, here as in
+// cuda/winner.cuh: samples that differ in their last bits must rank alike on every machine, or
+// gradients land elsewhere.
+template <class A, class Low, class High>
+ROIDL_INLINE Block<A> interpolate(A weight_low, Low&& low, A weight_high, High&& high) {
+  if (weight_low != 0 && weight_high != 0)
+    return rounded_product(weight_low, low()) + rounded_product(weight_high, high());
+  if (weight_low != 0) return rounded_product(weight_low, low()) + fill<A>(0);
+  if (weight_high != 0) return rounded_product(weight_high, high()) + fill<A>(0);
+  return fill<A>(0);
+}
+
 // The rows of a sample row: those whose weight is not zero.
 template <class A>
 class RowPair {
@@ -70,26 +83,21 @@ class RowPair {
   }
   // The value at column x between the two; a weight of zero reads nothing.
   ROIDL_INLINE Block<A> at(int64_t x) const {
-    Block<A> value = fill<A>(0);
-    if (low != nullptr) add_product(value, weight_low, load(low + x * cell_stride));
-    if (high != nullptr) add_product(value, weight_high, load(high + x * cell_stride));
-    return value;
+    return interpolate(
+        weight_low, [&] { return load(low + x * cell_stride); }, weight_high,
+        [&] { return load(high + x * cell_stride); });
   }
   // The same at the columns [begin, end), to `values`.
   void at_columns(int64_t begin, int64_t end, A* values) const {
     if (low != nullptr && high != nullptr)
       return each_column(begin, end, values, [&](int64_t x) {
-        Block<A> value = fill<A>(0);
-        add_product(value, weight_low, load(low + x));
-        add_product(value, weight_high, load(high + x));
-        return value;
+        return rounded_product(weight_low, load(low + x)) +
+               rounded_product(weight_high, load(high + x));
       });
     const A* row = low != nullptr ? low : high;
     const A weight = low != nullptr ? weight_low : weight_high;
     each_column(begin, end, values, [&](int64_t x) {
-      Block<A> value = fill<A>(0);
-      if (row != nullptr) add_product(value, weight, load(row + x));
-      return value;
+      return row != nullptr ? rounded_product(weight, load(row + x)) + fill<A>(0) : fill<A>(0);
     });
   }
 
@@ -104,10 +112,9 @@ class RowPair {
 // The value of sample j of x from the columns of its row.
 template <class A, class Column>
 ROIDL_INLINE Block<A> sample_value(const Samples<A>& x, int32_t j, Column&& column) {
-  Block<A> value = fill<A>(0);
-  if (x.weight_low[j] != 0) add_product(value, x.weight_low[j], column(x.low[j]));
-  if (x.weight_high[j] != 0) add_product(value, x.weight_high[j], column(x.high[j]));
-  return value;
+  return interpolate(
+      x.weight_low[j], [&] { return column(x.low[j]); }, x.weight_high[j],
+      [&] { return column(x.high[j]); });
 }
 
 template <class A, class Best>
@@ -117,14 +124,13 @@ ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t 
     const int bottom = corner / 2, right = corner % 2;
     const A weight = (bottom ? rows.weight_high : rows.weight_low) *
                      (right ? roi.x.weight_high[j] : roi.x.weight_low[j]);
-    Block<A> value = fill<A>(0);
     if (weight == 0) {
-      best.consider(value, -1, -1);
+      best.consider(fill<A>(0), -1, -1);
       continue;
     }
     const int64_t column = right ? roi.x.high[j] : roi.x.low[j];
-    add_product(value, weight, load((bottom ? rows.high : rows.low) + column * rows.cell_stride));
-    best.consider(value, 2 * i + bottom, 2 * j + right);
+    const A* cell = (bottom ? rows.high : rows.low) + column * rows.cell_stride;
+    best.consider(rounded_product(weight, load(cell)), 2 * i + bottom, 2 * j + right);
   }
 }
 

@@ -1,0 +1,68 @@
+"""Scratch memory on CUDA: lent once a call by the arrays' library, in the order of its stream.
+
+Libraries for CUDA that compute nothing stand in for the device: no GPU is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cuda_stand_ins import BYTES_OF_A_BOX, compiled, lines_of
+
+SCRIPT = "cuda_scripts/lending.py"
+OPERATORS = ["roi_align", "roi_align_backward", "roi_align_backward_boxes", "roi_pool",
+             "roi_pool_backward"]  # fmt: skip
+STREAM = 0x9ABC
+WANTED = 2 * BYTES_OF_A_BOX
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return compiled("device_library", tmp_path_factory.mktemp("cuda"))
+
+
+def assert_used(call: dict[str, Any], memory: int) -> None:
+    """The whole piece, and nothing besides."""
+    assert call["pass"] == "run"
+    assert (call["workspace"], call["workspace_end"]) == (memory, memory + WANTED)
+    assert call["stream"] == STREAM
+
+
+def test_the_arrays_library_lends_once_a_call(library: str) -> None:
+    lines = lines_of(library, SCRIPT, "dlpack")
+    assert len(lines) == 3 * len(OPERATORS)
+    for op, made, call, freed in zip(OPERATORS, lines[::3], lines[1::3], lines[2::3], strict=True):
+        assert call["op"] == op
+        assert made["size"] == WANTED
+        assert_used(call, made["made"])
+        assert freed == {"freed": made["made"]}
+
+
+def test_without_an_allocator_it_is_one_piece_of_the_streams(library: str) -> None:
+    lines = lines_of(library, SCRIPT, "no allocator")
+    assert len(lines) == 3 * len(OPERATORS)
+    for allocated, call, released in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        assert allocated["stream"] == STREAM
+        assert_used(call, allocated["allocated"])
+        assert released == {"released": allocated["allocated"]}
+
+
+def test_the_error_of_an_allocator_is_the_calls(library: str) -> None:
+    assert lines_of(library, SCRIPT, "no memory") == [{"error": "the pool is empty"}]
+
+
+def test_pytorch_lends_bytes_of_the_device(library: str, tmp_path: Path) -> None:
+    shim = compiled("torch_shim", tmp_path)
+    result, scratch, call, *freed = lines_of(library, SCRIPT, "torch", shim)
+    assert (result["dtype"], result["ndim"]) == (6, 4)
+    assert scratch == {
+        "made": scratch["made"], "dtype": 0, "ndim": 1, "size": WANTED, "on": [1, 3],
+    }  # fmt: skip
+    assert_used(call, scratch["made"])
+    assert call["device"] == 3
+    assert freed.count({"freed": scratch["made"]}) == 1
+    assert {"freed": result["made"]} in freed
+    assert len(freed) == 4  # the arguments', too
