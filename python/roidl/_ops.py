@@ -52,7 +52,8 @@ def roi_align(
         ``half_pixel``). False, torchvision's default, also enlarges boxes smaller than one cell.
     mode : {"avg", "max", "max_onnx"}
         The mean of the samples, their maximum, or the maximum over weight * value of their corners
-        (what ONNX and ONNX Runtime call max).
+        (what ONNX and ONNX Runtime call max). For a maximum every product is rounded before it is
+        added, so that on every machine the same sample wins.
     layout : {"NCHW", "NHWC"}
         The order of the axes of ``input`` and of the result.
     batch_indices : integer array [K], optional
