@@ -20,9 +20,9 @@ const Backend backend = {"cuda",
                          cuda::roi_pool_jvp,
                          cuda::assign_levels};
 
-const DeviceLibrary library = {
-    kDeviceLibraryLayout,   &backend,  ROIDL_CUDA_ARCHITECTURES, cuda::why_unusable, cuda::read,
-    cuda::device_of_stream, cuda::wait};
+const DeviceLibrary library = {kDeviceLibraryLayout, &backend,       ROIDL_CUDA_ARCHITECTURES,
+                               cuda::why_unusable,   cuda::read,     cuda::current_device,
+                               cuda::wait,           cuda::allocate, cuda::release};
 
 }  // namespace
 

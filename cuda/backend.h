@@ -26,7 +26,10 @@ void roi_align_max_jvp(const RoiAlignProblem& problem);
 
 // Null if there is a device to run on, else CUDA's reason why there is none.
 const char* why_unusable();
-int32_t device_of_stream(const Problem& problem);
+int32_t current_device(const Problem& problem);
+// Memory of the problem's device, in the order of its stream.
+char* allocate(const Problem& problem, int64_t bytes);
+void release(const Problem& problem, char* memory);
 // Waits for all that the problem's device has been given to do, on whatever stream.
 void wait(const Problem& problem);
 // Copies memory of the problem's device to the host, and waits for it.

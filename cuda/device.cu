@@ -1,5 +1,8 @@
-// What the library says of its devices, the copy to the host for those who want values checked, and
-// the maps of boxes.
+// What the library says of its devices, memory of theirs for who has no allocator, the copy to the
+// host for those who want values checked, and the maps of boxes.
+#include <atomic>
+#include <string>
+
 #include "backend.h"
 #include "rois.cuh"
 
@@ -40,19 +43,55 @@ void assign_levels(const Problem& problem, int32_t* levels) {
   problem.double_coordinates ? assign<double>(problem, levels) : assign<float>(problem, levels);
 }
 
-const char* why_unusable() {
-  static const char* const reason = find_device();  // asked at every call
-  return reason;
+namespace {
+
+const char* name_of_driver() { return CUDART_VERSION >= 13000 ? "R580" : "R525"; }
+
+// Also of a machine without a driver CUDA says that it is too old.
+const char* describe(cudaError_t status) {
+  if (status != cudaErrorInsufficientDriver) return cudaGetErrorString(status);
+  thread_local std::string sentence;
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  const auto version = [](int number) {
+    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+  };
+  sentence = driver == 0 ? "there is no driver" : "the driver is for CUDA " + version(driver);
+  sentence += ", but CUDA " + version(CUDART_VERSION) + ", which roidl is built with, needs ";
+  sentence += name_of_driver() + std::string(" or newer");
+  return sentence.c_str();
 }
 
-int32_t device_of_stream(const Problem& problem) {
+}  // namespace
+
+// Asked at every call, and again as long as there is none.
+const char* why_unusable() {
+  static std::atomic<bool> usable{false};
+  if (usable) return nullptr;
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  usable = status == cudaSuccess && devices > 0;
+  if (usable) return nullptr;
+  cudaGetLastError();  // it is reported
+  return status == cudaSuccess ? "no CUDA-capable device is detected" : describe(status);
+}
+
+int32_t current_device(const Problem& problem) {
   int device = 0;
-#if CUDART_VERSION >= 12080
-  check(problem, cudaStreamGetDevice(stream_of(problem), &device));
-#else
-  check(problem, cudaGetDevice(&device));  // runtimes make the stream's device the current one
-#endif
+  check(problem, cudaGetDevice(&device));
   return device;
+}
+
+char* allocate(const Problem& problem, int64_t bytes) {
+  const DeviceGuard guard(problem);
+  void* memory = nullptr;
+  check(problem, cudaMallocAsync(&memory, static_cast<size_t>(bytes), stream_of(problem)));
+  return static_cast<char*>(memory);
+}
+
+void release(const Problem& problem, char* memory) {
+  const DeviceGuard guard(problem);
+  cudaFreeAsync(memory, stream_of(problem));
 }
 
 void wait(const Problem& problem) {

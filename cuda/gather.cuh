@@ -238,7 +238,7 @@ void gather(const Problem& problem, const Source& source,
   if constexpr (!std::is_void_v<typename Source::Wide>) {
     const Tiling wide = tiling_of<typename Source::Wide>(problem);
     const int64_t blocks = wide.count * divide_up(problem.channels, kLanes);
-    if (!only_measures(problem) && blocks >= ROIDL_TUNE_GATHER_WIDE * multiprocessors(problem))
+    if (!has_no_device(problem) && blocks >= ROIDL_TUNE_GATHER_WIDE * multiprocessors(problem))
       return gather_tiles<T>(problem, wide, narrow.count, typename Source::Wide{}, plan);
   }
   gather_tiles<T>(problem, narrow, narrow.count, source, plan);

@@ -118,25 +118,71 @@ inline void check(const Problem& problem, cudaError_t status) {
   fail(ErrorKind::runtime, problem.op, "CUDA: ", cudaGetErrorString(status));
 }
 
-// Makes the problem's device the current one for as long as it lives; every entry has one.
+// Whether nobody has named a device: a call is gone through to estimate its memory.
+inline bool has_no_device(const Problem& problem) { return problem.pass == Pass::estimate; }
+
+// The context that is current in a thread, or none. The driver tells it, whereas cudaSetDevice
+// makes one for a device that has none, which costs hundreds of megabytes.
+class Contexts {
+ public:
+  explicit Contexts(const Problem& problem) {
+    find(problem, "cuCtxGetCurrent", get_);
+    find(problem, "cuCtxSetCurrent", set_);
+  }
+  void* current() const {
+    void* context = nullptr;
+    get_(&context);
+    return context;
+  }
+  void set_current(void* context) const { set_(context); }
+
+ private:
+  template <class Function>
+  static void find(const Problem& problem, const char* name, Function& function) {
+    void* address = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+    check(problem, cudaGetDriverEntryPointByVersion(name, &address, 12000, 0, &found));
+#else
+    check(problem, cudaGetDriverEntryPoint(name, &address, 0, &found));
+#endif
+    if (address == nullptr) fail(ErrorKind::runtime, problem.op, "CUDA's driver has no ", name);
+    function = reinterpret_cast<Function>(address);
+  }
+
+  int (*get_)(void**) = nullptr;
+  int (*set_)(void*) = nullptr;
+};
+
+// Makes the problem's device the current one for as long as it lives; every entry has one. Kernels
+// may be loaded meanwhile, even if a stream is captured and this is their first call.
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Problem& problem) {
-    if (only_measures(problem)) return;
-    check(problem, cudaGetDevice(&previous_));
-    if (previous_ == problem.device.device_id) return;
-    check(problem, cudaSetDevice(problem.device.device_id));
-    changed_ = true;
+    if (has_no_device(problem)) return;
+    int current = 0;
+    check(problem, cudaGetDevice(&current));
+    if (current != problem.device.device_id) {
+      static const Contexts found(problem);
+      contexts_ = &found;
+      context_ = found.current();
+      check(problem, cudaSetDevice(problem.device.device_id));
+    }
+    check(problem, cudaThreadExchangeStreamCaptureMode(&mode_));
+    relaxes_ = true;
   }
   ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
+    if (relaxes_) cudaThreadExchangeStreamCaptureMode(&mode_);
+    if (contexts_ != nullptr) contexts_->set_current(context_);
   }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
-  int previous_ = 0;
-  bool changed_ = false;
+  const Contexts* contexts_ = nullptr;  // null: the device was the current one
+  void* context_ = nullptr;
+  bool relaxes_ = false;
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
 inline cudaStream_t stream_of(const Problem& problem) {
@@ -163,7 +209,7 @@ inline int64_t most_shared_bytes(const Problem& problem) {
 // What a block may use of shared memory where so many are to share a multiprocessor; but never less
 // than what any device gives, with which they may be fewer.
 inline int64_t shared_bytes_of_block(const Problem& problem, int resident) {
-  if (only_measures(problem)) return kSharedBytes;
+  if (has_no_device(problem)) return kSharedBytes;
   const int64_t most = most_shared_bytes(problem);
   const int64_t whole = attribute(problem, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   int64_t share = whole / resident - attribute(problem, cudaDevAttrReservedSharedMemoryPerBlock);
@@ -174,19 +220,26 @@ inline int64_t shared_bytes_of_block(const Problem& problem, int resident) {
 
 inline constexpr int64_t kMostBlocks = INT32_MAX;  // of a grid
 
+// Starts a kernel, or only loads it.
 template <class Kernel>
 void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_t shared_bytes) {
   if (blocks <= 0) return;
   if (blocks > kMostBlocks)
     fail(ErrorKind::runtime, problem.op, "the problem is too large: it needs ", blocks,
          " blocks of threads, and CUDA has ", kMostBlocks, " in a launch");
-  if (only_measures(problem)) return;
+  if (problem.pass == Pass::load) {
+    cudaFuncAttributes attributes;  // to ask for them loads it
+    check(problem, cudaFuncGetAttributes(&attributes, run_kernel<Kernel>));
+  } else if (problem.pass != Pass::run) {
+    return;
+  }
   // More than a device gives without being asked. It is asked for the most that it has, always the
   // same: other threads start the same kernel with other sizes.
   if (shared_bytes > kSharedBytes)
     check(problem,
           cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(most_shared_bytes(problem))));
+  if (problem.pass != Pass::run) return;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);
@@ -195,50 +248,22 @@ void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_
   check(problem, cudaLaunchKernelEx(&config, run_kernel<Kernel>, kernel));
 }
 
-// Memory that the caller lends, or the stream's: taken and given back in its order, so nothing
-// waits.
+// A part of what the call is lent; null while that is measured.
 template <class T>
-class Scratch {
- public:
-  Scratch(const Problem& problem, int64_t count) : problem_(problem) {
-    if (count == 0) return;
-    void* memory = nullptr;
-    if (Workspace* const workspace = problem.workspace)
-      memory = workspace->take(Shared::bytes_of<T>(count));
-    if (memory == nullptr && !only_measures(problem)) {
-      check(problem,
-            cudaMallocAsync(&memory, static_cast<size_t>(count) * sizeof(T), stream_of(problem)));
-      is_own_ = true;
-    }
-    data_ = static_cast<T*>(memory);
-  }
-  ~Scratch() {
-    if (is_own_) cudaFreeAsync(data_, stream_of(problem_));
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  T* data() const { return data_; }
-
- private:
-  const Problem& problem_;
-  T* data_ = nullptr;
-  bool is_own_ = false;
-};
+T* take_scratch(const Problem& problem, int64_t count) {
+  if (count == 0) return nullptr;
+  char* const memory = problem.workspace->take(Shared::bytes_of<T>(count));
+  if (memory == nullptr && problem.pass == Pass::run)
+    fail(ErrorKind::runtime, problem.op, "kernels want more memory than was measured");
+  return reinterpret_cast<T*>(memory);
+}
 
 inline int64_t multiprocessors(const Problem& problem) {
-  return only_measures(problem) ? 1 : attribute(problem, cudaDevAttrMultiProcessorCount);
+  return has_no_device(problem) ? 1 : attribute(problem, cudaDevAttrMultiProcessorCount);
 }
 
 // Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.
 inline int64_t enough_blocks(const Problem& problem) { return 4 * multiprocessors(problem); }
-
-inline const char* find_device() {
-  int devices = 0;
-  const cudaError_t status = cudaGetDeviceCount(&devices);
-  if (status == cudaSuccess && devices > 0) return nullptr;
-  cudaGetLastError();
-  return status == cudaSuccess ? "no CUDA-capable device is detected" : cudaGetErrorString(status);
-}
 
 inline void copy_to_host(const Problem& problem, void* to, const void* from, size_t bytes) {
   check(problem, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(problem)));

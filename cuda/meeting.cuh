@@ -107,14 +107,14 @@ void with_meetings(const Problem& problem, const Tiling& tiling, int64_t most,
   const int64_t groups = divide_up(problem.rois, FindMeetings::kGroup);
   const bool apart =
       problem.rois >= ROIDL_TUNE_GATHER_MEETINGS && most > 0 && groups <= kMostWords / most;
-  const Scratch<uint32_t> words(problem, apart ? groups * tiling.count : 0);
+  uint32_t* const words = take_scratch<uint32_t>(problem, apart ? groups * tiling.count : 0);
   if (apart) {
-    const FindMeetings kernel{tiling, plan.windows, words.data(), problem.rois,
+    const FindMeetings kernel{tiling, plan.windows, words, problem.rois,
                               divide_up(tiling.count, kThreads)};
     launch(problem, kernel, groups * kernel.blocks_of_tiles,
            Shared::bytes_of<Window>(FindMeetings::kGroup));
   }
-  use(FromPlan<A, kWeights>{plan, words.data()});
+  use(FromPlan<A, kWeights>{plan, words});
 }
 
 }  // namespace roidl::cuda

@@ -76,15 +76,15 @@ struct OrderRois {
 template <class From, class Use>
 void with_order(const Problem& problem, const From& from, Use&& use) {
   const bool few = problem.rois < kFewestOrdered || problem.rois > INT32_MAX;
-  Scratch<int32_t> order(problem, few ? 0 : problem.rois);
+  int32_t* const order = take_scratch<int32_t>(problem, few ? 0 : problem.rois);
   if (!few) {
     constexpr int64_t kBlocks = kOrdered / kLanes;
     const int64_t last = problem.rois % kOrdered;
-    const OrderRois<From> kernel{from, order.data(), problem.rois};
+    const OrderRois<From> kernel{from, order, problem.rois};
     launch(problem, kernel, problem.rois / kOrdered * kBlocks + divide_up(last, kLanes),
            Shared::bytes_of<uint32_t>(kOrdered) + Shared::bytes_of<int32_t>(kThreads));
   }
-  use(static_cast<const int32_t*>(order.data()));
+  use(static_cast<const int32_t*>(order));
 }
 
 }  // namespace roidl::cuda

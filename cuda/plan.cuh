@@ -264,12 +264,12 @@ class Planned {
  public:
   Planned(const Problem& problem, int64_t most_y, int64_t most_x)
       : spans_(problem.rois * (problem.output_height + problem.output_width + 2)),
-        taps_(problem.rois * (most_y + most_x)),
-        memory_(problem, problem.rois == 0 ? 0
-                                           : Shared::bytes_of<Window>(problem.rois) +
-                                                 Shared::bytes_of<Span>(spans_) +
-                                                 Shared::bytes_of<Tap<A, kWeights>>(taps_)) {
-    Shared memory{memory_.data()};
+        taps_(problem.rois * (most_y + most_x)) {
+    Shared memory{take_scratch<char>(problem, problem.rois == 0
+                                                  ? 0
+                                                  : Shared::bytes_of<Window>(problem.rois) +
+                                                        Shared::bytes_of<Span>(spans_) +
+                                                        Shared::bytes_of<Tap<A, kWeights>>(taps_))};
     const int32_t rows = static_cast<int32_t>(problem.output_height);
     plan.windows = memory.take<Window>(problem.rois);
     Span* const spans = memory.take<Span>(spans_);
@@ -283,7 +283,6 @@ class Planned {
 
  private:
   int64_t spans_, taps_;
-  Scratch<char> memory_;
 };
 
 // The RoIs of a problem, with coordinates of type C.
@@ -328,7 +327,7 @@ void with_plan(const ProblemType& problem, Use&& use) {
 // a device that nobody has named, it is to need the memory of a plan.
 template <class A>
 bool is_small(const Problem& problem, int64_t blocks) {
-  return !only_measures(problem) && blocks <= multiprocessors(problem) &&
+  return !has_no_device(problem) && blocks <= multiprocessors(problem) &&
          problem.rois <= kThreads && (sizeof(A) == 8 || !problem.double_coordinates);
 }
 

@@ -24,6 +24,35 @@ cdef stream_asked(device):
     return None if device is None else device.stream
 
 
+cdef class Scratch:
+    """Memory of a CUDA device that the arrays' library lends to one call."""
+    cdef PythonLender lender
+    cdef object empty  # of Device
+    cdef uintptr_t stream
+    cdef View memory
+
+
+cdef char* lend_scratch(void* scratch, int64_t size) except NULL with gil:
+    cdef Scratch lent = <Scratch>scratch
+    array = lent.empty((size,), "uint8")
+    lent.memory = view_of(array, b"roidl", b"scratch memory", stream_number(lent.stream))
+    return <char*>lent.memory.tensor.data
+
+
+cdef Scratch place(Problem& problem, View leader, device):
+    """Say where a problem runs. What is returned must live until it has run."""
+    cdef Scratch scratch = None
+    problem.stream = <void*>leader.stream
+    if device is not None and device.empty is not None:
+        scratch = Scratch.__new__(Scratch)
+        scratch.empty = device.empty
+        scratch.stream = leader.stream
+        scratch.lender.give = lend_scratch
+        scratch.lender.array = <void*>scratch
+        problem.lender = scratch.lender.lender()
+    return scratch
+
+
 cdef tuple shape_tuple(const Shape& shape):
     return tuple([shape.size[i] for i in range(shape.ndim)])
 
@@ -167,7 +196,7 @@ def roi_align(bytes op, params, boxes, batch_indices, allocate, device, out, inp
     if out is None:
         out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(leader.tensor))
     cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
-    problem.stream = <void*>leader.stream
+    cdef Scratch _scratch = place(problem, leader, device)
     call_align(ALIGN, problem, maps, b.tensor, Maps(), Maps(&y.tensor))
     return out
 
@@ -190,7 +219,7 @@ def roi_align_backward(bytes op, params, boxes, batch_indices, allocate, device,
     out = gradients(g, shapes, allocate, out, p)
     cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
     cdef Maps result = y.maps(op)
-    problem.stream = <void*>g.stream
+    cdef Scratch _scratch = place(problem, g, device)
     call_align(ALIGN_BACKWARD, problem, Maps(&g.tensor), b.tensor, features, result)
     return out
 
@@ -219,7 +248,7 @@ def roi_align_backward_boxes(bytes op, params, boxes, batch_indices, allocate,
                                                   pyramid_or_null(p))
     out = allocate(tensor_shape(b), "float64")
     cdef View y = writable_view_of(out, op, b"grad_boxes", stream_of(g))
-    problem.stream = <void*>g.stream
+    cdef Scratch _scratch = place(problem, g, device)
     call_align(ALIGN_BACKWARD_BOXES, problem, Maps(&g.tensor), b.tensor, maps, Maps(&y.tensor))
     shapes = b.owner if isinstance(boxes, (list, tuple)) else [tensor_shape(b)]
     return out, shapes, problem.double_coordinates
@@ -244,7 +273,7 @@ def roi_pool(bytes op, params, boxes, batch_indices, allocate, device, out, inpu
     if return_argmax:
         argmax = allocate(shape_tuple(pooled_shape(problem)), "int32")
         a = writable_view_of(argmax, op, b"argmax", stream_of(leader))
-    problem.stream = <void*>leader.stream
+    cdef Scratch _scratch = place(problem, leader, device)
     call_pool(POOL, problem, maps, b.tensor, Maps(), Maps(&y.tensor), tensor_or_null(a))
     return (out, argmax) if return_argmax else out
 
@@ -264,7 +293,7 @@ def roi_pool_backward(bytes op, params, boxes, batch_indices, allocate, device, 
     out = gradients(g, shapes, allocate, out, p)
     cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
     cdef Maps result = y.maps(op)
-    problem.stream = <void*>g.stream
+    cdef Scratch _scratch = place(problem, g, device)
     call_pool(POOL_BACKWARD, problem, Maps(&g.tensor), b.tensor, Maps(tensor_or_null(a)), result,
               NULL)
     return out

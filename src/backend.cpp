@@ -17,7 +17,7 @@ static_assert(sizeof(Backend) == sizeof(const char*) + kBackendEntries * sizeof(
 const DeviceLibrary& usable_cuda_library(const Problem& problem) {
   const DeviceLibrary* library = cuda_library();
   if (library == nullptr) fail_without_backend(problem);
-  const char* const reason = only_measures(problem) ? nullptr : library->why_unusable();
+  const char* const reason = problem.pass == Pass::estimate ? nullptr : library->why_unusable();
   if (reason != nullptr) fail(ErrorKind::runtime, problem.op, "CUDA cannot be used here: ", reason);
   return *library;
 }
@@ -37,12 +37,11 @@ const Backend& backend_of(const Problem& problem) {
   }
 }
 
-abi::DLDevice device_of_stream(const char* op, void* stream) {
+abi::DLDevice current_cuda_device(const char* op) {
   Problem problem;
   problem.op = op;
-  problem.stream = stream;
   problem.device = {abi::kDLCUDA, 0};
-  problem.device.device_id = usable_cuda_library(problem).device_of_stream(problem);
+  problem.device.device_id = usable_cuda_library(problem).current_device(problem);
   return problem.device;
 }
 

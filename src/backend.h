@@ -3,6 +3,7 @@
 #include "floating_point.h"
 #include "roi_align.h"
 #include "roi_pool.h"
+#include "workspace.h"
 
 namespace roidl {
 
@@ -25,14 +26,22 @@ extern const Backend cpu_backend;
 // The backend of the problem's device, or an Error that names the device.
 const Backend& backend_of(const Problem& problem);
 
-// Runs one entry of the table: run(problem, &Backend::roi_align_forward).
+// One entry of its table, or an Error that says that there is none.
 template <class ProblemType>
-void run(const ProblemType& problem, void (*const Backend::*entry)(const ProblemType&)) {
-  const FloatingPoint mode;
+auto entry_of(const ProblemType& problem, void (*const Backend::*entry)(const ProblemType&)) {
   const Backend& backend = backend_of(problem);
   if (backend.*entry == nullptr)
     fail(ErrorKind::unsupported, problem.op, "not implemented on ", backend.name);
-  (backend.*entry)(problem);
+  return backend.*entry;
+}
+
+// Runs one entry of the table: run(problem, &Backend::roi_align_forward).
+template <class ProblemType>
+void run(ProblemType& problem, void (*const Backend::*entry)(const ProblemType&)) {
+  const FloatingPoint mode;
+  const auto run_entry = entry_of(problem, entry);
+  if (run_entry == cpu_backend.*entry) return run_entry(problem);
+  run_on_device(problem, run_entry);
 }
 
 }  // namespace roidl

@@ -43,6 +43,12 @@ cdef extern from "abi/dlpack.h" namespace "roidl::abi" nogil:
 
 cdef extern from "python_error.h" namespace "roidl" nogil:
     void raise_python_error()
+    ctypedef struct Lender:
+        pass
+    cppclass PythonLender:
+        char* (*give)(void*, int64_t) except NULL with gil
+        void* array
+        Lender lender()
 
 cdef extern from "python_signals.h" namespace "roidl" nogil:
     cppclass AnswersSignals:
@@ -92,6 +98,7 @@ cdef extern from "problem.h" namespace "roidl" nogil:
         int64_t rois
         int64_t images
         void* stream
+        Lender lender
         cbool double_coordinates
     Shape pooled_shape(const Problem&) except +raise_python_error
     Shape input_shape(const Problem&)

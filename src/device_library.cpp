@@ -111,8 +111,10 @@ class OnHost {
 }  // namespace
 
 const DeviceLibrary* cuda_library() {
-  static const DeviceLibrary* const library = load();
-  return library;
+  static std::atomic<const DeviceLibrary*> library{nullptr};
+  const DeviceLibrary* loaded = library;
+  if (loaded == nullptr) library = loaded = load();
+  return loaded;
 }
 
 bool get_check_boxes() { return checks_boxes(); }

@@ -12,7 +12,7 @@ namespace roidl {
 struct Backend;
 
 // Both libraries have to mean the same by a problem, a backend, and this table.
-inline constexpr uint64_t kBackendEntries = 10, kLibraryEntries = 7;
+inline constexpr uint64_t kBackendEntries = 10, kLibraryEntries = 9;
 inline constexpr uint64_t kDeviceLibraryLayout =
     (sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem)) * 65536 + kLibraryEntries * 256 +
     kBackendEntries;
@@ -24,18 +24,22 @@ struct DeviceLibrary {
   const char* (*why_unusable)();  // NULL if a device can be used
   // Copies to the host on the problem's stream and waits for it.
   void (*read)(const Problem&, void* to, const void* from, size_t bytes);
-  int32_t (*device_of_stream)(const Problem&);
+  int32_t (*current_device)(const Problem&);
   // Waits for all that the problem's device has been given to do, on whatever stream.
   void (*wait)(const Problem&);
+  // Memory in the order of the problem's stream: nothing waits.
+  char* (*allocate)(const Problem&, int64_t bytes);
+  void (*release)(const Problem&, char* memory);
 };
 
 // The library that computes on CUDA devices, libroidl_cuda.so beside this one or what the
-// environment variable ROIDL_CUDA_LIBRARY names; NULL if it was not built. It is loaded once, at
-// the first call.
+// environment variable ROIDL_CUDA_LIBRARY names; NULL if it was not built. It is loaded at the
+// first call, and looked for again as long as there is none.
 const DeviceLibrary* cuda_library();
 
-// The CUDA device that a stream belongs to, or an Error that says why there is none.
-abi::DLDevice device_of_stream(const char* op, void* stream);
+// The CUDA device that is the calling thread's current one, or an Error that says why there is
+// none. (To ask a stream for its device is an error on some drivers while it is captured.)
+abi::DLDevice current_cuda_device(const char* op);
 
 // Whether CUDA calls read the boxes back and check their values, which makes them wait for the
 // device. At first what the environment variable ROIDL_CHECK_BOXES says.

@@ -72,18 +72,32 @@ struct Levels {
   double lowest = 0, highest = 0;
 };
 
-// Memory of a device that the caller lends to the kernels of one call, which otherwise allocate
-// what they need.
+// What a device's entry of the table is gone through for.
+enum class Pass : int32_t {
+  estimate,  // how much memory it takes at most, on a device that nobody has named
+  measure,   // how much it takes on the problem's device
+  load,      // to load its kernels, which a graph that captures them should find loaded
+  run,
+};
+
+// Memory of a device that the kernels of one call use besides its arrays: one piece, as large as
+// was measured.
 struct Workspace {
-  bool only_measures = false;  // nothing is run: `taken` becomes what a call needs
   char* data = nullptr;
   int64_t bytes = 0, taken = 0;
 
-  // NULL where there is no more.
+  // NULL where there is no more, as there is not while it is measured.
   char* take(int64_t wanted) {
     taken += wanted;
-    return data != nullptr && taken <= bytes ? data + (taken - wanted) : nullptr;
+    return taken <= bytes ? data + (taken - wanted) : nullptr;
   }
+};
+
+// Who lends such memory: the allocator of the arrays' library.
+struct Lender {
+  // Called at most once in a call, before anything is started. NULL: there is none to lend.
+  char* (*lend)(void* library, int64_t bytes) = nullptr;
+  void* library = nullptr;
 };
 
 struct Problem {
@@ -94,7 +108,9 @@ struct Problem {
   abi::DLDevice device{};
   void* stream = nullptr;  // on CUDA: the cudaStream_t to run on; NULL is the legacy default stream
   bool may_wait = true;    // on CUDA: for the values, where the user wants them checked
-  Workspace* workspace = nullptr;  // on CUDA: may be NULL
+  Lender lender;           // on CUDA: of what kernels need; without one they allocate it
+  Pass pass = Pass::run;
+  Workspace* workspace = nullptr;  // on CUDA: of the pass that is gone through
   abi::DLDataType dtype{};
   bool double_coordinates = false;
   int num_maps = 0;
@@ -103,10 +119,6 @@ struct Problem {
   Boxes boxes;
   PooledView pooled;
 };
-
-inline bool only_measures(const Problem& problem) {
-  return problem.workspace != nullptr && problem.workspace->only_measures;
-}
 
 // The map of box k, and the box; of a padding row no box is read.
 template <class T>

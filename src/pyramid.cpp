@@ -70,7 +70,7 @@ int64_t level_of(const Problem& problem, int64_t k) {
 }
 
 void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tensor& boxes,
-                   int32_t* levels, void* stream, bool may_wait) {
+                   int32_t* levels, void* stream, bool may_wait, Pass pass) {
   const FloatingPoint mode;
   Problem problem;
   problem.op = op;
@@ -78,6 +78,7 @@ void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tenso
   problem.device = boxes.device;
   problem.stream = stream;
   problem.may_wait = may_wait;
+  problem.pass = pass;
   const Backend& backend = backend_of(problem);
   for (int i = 0; i < maps; ++i) {
     check_scale(op, "scales", pyramid.scales[i]);

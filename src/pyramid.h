@@ -37,6 +37,7 @@ int64_t level_of(const Problem& problem, int64_t k);
 // The rule alone: the map of every box, among `maps` of them, to memory of the boxes' device; on
 // CUDA on this stream, for which it may wait where values are to be checked.
 void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tensor& boxes,
-                   int32_t* levels, void* stream = nullptr, bool may_wait = true);
+                   int32_t* levels, void* stream = nullptr, bool may_wait = true,
+                   Pass pass = Pass::run);
 
 }  // namespace roidl

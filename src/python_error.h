@@ -1,4 +1,5 @@
-// The Python door's translation of the core's errors into Python's exceptions.
+// Errors between the core and the Python door: the core's become Python's exceptions, and those of
+// a Python function that the core calls pass through it.
 #pragma once
 #include <Python.h>
 
@@ -6,9 +7,29 @@
 #include <new>
 
 #include "error.h"
+#include "problem.h"
 #include "python_signals.h"
 
 namespace roidl {
+
+// Thrown where a Python error is set, to be raised as it is.
+struct PythonErrorIsSet {};
+
+// What lends memory by a function that returns NULL after an error of Python's.
+struct PythonLender {
+  char* (*give)(void* array, int64_t bytes) = nullptr;
+  void* array = nullptr;
+
+  Lender lender() {
+    const auto lend = [](void* self, int64_t bytes) {
+      const auto& asked = *static_cast<const PythonLender*>(self);
+      char* const data = asked.give(asked.array, bytes);
+      if (data == nullptr) throw PythonErrorIsSet();
+      return data;
+    };
+    return {lend, this};
+  }
+};
 
 // Called inside a catch block, with the GIL.
 inline void raise_python_error() {
@@ -16,6 +37,7 @@ inline void raise_python_error() {
     throw;
   } catch (const Interrupted&) {
     raised_by_handler.raise();
+  } catch (const PythonErrorIsSet&) {
   } catch (const Error& error) {
     PyObject* const types[] = {PyExc_ValueError, PyExc_TypeError, PyExc_NotImplementedError,
                                PyExc_RuntimeError};

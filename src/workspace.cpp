@@ -1,12 +1,26 @@
-// Measures the workspace of operators on CUDA: an entry of the table is gone through, and nothing
-// run.
+// The memory that kernels for CUDA use besides the arrays: lent, or estimated by an operator's
+// name.
 #include "workspace.h"
 
 #include <cstring>
 
 #include "backend.h"
+#include "device_library.h"
 
 namespace roidl {
+
+Loan::Loan(const Problem& problem, int64_t bytes) : problem_(problem) {
+  if (bytes == 0) return;
+  const Lender& lender = problem.lender;
+  if (lender.lend != nullptr) workspace.data = lender.lend(lender.library, bytes);
+  is_lent_ = workspace.data != nullptr;
+  if (!is_lent_) workspace.data = cuda_library()->allocate(problem, bytes);
+  workspace.bytes = bytes;
+}
+
+Loan::~Loan() {
+  if (!is_lent_) cuda_library()->release(problem_, workspace.data);
+}
 
 namespace {
 
@@ -32,28 +46,24 @@ constexpr Entry<RoiPoolProblem> kPool[] = {
 };
 
 template <class ProblemType, size_t count>
-int64_t measure(const char* name, ProblemType& problem,
-                const Entry<ProblemType> (&entries)[count]) {
-  Workspace workspace;
-  workspace.only_measures = true;
+int64_t estimate(const char* name, ProblemType& problem,
+                 const Entry<ProblemType> (&entries)[count]) {
   problem.device = {abi::kDLCUDA, 0};
-  problem.workspace = &workspace;
+  problem.pass = Pass::estimate;
   for (const Entry<ProblemType>& entry : entries)
-    if (std::strcmp(entry.name, name) == 0) {
-      run(problem, entry.run);
-      return workspace.taken;
-    }
+    if (std::strcmp(entry.name, name) == 0)
+      return rehearse(problem, entry_of(problem, entry.run), Pass::estimate);
   fail(ErrorKind::runtime, problem.op, "there is no operator ", name);
 }
 
 }  // namespace
 
 int64_t cuda_workspace(const char* name, RoiAlignProblem& problem) {
-  return measure(name, problem, kAlign);
+  return estimate(name, problem, kAlign);
 }
 
 int64_t cuda_workspace(const char* name, RoiPoolProblem& problem) {
-  return measure(name, problem, kPool);
+  return estimate(name, problem, kPool);
 }
 
 }  // namespace roidl

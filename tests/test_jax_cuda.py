@@ -298,13 +298,16 @@ def test_bad_boxes_give_zeros_and_nothing_waits_for_them(devices: list[Any]) -> 
 
 COMMAND_BUFFERS = """
 import jax, jax.numpy as jnp, numpy as np
-from roidl.jax import roi_align
+from roidl.jax import roi_align, roi_pool
 x = jnp.asarray(np.random.default_rng(3).standard_normal((2, 8, 30, 40)), jnp.float32)
-boxes = jnp.array([[0, 1.0, 1, 20, 16], [1, 3, 2, 39, 29]])
-loss = lambda x: (roi_align(2 * x, boxes, 7, sampling_ratio=2) ** 2).sum()
+boxes = jnp.array([[0, 1.0, 1, 20, 16], [1, 3, 2, 39, 29]] * 160)  # more than a small call has
+def loss(x):  # of five operators, which is where XLA begins to capture
+    aligned = sum(roi_align(2 * x, boxes, 7, sampling_ratio=n, mode=mode)
+                  for n, mode in ((2, "avg"), (1, "max"), (3, "avg")))
+    return ((aligned + roi_pool(x, boxes, 7)) ** 2).sum() / 1e4
 step = jax.jit(lambda x: x - 0.1 * jax.grad(loss)(x))
 places = [jax.device_put(x, jax.devices(name)[0]) for name in ("cuda", "cpu")]
-for _ in range(5):  # the first are not captured
+for _ in range(5):
     places = [step(place) for place in places]
     np.testing.assert_allclose(*places, rtol=1e-4, atol=1e-5)
 print("fine")

@@ -1,18 +1,25 @@
-"""Scratch memory on CUDA: lent once a call by the arrays' library, in the order of its stream.
+"""What calls on CUDA leave behind: scratch memory is lent once a call, contexts stay as they were.
 
-Libraries for CUDA that compute nothing stand in for the device: no GPU is needed.
+Libraries for CUDA that compute nothing stand in for the device, or the machine that runs the
+kernels on a CPU: no GPU is needed.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import Lib
 from cuda_stand_ins import BYTES_OF_A_BOX, compiled, lines_of
 
 SCRIPT = "cuda_scripts/lending.py"
+HERE = Path(__file__).parent
 OPERATORS = ["roi_align", "roi_align_backward", "roi_align_backward_boxes", "roi_pool",
              "roi_pool_backward"]  # fmt: skip
 STREAM = 0x9ABC
@@ -66,3 +73,24 @@ def test_pytorch_lends_bytes_of_the_device(library: str, tmp_path: Path) -> None
     assert freed.count({"freed": scratch["made"]}) == 1
     assert {"freed": result["made"]} in freed
     assert len(freed) == 4  # the arguments', too
+
+
+# On the machine that runs the kernels on a CPU ----------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["lending", "contexts", "capture"])
+def test_on_the_machine_of_cupys_stand_in(get_lib: Callable[[str], Lib], what: str) -> None:
+    """In a process of its own, in which nothing has been called before."""
+    get_lib("cupy")
+    import cupy
+
+    if not hasattr(cupy, "machine"):
+        pytest.skip("CuPy is on a GPU")
+    path = os.pathsep.join((str(HERE), os.environ["PYTHONPATH"]))
+    done = subprocess.run(
+        [sys.executable, str(HERE / "cuda_scripts" / "on_the_machine.py"), what],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -215,6 +217,53 @@ def test_on_a_stream_and_captured_in_a_graph() -> None:
     graph.replay()
     torch.cuda.synchronize()
     assert all(map(torch.equal, captured, expected))
+
+
+FIRST_CALL_IS_CAPTURED = """
+import torch
+from roidl import torch as ops
+torch.manual_seed(3)
+x = torch.rand(2, 8, 30, 40, device="cuda")
+boxes = torch.tensor([[0, 1.0, 1, 20, 16], [1, 3, 2, 39, 29]] * 160, device="cuda")
+def run(x, boxes):
+    x = x.detach().requires_grad_()
+    pooled = [ops.roi_align(x, boxes, 7, 1.0, n, mode=mode) for n, mode in ((2, "avg"), (1, "max"))]
+    pooled.append(ops.roi_pool(x, boxes, 7))
+    return [*pooled, *torch.autograd.grad(sum((each ** 2).sum() for each in pooled), x)]
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    captured = run(x, boxes)
+graph.replay()
+torch.cuda.synchronize()
+for one, other in zip(captured, run(x.cpu(), boxes.cpu()), strict=True):
+    torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-4)
+print("fine")
+"""
+
+
+@pytest.mark.usefixtures("cuda")
+def test_the_first_call_of_a_process_may_be_captured() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL_IS_CAPTURED], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["fine"]
+
+
+@pytest.mark.usefixtures("cuda")
+def test_no_context_is_made_on_another_device() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU")
+    script = """
+import torch
+from roidl import torch as ops
+x, boxes = torch.rand(1, 2, 9, 9, device="cuda:1"), torch.rand(1, 5, device="cuda:1")
+ops.roi_align(x, boxes.zero_(), 2)
+print(torch._C._cuda_hasPrimaryContext(0), torch.cuda.current_device())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "0"]
 
 
 @pytest.mark.usefixtures("cuda")

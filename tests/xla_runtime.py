@@ -62,8 +62,18 @@ class StreamGet(ctypes.Structure):
     ]
 
 
+class OrdinalGet(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("extension", ctypes.c_void_p),
+        ("context", ctypes.c_void_p),
+        ("ordinal", ctypes.c_int32),
+    ]
+
+
 CREATE_ERROR = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(ErrorCreate))
 GET_STREAM = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(StreamGet))
+GET_ORDINAL = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(OrdinalGet))
 
 
 class Api(ctypes.Structure):
@@ -75,6 +85,8 @@ class Api(ctypes.Structure):
         ("create_error", CREATE_ERROR),
         ("others", ctypes.c_void_p * 3),
         ("get_stream", GET_STREAM),
+        ("more", ctypes.c_void_p * 12),
+        ("get_ordinal", GET_ORDINAL),  # from API 0.3 on
     ]
 
 
@@ -131,7 +143,7 @@ class Frame(ctypes.Structure):
     ]
 
 
-METADATA, EXECUTE = 1, 3
+METADATA, INITIALIZE, EXECUTE = 1, 2, 3
 SCALAR = 3
 DTYPES = {"bool": 1, "int32": 4, "int64": 5, "uint8": 6, "float32": 11, "float64": 12}
 UNIMPLEMENTED, INTERNAL = 12, 13
@@ -176,11 +188,14 @@ def _attributes(attributes: Mapping[str, Any], kept: list[Any]) -> Attributes:
 
 
 class Runtime:
-    """What a handler sees of XLA: a stream or an error in its place, and errors kept as words."""
+    """What a handler sees of XLA: a stream or an error in its place, and errors kept as words.
+
+    Without an `ordinal` of its device it is one that does not tell it.
+    """
 
     version = (0, 77)
 
-    def __init__(self, stream_fails: bool = False) -> None:
+    def __init__(self, stream_fails: bool = False, ordinal: int | None = None) -> None:
         self.errors: list[tuple[int, str]] = []
 
         def create_error(arguments: Any) -> int:
@@ -192,10 +207,14 @@ class Runtime:
             arguments.contents.stream = STREAM
             return THEIRS if stream_fails else None
 
+        def get_ordinal(arguments: Any) -> None:
+            arguments.contents.ordinal = ordinal
+
         version = Version(ctypes.sizeof(Version), None, *self.version)
         self._api = Api(
-            ctypes.sizeof(Api), None, version, None, CREATE_ERROR(create_error),
-            (ctypes.c_void_p * 3)(), GET_STREAM(get_stream),
+            Api.more.offset if ordinal is None else ctypes.sizeof(Api), None, version, None,
+            CREATE_ERROR(create_error), (ctypes.c_void_p * 3)(), GET_STREAM(get_stream),
+            (ctypes.c_void_p * 12)(), GET_ORDINAL(get_ordinal),
         )  # fmt: skip
 
     def call(

@@ -25,6 +25,9 @@ class Device(NamedTuple):
     stream: int | None
     # (a list of [L, 4], whether float64 is needed): the rows joined, and the image of each
     join: Callable[[list[Array], bool], tuple[Array, Array]] | None
+    # (shape, dtype's name): memory of the library's own, also for the kernels to use besides the
+    # arrays; None: they allocate it
+    empty: Callable[[tuple[int, ...], str], Array] | None
 
 
 class Library(NamedTuple):
@@ -93,7 +96,8 @@ def _cupy_device(like: Array) -> Device:
             return cupy.concatenate(rows), cupy.concatenate(images)
 
     with like.device:
-        return Device(cupy.cuda.get_current_stream().ptr or LEGACY_STREAM, join)
+        stream = cupy.cuda.get_current_stream().ptr or LEGACY_STREAM
+    return Device(stream, join, lambda shape, dtype: _cupy_empty(shape, dtype, like))
 
 
 def check_dense(op: str, name: str, tensor: Array) -> None:
@@ -149,7 +153,7 @@ def _torch_device(like: Array) -> Device | None:
         ]
         return torch.cat(rows), torch.cat(images or [like.new_empty(0, dtype=torch.int32)])
 
-    return Device(None, join)
+    return Device(None, join, lambda shape, dtype: _torch_empty(shape, dtype, like))
 
 
 def _torch_cast(tensor: Array, dtype: str) -> Array:
@@ -196,7 +200,7 @@ def _standard_device(array: Array) -> Device | None:
         kind, _ = where()
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
         return None  # a tracer, a deleted array: the core's words are better
-    return Device(LEGACY_STREAM, None) if kind in (2, 13) else None
+    return Device(LEGACY_STREAM, None, None) if kind in (2, 13) else None
 
 
 def _roots(kind: type) -> list[str]:

@@ -62,7 +62,7 @@ struct Scalar {
   void* value;
 };
 
-enum Stage : int32_t { kExecute = 3 };
+enum Stage : int32_t { kInitialize = 2, kExecute = 3 };
 
 struct Args {
   size_t struct_size;
@@ -152,6 +152,13 @@ struct NumThreadsArgs {
   int64_t* num_threads;
 };
 
+struct DeviceOrdinalGetArgs {
+  size_t struct_size;
+  Extension* extension_start;
+  Context* ctx;
+  int32_t device_ordinal;
+};
+
 // Up to the last function that is called; `struct_size` says how far the runtime's own reaches.
 // Entries that are not called keep the layout.
 struct Api {
@@ -172,6 +179,11 @@ struct Api {
   void* (*DeviceMemory_Free)(void*);
   void* (*ThreadPool_Schedule)(void*);
   Failure* (*ThreadPool_NumThreads)(NumThreadsArgs*);
+  void* (*Future_Create)(void*);
+  void* (*Future_SetAvailable)(void*);
+  void* (*Future_SetError)(void*);
+  void* (*RunId_Get)(void*);
+  Failure* (*DeviceOrdinal_Get)(DeviceOrdinalGetArgs*);  // API 0.3
 };
 
 }  // extern "C"

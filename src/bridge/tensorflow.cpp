@@ -68,8 +68,7 @@ template <class Operator, bool several, bool on_gpu>
 void compute_kernel(void* attributes, tf::KernelContext* context) {
   guarded(
       [&] {
-        const char* kernel = on_one_map(Operator::name);
-        Call call(several ? Operator::name : kernel, kernel, context, on_gpu);
+        Call call(several ? Operator::name : on_one_map(Operator::name), context, on_gpu);
         Operator::compute(call, *static_cast<const typename Operator::Attributes*>(attributes));
       },
       [&](tf::Status* status) { api.TF_OpKernelContext_Failure(context, status); });

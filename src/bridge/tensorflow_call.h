@@ -8,7 +8,6 @@
 #include "device_library.h"
 #include "problem.h"
 #include "tensor.h"
-#include "workspace.h"
 
 namespace roidl::bridge {
 
@@ -38,12 +37,10 @@ inline constexpr TypePair kTypes[] = {
 // for the device before and after, and runs on the legacy default stream in between.
 class Call {
  public:
-  // `op` is what users call the operator; `kernel` is what it is called on one map.
-  Call(const char* op, const char* kernel, tf::KernelContext* context, bool on_gpu)
+  Call(const char* op, tf::KernelContext* context, bool on_gpu)
       : op_(op),
-        kernel_(kernel),
         context_(context),
-        device_(on_gpu ? device_of_stream(op, nullptr) : abi::DLDevice{abi::kDLCPU, 0}) {}
+        device_(on_gpu ? current_cuda_device(op) : abi::DLDevice{abi::kDLCPU, 0}) {}
   ~Call() {
     while (count_ > 0) api.TF_DeleteTensor(held_[--count_]);
   }
@@ -56,9 +53,8 @@ class Call {
   // device has been given to do before.
   template <class ProblemType, class Run>
   void run(ProblemType& problem, Run&& run) {
-    if (device_.device_type == abi::kDLCPU) return run();
-    Workspace workspace = lend(problem);
-    problem.workspace = &workspace;
+    problem.lender = {
+        [](void* call, int64_t bytes) { return static_cast<Call*>(call)->lend(bytes); }, this};
     wait_around(problem, run);
   }
 
@@ -109,23 +105,21 @@ class Call {
     return read_dltensor(source, op_, "an array");
   }
 
-  // TensorFlow has most of a GPU's memory to itself, so what kernels need is asked of it.
-  template <class ProblemType>
-  Workspace lend(const ProblemType& problem) {
-    ProblemType measured = problem;
-    Workspace workspace;
-    workspace.bytes = cuda_workspace(kernel_, measured);
-    if (workspace.bytes == 0) return workspace;
+  // TensorFlow has most of a GPU's memory to itself, so what kernels need is asked of it. It may
+  // still be in use by what the device has been given to do before.
+  char* lend(int64_t bytes) {
     tf::AllocatorAttributes on_device{
         offsetof(tf::AllocatorAttributes, on_host) + sizeof(on_device.on_host), 0};
     tf::Tensor* memory =
-        api.TF_AllocateTemp(context_, tf::kUint8, &workspace.bytes, 1, &on_device, status_);
-    workspace.data = static_cast<char*>(api.TF_TensorData(hold(memory)));
-    return workspace;
+        hold(api.TF_AllocateTemp(context_, tf::kUint8, &bytes, 1, &on_device, status_));
+    Problem problem;
+    problem.op = op_;
+    problem.device = device_;
+    cuda_library()->wait(problem);
+    return static_cast<char*>(api.TF_TensorData(memory));
   }
 
   const char* const op_;
-  const char* const kernel_;
   tf::KernelContext* const context_;
   const abi::DLDevice device_;
   Status status_;

@@ -62,21 +62,23 @@ Asked<Params> read_asked(Stack& stack, const Regions& regions) {
   return asked;
 }
 
-inline RoiAlignProblem make_problem(const Stack& stack, const Asked<RoiAlignParams>& asked,
+inline RoiAlignProblem make_problem(Stack& stack, const Asked<RoiAlignParams>& asked,
                                     const MapList& maps, const Regions& r) {
   RoiAlignProblem problem =
       make_roi_align(stack.op(), asked.params, maps.needed(stack.op()), r.boxes, pointer(r.indices),
                      stack.several() ? &asked.pyramid : nullptr);
   problem.stream = stack.stream();
+  problem.lender = stack.lender();
   return problem;
 }
 
-inline RoiPoolProblem make_problem(const Stack& stack, const Asked<RoiPoolParams>& asked,
+inline RoiPoolProblem make_problem(Stack& stack, const Asked<RoiPoolParams>& asked,
                                    const MapList& maps, const Regions& r) {
   RoiPoolProblem problem =
       make_roi_pool(stack.op(), asked.params, maps.needed(stack.op()), r.boxes, pointer(r.indices),
                     stack.several() ? &asked.pyramid : nullptr);
   problem.stream = stack.stream();
+  problem.lender = stack.lender();
   return problem;
 }
 

@@ -105,6 +105,7 @@ class Stack {
     for (int i = 0; owned_[i] != '\0'; ++i) free_argument(owned_[i], arguments_[i]);
     for (const abi::AtenTensorHandle result : results_)
       if (result != nullptr) shim.aoti_torch_delete_tensor_object(result);
+    if (lent_ != nullptr) shim.aoti_torch_delete_tensor_object(lent_);
   }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
@@ -162,6 +163,12 @@ class Stack {
     return stream;
   }
 
+  // Memory of that device, in the order of that stream, which PyTorch gets back at the end.
+  Lender lender() {
+    return {[](void* stack, int64_t bytes) { return static_cast<Stack*>(stack)->lend(bytes); },
+            this};
+  }
+
   // Hands the results over to the caller.
   void finish(int count) {
     for (int place = 0; place < count; ++place) values_[place] = hand_over(place);
@@ -177,6 +184,16 @@ class Stack {
   }
 
  private:
+  char* lend(int64_t bytes) {
+    constexpr int64_t kStride = 1;
+    void* data = nullptr;
+    check_shim(op_, shim.aoti_torch_empty_strided(1, &bytes, &kStride,
+                                                  static_cast<int32_t>(abi::TorchDtype::uint8),
+                                                  device_type_, device_index_, &lent_));
+    check_shim(op_, shim.aoti_torch_get_data_ptr(lent_, &data));
+    return static_cast<char*>(data);
+  }
+
   static abi::AtenTensorHandle tensor_of(abi::StableIValue value) {
     return reinterpret_cast<abi::AtenTensorHandle>(static_cast<uintptr_t>(value));
   }
@@ -263,6 +280,7 @@ class Stack {
   int32_t device_type_ = -1, device_index_ = 0;  // of the first tensor that was read
   abi::StableIValue arguments_[kMaxArguments];
   abi::AtenTensorHandle results_[kMaxResults] = {};
+  abi::AtenTensorHandle lent_ = nullptr;
 };
 
 }  // namespace roidl::bridge

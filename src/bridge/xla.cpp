@@ -133,24 +133,36 @@ void levels(const Call& call) {
   }
   assign_levels(call.op(), call.pyramid(), call.maps(), boxes,
                 static_cast<int32_t*>(call.result(0, "levels").data), call.stream(),
-                /*may_wait=*/false);
+                /*may_wait=*/false, call.pass());
 }
 
 // ---- the doors ---------------------------------------------------------------------------------
 
-// XLA's threads wait while one of them is here, so ours may be as many; 1 where it has no pool.
-int threads_of(const xla::CallFrame& frame) {
-  const xla::Api& api = *frame.api;
-  constexpr size_t kNeeded =
-      offsetof(xla::Api, ThreadPool_NumThreads) + sizeof(api.ThreadPool_NumThreads);
-  if (api.struct_size < kNeeded) return 1;
-  int64_t threads = 1;
-  xla::NumThreadsArgs args{sizeof args, nullptr, frame.ctx, &threads};
-  xla::Failure* const failure = api.ThreadPool_NumThreads(&args);
-  if (failure == nullptr) return static_cast<int>(std::min<int64_t>(threads, INT32_MAX));
+// Asks the runtime for what not every one tells; false where it does not.
+template <class Args>
+bool ask(const xla::Api& api, xla::Failure* (*xla::Api::*function)(Args*), Args& args) {
+  const auto* const field = reinterpret_cast<const char*>(&(api.*function));
+  const auto needed = field + sizeof(api.*function) - reinterpret_cast<const char*>(&api);
+  if (api.struct_size < static_cast<size_t>(needed)) return false;
+  xla::Failure* const failure = (api.*function)(&args);
+  if (failure == nullptr) return true;
   xla::ErrorDestroyArgs destroy{sizeof destroy, nullptr, failure};
   api.Error_Destroy(&destroy);
-  return 1;
+  return false;
+}
+
+// XLA's threads wait while one of them is here, so ours may be as many; 1 where it has no pool.
+int threads_of(const xla::CallFrame& frame) {
+  int64_t threads = 1;
+  xla::NumThreadsArgs args{sizeof args, nullptr, frame.ctx, &threads};
+  const bool told = ask(*frame.api, &xla::Api::ThreadPool_NumThreads, args);
+  return told ? static_cast<int>(std::min<int64_t>(threads, INT32_MAX)) : 1;
+}
+
+// -1 where the runtime does not tell it.
+int32_t device_ordinal_of(const xla::CallFrame& frame) {
+  xla::DeviceOrdinalGetArgs args{sizeof args, nullptr, frame.ctx, -1};
+  return ask(*frame.api, &xla::Api::DeviceOrdinal_Get, args) ? args.device_ordinal : -1;
 }
 
 xla::ErrorCode code_of(ErrorKind kind) {
@@ -208,12 +220,15 @@ xla::Failure* on_cpu(const char* op, void (*run)(const Call&),
   return execute(op, run, frame, Place());
 }
 
+// XLA may capture what is executed in a graph, and initializes before that.
 xla::Failure* on_cuda(const char* op, void (*run)(const Call&),
                       const xla::CallFrame* frame) noexcept {
-  if (answer_metadata(*frame) || frame->stage != xla::kExecute) return nullptr;
+  const bool executes = frame->stage == xla::kExecute;
+  if (answer_metadata(*frame) || !(executes || frame->stage == xla::kInitialize)) return nullptr;
   xla::StreamGetArgs args{sizeof args, nullptr, frame->ctx, nullptr};
   if (xla::Failure* const failure = frame->api->Stream_Get(&args)) return failure;
-  return execute(op, run, frame, Place{true, args.stream});
+  const Pass pass = executes ? Pass::run : Pass::load;
+  return execute(op, run, frame, Place{true, args.stream, device_ordinal_of(*frame), pass});
 }
 
 }  // namespace

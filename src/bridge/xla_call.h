@@ -61,11 +61,19 @@ Tensor read_buffer(const char* op, const char* name, void* address, abi::DLDevic
   return read_dltensor(source, op, name);
 }
 
-// Where the buffers of a call are.
+// Where the buffers of a call are, and what it is for.
 struct Place {
   bool is_cuda = false;
   void* stream = nullptr;
+  int32_t ordinal = -1;  // of the device, where the runtime tells it
+  Pass pass = Pass::run;
   abi::DLDevice device{abi::kDLCPU, 0};
+};
+
+// What XLA lends for kernels to use besides the buffers.
+struct Lent {
+  char* data = nullptr;
+  int64_t bytes = 0;
 };
 
 // What input, its tangent or its gradient are: one buffer, or one for every level of a pyramid.
@@ -93,7 +101,8 @@ class Call {
       op_ += kSeveral.size();
     if (maps_ < 1 || maps_ > kMaxMaps) missing("attribute", "maps");
     if (place.is_cuda) {
-      place_.device = device_of_stream(op_, place.stream);
+      const abi::DLDevice current = current_cuda_device(op_);
+      place_.device = {abi::kDLCUDA, place.ordinal < 0 ? current.device_id : place.ordinal};
       find_workspace();
     }
   }
@@ -104,6 +113,7 @@ class Call {
   int maps() const { return static_cast<int>(maps_); }
   bool has_pyramid() const { return has_pyramid_; }
   void* stream() const { return place_.stream; }
+  Pass pass() const { return place_.pass; }
 
   Tensor operand(int64_t index, const char* name) const {
     if (index >= frame_.args.size) missing("operand", name);
@@ -122,7 +132,13 @@ class Call {
     if (!place_.is_cuda) return;
     problem.stream = place_.stream;
     problem.may_wait = false;
-    problem.workspace = &workspace_;
+    problem.pass = place_.pass;
+    problem.lender = {[](void* lent, int64_t bytes) {
+                        return static_cast<const Lent*>(lent)->bytes >= bytes
+                                   ? static_cast<const Lent*>(lent)->data
+                                   : nullptr;
+                      },
+                      &lent_};
   }
 
   MapList map_operands(int64_t first, const char* name) const {
@@ -166,8 +182,7 @@ class Call {
     const auto& last = *static_cast<const xla::Buffer*>(frame_.rets.rets[num_results_ - 1]);
     if (last.dtype != xla::kU8 || last.rank != 1) return;
     --num_results_;
-    workspace_.data = static_cast<char*>(last.data);
-    workspace_.bytes = last.dims[0];
+    lent_ = {static_cast<char*>(last.data), last.dims[0]};
   }
 
   [[noreturn]] void missing(const char* what, const char* name) const {
@@ -213,7 +228,7 @@ class Call {
   const xla::CallFrame& frame_;
   Place place_;
   int64_t num_results_;  // without the workspace
-  mutable Workspace workspace_;
+  mutable Lent lent_;
   int64_t maps_ = 1;
   bool has_pyramid_ = false;
 };

@@ -119,9 +119,10 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
   // Blocks that lie together in memory are read together, as long as every thread has tasks.
   const double window =
       std::max(1.0, windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)));
-  const int64_t most_blocks = std::clamp<int64_t>(
-      std::min(image_blocks / wanted_tasks(0), static_cast<int64_t>(kBlocksWindow / kBlockBytes / window)),
-      1, std::min(given.most_blocks, blocks));
+  const int64_t most_blocks =
+      std::clamp<int64_t>(std::min(image_blocks / wanted_tasks(0),
+                                   static_cast<int64_t>(kBlocksWindow / kBlockBytes / window)),
+                          1, std::min(given.most_blocks, blocks));
   int64_t most_rois = 0;  // of a plane
   for (const PlaneRois& plane : windows.planes)
     most_rois = std::max(most_rois, plane.end - plane.begin);

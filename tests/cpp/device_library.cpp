@@ -1,9 +1,10 @@
 // A library for CUDA devices whose operators compute nothing: they say in a line of JSON what they
-// were given. tests/test_xla_handlers.py puts it in the place of libroidl_cuda.so.
+// were given. Tests put it in the place of libroidl_cuda.so.
 #include "device_library.h"
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 
 #include "backend.h"
 
@@ -11,15 +12,34 @@ namespace roidl {
 
 namespace {
 
-constexpr int64_t kWorkspace = 1000;  // that an operator on one box would like
+constexpr int64_t kFirst = 608, kSecond = 400;  // bytes that an operator would like for each box
+constexpr int32_t kCurrentDevice = 7;
 
 const char* nothing_is_wrong() { return nullptr; }
 
 void read(const Problem&, void*, const void*, size_t) {}
-void wait(const Problem&) {}
+int32_t current_device(const Problem&) { return kCurrentDevice; }
 
-int32_t device_of_stream(const Problem& problem) {
-  return static_cast<int32_t>(reinterpret_cast<intptr_t>(problem.stream) >> 8);
+long long number(const void* address) {
+  return static_cast<long long>(reinterpret_cast<intptr_t>(address));
+}
+
+void wait(const Problem& problem) {
+  std::printf("{\"waited\": %d}\n", problem.device.device_id);
+  std::fflush(stdout);
+}
+
+char* allocate(const Problem& problem, int64_t bytes) {
+  char* const memory = static_cast<char*>(std::malloc(static_cast<size_t>(bytes)));
+  std::printf("{\"allocated\": %lld, \"stream\": %lld}\n", number(memory), number(problem.stream));
+  std::fflush(stdout);
+  return memory;
+}
+
+void release(const Problem&, char* memory) {
+  std::printf("{\"released\": %lld}\n", number(memory));
+  std::fflush(stdout);
+  std::free(memory);
 }
 
 template <class P>
@@ -33,15 +53,17 @@ const void* argmax_of(const RoiPoolProblem& problem) {
 
 template <class P>
 void say(const P& problem) {
-  const char* lent = problem.workspace->take(kWorkspace * problem.rois);
-  if (only_measures(problem)) return;
+  const char* const lent = problem.workspace->take(kFirst * problem.rois);
+  const char* const more = problem.workspace->take(kSecond * problem.rois);
+  if (problem.pass == Pass::estimate || problem.pass == Pass::measure) return;
   const auto print = [](const char* name, const void* address) {
-    std::printf("\"%s\": %lld, ", name,
-                static_cast<long long>(reinterpret_cast<intptr_t>(address)));
+    std::printf("\"%s\": %lld, ", name, number(address));
   };
-  std::printf("{\"op\": \"%s\", \"device\": %d, ", problem.op, problem.device.device_id);
+  std::printf("{\"op\": \"%s\", \"pass\": \"%s\", \"device\": %d, ", problem.op,
+              problem.pass == Pass::load ? "load" : "run", problem.device.device_id);
   print("stream", problem.stream);
   print("workspace", lent);
+  print("workspace_end", more == nullptr ? nullptr : more + kSecond * problem.rois);
   print("input", problem.maps[0].features.data);
   print("gradient", problem.maps[0].gradient.data);
   print("pooled", problem.pooled.data);
@@ -56,14 +78,15 @@ Backend make_backend() {
   backend.name = "cuda";
   backend.roi_align_forward = say<RoiAlignProblem>;
   backend.roi_align_backward = say<RoiAlignProblem>;
+  backend.roi_align_backward_boxes = say<RoiAlignProblem>;
   backend.roi_pool_forward = say<RoiPoolProblem>;
   backend.roi_pool_backward = say<RoiPoolProblem>;
   return backend;
 }
 
 const Backend backend = make_backend();
-const DeviceLibrary library = {kDeviceLibraryLayout, &backend, "none", nothing_is_wrong, read,
-                               device_of_stream,     wait};
+const DeviceLibrary library = {kDeviceLibraryLayout, &backend, "none",   nothing_is_wrong, read,
+                               current_device,       wait,     allocate, release};
 
 }  // namespace
 

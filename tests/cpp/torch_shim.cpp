@@ -115,9 +115,17 @@ TorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
 int call_roi_align() {
   const int64_t features[] = {1, 2, 5, 5}, boxes[] = {2, 5};
   constexpr int32_t kFloat32 = static_cast<int32_t>(TorchDtype::float32);
-  StableIValue stack[] = {
-      value_of(make(kFloat32, 4, features)), value_of(make(kFloat32, 2, boxes)), 0,  // no indices
-      3, 3, value_of(1.0), 2, 2, 0, 0, 0};
+  StableIValue stack[] = {value_of(make(kFloat32, 4, features)),
+                          value_of(make(kFloat32, 2, boxes)),
+                          0,  // no indices
+                          3,
+                          3,
+                          value_of(1.0),
+                          2,
+                          2,
+                          0,
+                          0,
+                          0};
   try {
     kernels.at("CUDA roi_align")(stack, sizeof stack / sizeof *stack, 1);
     aoti_torch_delete_tensor_object(reinterpret_cast<AtenTensorHandle>(stack[0]));

@@ -41,7 +41,8 @@ class Array(Producer):
 
 
 class Scratch(Array):
-    def __del__(self) -> None:
+    def release(self, address: int) -> None:
+        super().release(address)
         say(freed=self.address)
 
 

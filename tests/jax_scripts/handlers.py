@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import roidl
-from roidl._params import RoiAlignParams, RoiPoolParams
+from cuda_stand_ins import BYTES_OF_A_BOX
+from roidl._params import POOL_MODES, RoiAlignParams, RoiPoolParams
 from roidl.jax import roi_align
 from roidl.jax._site import Site
-from xla_runtime import Runtime
+from xla_runtime import EXECUTE, INITIALIZE, Runtime
 
+ORDINAL = 3
 features = np.zeros((1, 2, 5, 5), np.float32)
 boxes = np.array([[0, 1, 1, 4, 4], [9, 1, 1, 4, np.nan]], np.float32)  # nobody looks at them
 pooled = np.zeros((2, 2, 3, 3), np.float32)
 argmax = np.zeros(pooled.shape, np.int32)
-enough, little = np.zeros(2000, np.uint8), np.zeros(1999, np.uint8)
+enough = np.zeros(2 * BYTES_OF_A_BOX, np.uint8)
+little = np.zeros(enough.size - 1, np.uint8)
 
 ALIGN = RoiAlignParams(3, 3, 1.0, 2, 2, False, 0, 0)
 POOL = RoiPoolParams(3, 3, 1.0, 0, 0)
@@ -29,6 +32,7 @@ CALLS: dict[str, tuple[RoiAlignParams | RoiPoolParams, list[Any], list[Any]]] = 
     "roi_pool": (POOL, [features, boxes], [pooled]),
     "roi_pool with argmax": (POOL, [features, boxes], [pooled, argmax]),
     "roi_pool_backward": (POOL, [pooled, argmax, boxes], [features]),
+    "roi_pool_jvp": (POOL._replace(mode=POOL_MODES["avg"]), [features, boxes], [pooled]),
 }
 NAMES = {
     id(features): "features",
@@ -47,12 +51,14 @@ for name, (params, operands, results) in CALLS.items():
         op = name.partition(" ")[0]
         shapes = (features.shape,)
         site = Site(op, params, shapes, 1, indexed=False, grouped=False, results=1)
-        runtime = Runtime()
-        given = [*results, workspace]
-        answer = runtime.call(
-            f"roidl_cuda_{op}", operands=operands, results=given, attributes=site.attributes()
-        )
-        assert answer is None, runtime.errors
+        # A runtime that tells its device, and an older one that does not.
+        runtime = Runtime(ordinal=ORDINAL if workspace is enough else None)
+        print(json.dumps({"name": name, "lent": NAMES[id(workspace)]}), flush=True)
+        for stage in (INITIALIZE, EXECUTE):
+            answer = runtime.call(
+                f"roidl_cuda_{op}", stage, None, operands, [*results, workspace], site.attributes()
+            )
+            assert answer is None, runtime.errors
 
 text = (
     jax.jit(lambda x, boxes: roi_align(x, boxes, 3, sampling_ratio=2))
@@ -60,4 +66,4 @@ text = (
     .lower(lowering_platforms=("cuda",))
     .as_text("hlo")
 )
-print(json.dumps("u8[2000]" in text))
+print(json.dumps(f"u8[{enough.size}]" in text))

@@ -67,5 +67,8 @@ for _op in (*ROLES, "assign_levels"):
     for _platform, _jax_platform in (("cpu", "cpu"), ("cuda", "CUDA")):
         _handler = ctypes.cast(getattr(_library, f"roidl_{_platform}_{_op}"), ctypes.c_void_p)
         _capsule = _new_capsule(_handler, None, None)
-        # Where there is no CUDA, JAX keeps it in a list.
-        jax.ffi.register_ffi_target(f"roidl_{_op}", _capsule, platform=_jax_platform)
+        # On CUDA it is called before a program runs, too, and loads its kernels. Where there is no
+        # CUDA, JAX keeps it in a list.
+        _stages = {"execute": _capsule, "initialize": _capsule}
+        _target = _stages if _platform == "cuda" else _capsule
+        jax.ffi.register_ffi_target(f"roidl_{_op}", _target, platform=_jax_platform)

@@ -1,5 +1,7 @@
-// CUDA's runtime: one device with one stream, on which everything is done at once; the limits of a
-// launch; and what the stand-in for CuPy asks the machine for.
+// CUDA's runtime: a device with one stream, on which everything is done at once; the limits of a
+// launch; contexts, of a second device too, which is the first by another number; and what the
+// stand-in for CuPy asks the machine for.
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -65,6 +67,23 @@ Options read_options() {
 
 std::string said;  // by the last error
 
+// Of a thread.
+thread_local bool is_capturing = false;
+thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+thread_local int context = -1;  // of which device; -1: none
+
+std::atomic<long> own_allocations{0};
+std::atomic<unsigned> contexts{0};  // a bit for each device that has one
+
+int get_context(void** current) {
+  *current = reinterpret_cast<void*>(intptr_t{context} + 1);
+  return 0;
+}
+int set_context(void* current) {
+  context = static_cast<int>(reinterpret_cast<intptr_t>(current)) - 1;
+  return 0;
+}
+
 cudaError_t fail_launch(const std::string& why) {
   said = why;
   return cudaErrorInvalidValue;
@@ -98,6 +117,7 @@ std::recursive_mutex& one_at_a_time() {
 
 cudaError_t launch(const Launch& launch) {
   const std::lock_guard<std::recursive_mutex> lock(one_at_a_time());
+  if (const cudaError_t status = load(*launch.type)) return status;
   ++launch.type->launches;
   if (const char* what = beyond_limits(launch)) {
     now.launched = &launch;
@@ -111,8 +131,17 @@ cudaError_t launch(const Launch& launch) {
   return cudaErrorLaunchFailure;
 }
 
+cudaError_t load(KernelType& type) {
+  const std::lock_guard<std::recursive_mutex> lock(one_at_a_time());
+  if (!type.is_loaded && is_capturing && mode != cudaStreamCaptureModeRelaxed)
+    return fail_launch("a kernel is loaded while a stream is captured");
+  type.is_loaded = true;
+  return cudaSuccess;
+}
+
 cudaError_t allow_shared_bytes(KernelType& type, int bytes) {
   const std::lock_guard<std::recursive_mutex> lock(one_at_a_time());
+  if (const cudaError_t status = load(type)) return status;
   if (bytes < 0 || static_cast<size_t>(bytes) > options().model.shared_of_block)
     return fail_launch("more shared memory than a block has");
   type.allowed_shared_bytes = static_cast<size_t>(bytes);
@@ -125,8 +154,29 @@ using machine::one_at_a_time;
 using machine::options;
 using Lock = std::lock_guard<std::recursive_mutex>;
 
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaGetDevice(int* device) {
+  *device = machine::context < 0 ? 0 : machine::context;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device > 1) return cudaErrorInvalidValue;
+  machine::context = device;
+  machine::contexts |= 1u << device;
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, machine::mode);
+  return cudaSuccess;
+}
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
+                                             unsigned long long, cudaDriverEntryPointQueryResult*) {
+  const std::string asked = name;
+  *function = asked == "cuCtxGetCurrent"   ? reinterpret_cast<void*>(machine::get_context)
+              : asked == "cuCtxSetCurrent" ? reinterpret_cast<void*>(machine::set_context)
+                                           : nullptr;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t error) {
@@ -155,6 +205,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) {
   const Lock lock(one_at_a_time());
+  ++machine::own_allocations;
   *memory = machine::allocate(bytes, machine::kUnwritten);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -169,7 +220,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamGetDevice(cudaStream_t, int* device) { return cudaGetDevice(device); }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
 // For Python
@@ -181,6 +231,13 @@ ROIDL_FOR_PYTHON void* machine_allocate(size_t bytes, int state) {
   const Lock lock(one_at_a_time());
   return machine::allocate(bytes, static_cast<machine::State>(state));
 }
+// Memory that the library has taken from CUDA, not from who calls it.
+ROIDL_FOR_PYTHON long machine_own_allocations() { return machine::own_allocations; }
+// The device of this thread's context, or -1; and a bit for each device that has a context.
+ROIDL_FOR_PYTHON int machine_context() { return machine::context; }
+ROIDL_FOR_PYTHON unsigned machine_contexts() { return machine::contexts; }
+// This thread begins or ends to capture a stream: what is launched is executed all the same.
+ROIDL_FOR_PYTHON void machine_capture(int captures) { machine::is_capturing = captures != 0; }
 ROIDL_FOR_PYTHON int machine_release(void* memory) {
   const Lock lock(one_at_a_time());
   return machine::release(memory) ? 1 : 0;

@@ -26,9 +26,15 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInsufficientDriver = 35,
   cudaErrorLaunchFailure = 719,
 };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeRelaxed = 2 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0 };
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
@@ -55,7 +61,11 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-cudaError_t cudaStreamGetDevice(cudaStream_t stream, int* device);
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* result);
 cudaError_t cudaDeviceSynchronize();
 
 namespace machine {
@@ -66,6 +76,7 @@ dim3 block_index();
 struct KernelType {
   const char* name;
   long launches = 0;
+  bool is_loaded = false;
   size_t allowed_shared_bytes = 48 << 10;
   explicit KernelType(const char* name);
 };
@@ -86,6 +97,7 @@ struct Launch {
   cudaLaunchConfig_t config;
 };
 cudaError_t launch(const Launch& launch);
+cudaError_t load(KernelType& type);
 cudaError_t allow_shared_bytes(KernelType& type, int bytes);
 
 template <class Kernel>
@@ -100,6 +112,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*function
                                const Kernel& kernel) {
   return machine::launch({&machine::kernel_type<Kernel>, machine::call_kernel<Kernel>,
                           reinterpret_cast<void (*)()>(function), &kernel, sizeof kernel, *config});
+}
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)(Kernel)) {
+  return machine::load(machine::kernel_type<Kernel>);
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(void (*)(Kernel), cudaFuncAttribute, int value) {

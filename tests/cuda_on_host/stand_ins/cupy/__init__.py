@@ -28,6 +28,17 @@ def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
 _allocate = _function("allocate", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _release = _function("release", ctypes.c_int, ctypes.c_void_p)
 _states = _function("states", ctypes.c_void_p, ctypes.c_void_p)
+
+
+class machine:
+    """What CuPy does not have: the machine's own functions."""
+
+    own_allocations = _function("own_allocations", ctypes.c_long)
+    context = _function("context", ctypes.c_int)
+    contexts = _function("contexts", ctypes.c_uint)
+    capture = _function("capture", None, ctypes.c_int)
+
+
 _get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
