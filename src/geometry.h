@@ -110,6 +110,7 @@ ROIDL_HOST_DEVICE PoolAxis<T> pool_axis(T low, T high, T scale, int64_t bins) {
   const double limit = 1073741824.0;  // 2^30, far off every map
   const auto cell = [&](T coordinate) {
     const double scaled = static_cast<double>(scale * coordinate);
+    if (scaled != scaled) return int64_t{0};  // a coordinate of 0, and a scale beyond what T holds
     const double clamped = scaled < -limit ? -limit : scaled > limit ? limit : scaled;
     return static_cast<int64_t>(::round(clamped));  // half away from zero
   };

@@ -278,3 +278,12 @@ def test_rois_that_share_a_pixel_add_up(lib: Lib) -> None:
     expected[0, 0, 2, 3] = 111
     expected[0, 0, 0, 0] = 1000
     np.testing.assert_array_equal(lib.to_numpy(got), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e39, 1e308])
+@pytest.mark.parametrize("mode", ["max", "avg"])
+def test_zero_times_any_scale_is_zero(mode: str, scale: float) -> None:
+    """Also times one that float32 cannot hold."""
+    features = np.arange(63, dtype=np.float32).reshape(1, 1, 7, 9) + 1
+    result = roidl.roi_pool(features, np.zeros((1, 5), np.float32), 1, scale, mode=mode)
+    np.testing.assert_array_equal(result, [[[[1]]]])

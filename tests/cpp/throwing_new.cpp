@@ -14,3 +14,9 @@ void* allocate(void* memory) {
 
 void* operator new(std::size_t size) { return allocate(operator new(size, std::nothrow)); }
 void* operator new[](std::size_t size) { return allocate(operator new[](size, std::nothrow)); }
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate(operator new(size, alignment, std::nothrow));
+}
+void* operator new[](std::size_t size, std::align_val_t alignment) {
+  return allocate(operator new[](size, alignment, std::nothrow));
+}
