@@ -1,6 +1,5 @@
 // What the library says of its devices, memory of theirs for who has no allocator, the copy to the
 // host for those who want values checked, and the maps of boxes.
-#include <atomic>
 #include <string>
 
 #include "backend.h"
@@ -64,14 +63,10 @@ const char* describe(cudaError_t status) {
 
 }  // namespace
 
-// Asked at every call, and again as long as there is none.
 const char* why_unusable() {
-  static std::atomic<bool> usable{false};
-  if (usable) return nullptr;
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
-  usable = status == cudaSuccess && devices > 0;
-  if (usable) return nullptr;
+  if (status == cudaSuccess && devices > 0) return nullptr;
   cudaGetLastError();  // it is reported
   return status == cudaSuccess ? "no CUDA-capable device is detected" : describe(status);
 }

@@ -1,6 +1,8 @@
 // The choice of backend, and the sentence for a device that has none.
 #include "backend.h"
 
+#include <atomic>
+
 #include "device_library.h"
 
 namespace roidl {
@@ -17,8 +19,12 @@ static_assert(sizeof(Backend) == sizeof(const char*) + kBackendEntries * sizeof(
 const DeviceLibrary& usable_cuda_library(const Problem& problem) {
   const DeviceLibrary* library = cuda_library();
   if (library == nullptr) fail_without_backend(problem);
-  const char* const reason = problem.pass == Pass::estimate ? nullptr : library->why_unusable();
+  if (problem.pass == Pass::estimate) return *library;
+  static std::atomic<bool> usable{false};  // asked again as long as it is not
+  if (usable) return *library;
+  const char* const reason = library->why_unusable();
   if (reason != nullptr) fail(ErrorKind::runtime, problem.op, "CUDA cannot be used here: ", reason);
+  usable = true;
   return *library;
 }
 

@@ -75,6 +75,13 @@ def test_pytorch_lends_bytes_of_the_device(library: str, tmp_path: Path) -> None
     assert len(freed) == 4  # the arguments', too
 
 
+def test_a_failure_to_load_is_not_for_ever(library: str, tmp_path: Path) -> None:
+    first, second, _, call, _ = lines_of(str(tmp_path / "later.so"), SCRIPT, "again", library)
+    assert first == {"error": "roi_align: not implemented on device cuda"}
+    assert second == {"error": "roi_align: CUDA cannot be used here: not yet"}
+    assert call["op"] == "roi_align"
+
+
 # On the machine that runs the kernels on a CPU ----------------------------------------------------
 
 

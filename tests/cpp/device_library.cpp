@@ -15,7 +15,13 @@ namespace {
 constexpr int64_t kFirst = 608, kSecond = 400;  // bytes that an operator would like for each box
 constexpr int32_t kCurrentDevice = 7;
 
-const char* nothing_is_wrong() { return nullptr; }
+// The first answer is as if a driver had not come up yet, where a test asks for that.
+const char* why_unusable() {
+  static bool is_late = std::getenv("ROIDL_STAND_IN_IS_LATE") != nullptr;
+  const char* const reason = is_late ? "not yet" : nullptr;
+  is_late = false;
+  return reason;
+}
 
 void read(const Problem&, void*, const void*, size_t) {}
 int32_t current_device(const Problem&) { return kCurrentDevice; }
@@ -85,7 +91,7 @@ Backend make_backend() {
 }
 
 const Backend backend = make_backend();
-const DeviceLibrary library = {kDeviceLibraryLayout, &backend, "none",   nothing_is_wrong, read,
+const DeviceLibrary library = {kDeviceLibraryLayout, &backend, "none",   why_unusable, read,
                                current_device,       wait,     allocate, release};
 
 }  // namespace
