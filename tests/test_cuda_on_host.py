@@ -127,7 +127,7 @@ def test_a_mutant_can_be_made(mutant: Mutant) -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_found(mutant: Mutant, library: Path, tmp_path: Path) -> None:
     made = build_mutant(mutant, objects(library.parent), tmp_path)
-    tests = ("test_cuda.py", "-x", "-k", f"cupy and {mutant.tests}")
+    tests = (mutant.file, "-x", "-k", f"cupy and {mutant.tests}")
     status, said, _ = Run(made, tmp_path / "report", *tests, races=mutant.races, schedule=2).end()
     assert status == 1, said[-3000:]  # tests have failed
     assert re.search(mutant.said, said) is not None, said[-3000:]

@@ -16,10 +16,11 @@ class Mutant(NamedTuple):
     header: str
     old: str
     new: str
-    tests: str  # of tests/test_cuda.py, as -k has it
+    tests: str  # of the file, as -k has it
     said: str  # by the machine, or by the test
     races: int = 1  # whether they are looked for: some would be found first
     source: str = "roi_align.cu"
+    file: str = "test_cuda.py"
 
 
 GRADIENT = "test_few_channels_of_many_rois and roi_align-avg and 9"
@@ -97,6 +98,36 @@ MUTANTS = (
         "x + across <= columns) narrow",
         CHANNELS_LAST,
         "out of bounds|race between blocks",
+    ),
+    Mutant(
+        "a context is made on the device that was the current one",
+        "launch.cuh",
+        "contexts_->set_current(context_);",
+        "cudaSetDevice(0);",
+        "contexts",
+        "AssertionError",
+        file="test_scratch.py",
+    ),
+    Mutant(
+        "kernels are loaded as captures forbid it",
+        "launch.cuh",
+        "mode_ = cudaStreamCaptureModeRelaxed;",
+        "mode_ = cudaStreamCaptureModeGlobal;",
+        "capture",
+        "a kernel is loaded while a stream is captured",
+        file="test_scratch.py",
+    ),
+    Mutant(
+        "a product is fused with the sum",
+        "winner.cuh",
+        "return term(A(x.weight_low), [&] { return between_rows(x.low); }) +\n"
+        "           term(A(x.weight_high), [&] { return between_rows(x.high); });",
+        "return fused(A(x.weight_low), between_rows(x.low),\n"
+        "           term(A(x.weight_high), [&] { return between_rows(x.high); }));",
+        "near_ties",
+        "Arrays are not equal|too far off",
+        source="roi_align_max.cu",
+        file="test_winners.py",
     ),
 )
 
