@@ -116,3 +116,8 @@ SAME_FUNCTION(Error_Destroy);
 SAME_FUNCTION(Stream_Get);
 SAME_FUNCTION(ThreadPool_Schedule);
 SAME_FUNCTION(ThreadPool_NumThreads);
+#if XLA_FFI_API_MINOR >= 3  // handlers ask how far a runtime's own reaches
+SAME_FUNCTION(DeviceOrdinal_Get);
+SAME_FIELD(DeviceOrdinalGetArgs, XLA_FFI_DeviceOrdinal_Get_Args, ctx);
+SAME_FIELD(DeviceOrdinalGetArgs, XLA_FFI_DeviceOrdinal_Get_Args, device_ordinal);
+#endif
