@@ -64,7 +64,7 @@ def cmake_tree() -> Path:
     """CMake's folder of the installation that was made last."""
     found = sorted(ROOT.glob("build/*/build.ninja"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise CommandError("there is no build/*/build.ninja: docs/cuda.md, “To run it on a GPU”")
+        raise CommandError("there is no build/*/build.ninja: docs/notes/cuda_measuring.md")
     return found[-1].parent
 
 

@@ -28,7 +28,7 @@ SWITCHES = ("ORDER_FEWEST", "GATHER_MEETINGS", "GATHER_WIDE")
 PIP = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--upgrade")
 CMAKE = ("ROIDL_CUDA=ON", "ROIDL_CUDA_ARCHITECTURES=90-real")
 TESTED = "cupy or torch_cuda or jax_cuda or test_cuda"  # rows, and files of CUDA tests
-AT_FIRST = "capture or fresh or first_call or command_buffers"
+AT_FIRST = "capture or first_call or context or command_buffers"
 WITHOUT_GPU = ("test_cuda_kernels.py", "test_cuda_on_host.py")  # run wherever there is none
 
 
