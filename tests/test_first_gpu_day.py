@@ -277,17 +277,23 @@ def test_the_page_is_made_of_whatever_there_is(tmp_path: Path) -> None:
 # All of it, without a GPU and with no time --------------------------------------------------------
 
 
-def test_it_ends_when_its_time_is_over_and_leaves_its_page(tmp_path: Path) -> None:
-    script = str(ROOT / "benchmarks/first_gpu_day.sh")
-    done = subprocess.run(
-        [script, str(tmp_path / "out"), "--no-build", "--minutes", "0.01"],
+def run_script(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "benchmarks/first_gpu_day.sh"), str(out), "--no-build", *options],
         env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_it_ends_when_its_time_is_over_and_leaves_its_page(tmp_path: Path) -> None:
+    done = run_script(tmp_path, "--minutes", "0.01")
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "out/summary.md").read_text()
+    page = (tmp_path / "summary.md").read_text()
     assert page in done.stdout
     assert "no time is left" in page
-    assert BUILD not in {each["step"] for each in records.read(tmp_path / "out/records.jsonl")}
+    assert BUILD not in {each["step"] for each in records.read(tmp_path / "records.jsonl")}
+    again = run_script(tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.endswith(f"OUT: {tmp_path} has the records of another day\n")

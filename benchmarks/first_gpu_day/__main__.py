@@ -71,8 +71,11 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run all steps, whatever becomes of each, and say what was found."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
     out: Path = options.out.resolve()
+    if (out / "records.jsonl").exists():
+        parser.error(f"OUT: {out} has the records of another day")
     out.mkdir(parents=True, exist_ok=True)
     WORK.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupted)
