@@ -32,7 +32,7 @@ DEFAULT, AGAIN = "default", "default, again"  # the same library twice: what a r
 KEY = ("operation", "workload", "layout", "dtype")
 ALIGN, POOL = "roi_align", "roi_pool"
 BACKWARD = (f"{ALIGN}_backward", f"{POOL}_backward")
-WORKLOADS = ("W1", "W2", "W3", "W4")
+WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
 
 
 class Trial(NamedTuple):
@@ -47,24 +47,25 @@ class Trial(NamedTuple):
 FORWARD, GRADIENT = (ALIGN, POOL), (f"{ALIGN}_backward",)
 ROWS = ("NCHW",)
 TRIALS = {
-    "ORDER_FEWEST": Trial(("64", "1000000000"), FORWARD, ROWS),  # W3 has 100 RoIs; never
-    "ROWS_TOGETHER": Trial(("4",), (ALIGN,), ROWS),
+    "BLOCK_PLANS": Trial(("0", "2"), (ALIGN, *BACKWARD)),  # of W5: never; twice as many blocks
+    "ORDERED_ROIS": Trial(("64", "0"), FORWARD, ROWS),  # W3 has 100 RoIs; never
+    "ROWS_CHANNELS": Trial(("4",), (ALIGN,), ROWS),
     "ROWS_ITEMS": Trial(("56", "80"), FORWARD, ROWS),
     "ROWS_ROIS": Trial(("8", "16"), (ALIGN,), ROWS),
     "ROWS_SLAB": Trial(("16", "32"), (ALIGN,), ROWS),
-    "ROWS_RESIDENT": Trial(("2",), (ALIGN,), ROWS),
-    "MAX_TOGETHER": Trial(("2",), (POOL,), ROWS),
-    "MAX_ROIS": Trial(("8", "32"), (POOL,), ROWS),
-    "MAX_SLAB": Trial(("16",), (POOL,), ROWS),
-    "MAX_RESIDENT": Trial(("2", "4"), (POOL,), ROWS),
-    "GATHER_MEETINGS": Trial(("1", "1000000000"), BACKWARD),  # always, never
-    "GATHER_AT_ONCE": Trial(("4", "16"), BACKWARD),
-    "GATHER_STAGED": Trial(("2", "8"), BACKWARD),
+    "ROWS_MIN_BLOCKS": Trial(("2",), (ALIGN,), ROWS),
+    "POOL_MAX_CHANNELS": Trial(("2",), (POOL,), ROWS),
+    "POOL_MAX_ROIS": Trial(("8", "32"), (POOL,), ROWS),
+    "POOL_MAX_SLAB": Trial(("16",), (POOL,), ROWS),
+    "POOL_MAX_MIN_BLOCKS": Trial(("2", "4"), (POOL,), ROWS),
+    "OVERLAP_ROIS": Trial(("1", "0"), BACKWARD),  # always, never
+    "GATHER_CHUNKS": Trial(("4", "16"), BACKWARD),
+    "GATHER_LOADS": Trial(("2", "8"), BACKWARD),
     "GATHER_COLUMNS": Trial(("4",), GRADIENT),
-    "GATHER_WIDE": Trial(("0", "1000000000"), GRADIENT),  # always, never
-    "GATHER_RESIDENT": Trial(("2", "4"), GRADIENT, dtypes=("float32",)),
-    "GATHER_HALF_RESIDENT": Trial(("2", "4"), GRADIENT, dtypes=("float16", "bfloat16")),
-    "MAX_GATHER_RESIDENT": Trial(("2", "4"), (f"{POOL}_backward",)),
+    "WIDE_TILES": Trial(("1", "0"), GRADIENT),  # nearly always, never
+    "GATHER_MIN_BLOCKS": Trial(("2", "4"), GRADIENT, dtypes=("float32",)),
+    "GATHER_HALF_MIN_BLOCKS": Trial(("2", "4"), GRADIENT, dtypes=("float16", "bfloat16")),
+    "POOL_MAX_GATHER_MIN_BLOCKS": Trial(("2", "4"), (f"{POOL}_backward",)),
 }
 
 

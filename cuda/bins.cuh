@@ -1,20 +1,24 @@
 // Kernels that compute every bin by itself, walking its samples or cells: a thread is a bin.
 #pragma once
+#include "arithmetic.cuh"
+#include "elements.cuh"
+#include "launch.cuh"
 #include "rois.cuh"
 
 namespace roidl::cuda {
 
-// The items of a RoI, numbered: its bins on every channel, or on every few that lie together.
+// The items of a RoI, numbered: its bins on every channel, or on every few channels
+// that are neighbours in memory.
 class Items {
  public:
-  explicit Items(const Problem& problem, int together = 1)
+  explicit Items(const Problem& problem, int item_channels = 1)
       : bins_(problem.output_height * problem.output_width),
         bins_x_(problem.output_width),
-        channels_(problem.channels / together),
-        few_(count() <= INT32_MAX),
-        by_bins_(few_ ? bins_ : 1),
-        by_bins_x_(few_ ? bins_x_ : 1),
-        by_channels_(few_ ? channels_ : 1),
+        channels_(problem.channels / item_channels),
+        fits_32_bits_(count() <= INT32_MAX),
+        by_bins_(fits_32_bits_ ? bins_ : 1),
+        by_bins_x_(fits_32_bits_ ? bins_x_ : 1),
+        by_channels_(fits_32_bits_ ? channels_ : 1),
         channels_first_(problem.pooled.c != 1) {}
 
   ROIDL_HOST_DEVICE int64_t count() const { return bins_ * channels_; }
@@ -23,7 +27,7 @@ class Items {
   template <class Visit>
   ROIDL_DEVICE void split(int64_t i, Visit&& visit) const {
     int64_t channel, p, q;
-    if (few_) {
+    if (fits_32_bits_) {
       int32_t inner = static_cast<int32_t>(i);
       const int32_t outer = (channels_first_ ? by_bins_ : by_channels_).split(inner);
       int32_t bin = channels_first_ ? inner : outer;
@@ -41,40 +45,44 @@ class Items {
 
  private:
   int64_t bins_, bins_x_, channels_;
-  bool few_;
+  bool fits_32_bits_;
   Divider by_bins_, by_bins_x_, by_channels_;
   bool channels_first_;
 };
 
-// What most bodies of EachBin know of a RoI beside itself: nothing.
-struct NothingMore {
-  static constexpr int kTogether = 1;  // channels of an item
+// The part of a Body of EachBin that needs no shared memory.
+struct NoRoiData {
+  static constexpr int kItemChannels = 1;  // channels of an item
   struct Space {};
   static int64_t bytes() { return 0; }
   ROIDL_DEVICE static Space place(Shared&) { return {}; }
   template <class RoiType>
-  ROIDL_DEVICE static void prepare(const Team&, const RoiType&, const Space&) {}
+  ROIDL_DEVICE static void prepare(const Block&, const RoiType&, const Space&) {}
 };
 
-// body(roi, space, k, channel, p, q) for every channel, or every kTogether of them, and bin of
-// every RoI, after prepare(team, roi, space).
+// `Rois`: see PlanRoi (plan.cuh). `Body` computes a bin. It has
+//   kMinBlocks                                 blocks that share a multiprocessor
+//   kItemChannels                              channels of an item
+//   Space, bytes(), place(shared)              shared memory for what it needs of a RoI
+//   prepare(block, roi, space)                 fills that
+//   operator()(roi, space, k, channel, p, q)   an item of RoI k
 template <class Rois, class Body>
 struct EachBin {
-  static constexpr int kResident = Body::kResident;
+  static constexpr int kMinBlocks = Body::kMinBlocks;
   Rois rois;
   Body body;
   Items items;
   int64_t count;        // of the RoIs
   int64_t parts, part;  // of a RoI; items in each
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+  ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
     auto* const roi = shared.take<Roi<typename Rois::Axis>>(1);
     const auto space = body.place(shared);
-    const int64_t k = team.block / parts, first = (team.block - k * parts) * part;
-    team.each(1, [&](int64_t) { *roi = rois.load(k); });
-    body.prepare(team, *roi, space);
+    const int64_t k = block.index / parts, first = (block.index - k * parts) * part;
+    block.each(1, [&](int64_t) { *roi = rois.load(k); });
+    body.prepare(block, *roi, space);
     const int64_t left = items.count() - first;
-    team.each(left < part ? left : part, [&](int64_t offset) {
+    block.each(left < part ? left : part, [&](int64_t offset) {
       items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
         body(*roi, space, k, channel, p, q);
       });
@@ -84,7 +92,7 @@ struct EachBin {
 
 template <class Rois, class Body>
 void launch_each_bin(const Problem& problem, const Rois& rois, const Body& body) {
-  const Items items(problem, Body::kTogether);
+  const Items items(problem, Body::kItemChannels);
   const int64_t part = items.count() < 4 * kThreads ? items.count() : 4 * kThreads;
   const EachBin<Rois, Body> kernel{rois, body, items, problem.rois, divide_up(items.count(), part),
                                    part};
@@ -107,9 +115,9 @@ template <class T>
 ROIDL_DEVICE Plane<T> plane_of(const MapView& view, int64_t image, int64_t channel) {
   return {static_cast<const T*>(view.data) + image * view.n + channel * view.c, view.h, view.w};
 }
-template <class T, class Place>  // Place: a Roi or a Window
-ROIDL_DEVICE Plane<T> plane_of(const Views& views, const Place& place, int64_t channel) {
-  return plane_of<T>(views.of[place.map], place.image, channel);
+template <class T, class Location>  // a Roi or a Window
+ROIDL_DEVICE Plane<T> plane_of(const Views& views, const Location& location, int64_t channel) {
+  return plane_of<T>(views.of[location.map], location.image, channel);
 }
 
 template <class T>

@@ -67,10 +67,10 @@ ROIDL_DEVICE uint16_t float_to_half(float value) {
 // Memory
 // -------------------------------------------------------------------------------------------
 
-// Copies an element of 4 or 8 bytes to shared memory in its own time; to be waited for before the
-// barrier after which it is read.
+// Starts an asynchronous copy of an element of 4 or 8 bytes to shared memory; to be waited for
+// before the barrier after which it is read.
 template <class T>
-ROIDL_DEVICE void copy_later(T* shared, const T* global) {
+ROIDL_DEVICE void copy_async(T* shared, const T* global) {
 #if __CUDA_ARCH__ >= 800
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(sizeof(T))
@@ -95,25 +95,25 @@ ROIDL_DEVICE void store_16_bytes(void* target, const Vector& value) {
   __stcs(static_cast<int4*>(target), bits);
 }
 
-// The same value, or pointer to global or shared memory, found once: the compiler likes to find one
-// anew, with all its multiplications, in every loop that uses it.
-ROIDL_DEVICE int32_t held(int32_t value) {
+// The same value, or pointer to global or shared memory, whose computation the compiler does not
+// see any more: it likes to repeat one, with all its multiplications, in every loop that uses it.
+ROIDL_DEVICE int32_t opaque(int32_t value) {
   asm("" : "+r"(value));
   return value;
 }
 template <class T>
-ROIDL_DEVICE T* held(T* pointer) {  // one that may be null
+ROIDL_DEVICE T* opaque(T* pointer) {  // one that may be null
   asm("" : "+l"(pointer));
   return pointer;
 }
 template <class T>
-ROIDL_DEVICE T* held_global(T* pointer) {
+ROIDL_DEVICE T* opaque_global(T* pointer) {
   asm("" : "+l"(pointer));
   __builtin_assume(__isGlobal(pointer));
   return pointer;
 }
 template <class T>
-ROIDL_DEVICE T* held_shared(T* pointer) {
+ROIDL_DEVICE T* opaque_shared(T* pointer) {
   asm("" : "+l"(pointer));
   __builtin_assume(__isShared(pointer));
   return pointer;

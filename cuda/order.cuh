@@ -4,14 +4,14 @@
 // Boxes come in the order of their scores, and in that order hardly a cell is still in L1 when the
 // next RoI wants it. Results do not depend on the order.
 #pragma once
-#include "meeting.cuh"
+#include "overlaps.cuh"
 #include "tuning.h"
 
 namespace roidl::cuda {
 
 // Among so many RoIs at a time; a smaller number of them stays as it is.
 inline constexpr int kOrdered = 2048;
-inline constexpr int kFewestOrdered = ROIDL_TUNE_ORDER_FEWEST;
+inline constexpr int kMinOrdered = ROIDL_TUNE_ORDERED_ROIS;  // 0: never
 
 // Spreads the lowest 9 bits: one stays free after each.
 ROIDL_DEVICE uint32_t spread(uint32_t bits) {
@@ -32,29 +32,29 @@ ROIDL_DEVICE uint32_t place_on_curve(const Window& window) {
 }
 
 // A RoI's place in the order is the number of those before it. A block finds that of kLanes of
-// them; `From` has the windows.
-template <class From>
+// them. Of `Geometry` (gather.cuh) it uses window(k) alone.
+template <class Geometry>
 struct OrderRois {
-  static constexpr int kResident = 2;
-  From from;
+  static constexpr int kMinBlocks = 2;
+  Geometry geometry;
   int32_t* order;
   int64_t count;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+  ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
     uint32_t* const keys = shared.take<uint32_t>(kOrdered);
     int32_t* const before = shared.take<int32_t>(kThreads);
     constexpr int64_t kBlocks = kOrdered / kLanes;  // for RoIs that are ordered together
-    const int64_t first = team.block / kBlocks * kOrdered, left = count - first;
+    const int64_t first = block.index / kBlocks * kOrdered, left = count - first;
     const int32_t all = left < kOrdered ? static_cast<int32_t>(left) : kOrdered;
-    const int32_t mine = static_cast<int32_t>(team.block % kBlocks) * kLanes;
-    team.each(all, [&](int64_t i) { keys[i] = place_on_curve(from.window(first + i)); });
-    team.each(kThreads, [&](int64_t thread) {
+    const int32_t mine = static_cast<int32_t>(block.index % kBlocks) * kLanes;
+    block.each(all, [&](int64_t i) { keys[i] = place_on_curve(geometry.window(first + i)); });
+    block.each(kThreads, [&](int64_t thread) {
       const int32_t i = mine + static_cast<int32_t>(thread) % kLanes;
       const int32_t part = static_cast<int32_t>(thread) / kLanes;
       if (i < all)
         before[thread] = count_before(keys, i, part * all / kWarps, (part + 1) * all / kWarps);
     });
-    team.each(all - mine < kLanes ? all - mine : kLanes, [&](int64_t lane) {
+    block.each(all - mine < kLanes ? all - mine : kLanes, [&](int64_t lane) {
       int32_t place = 0;
       for (int part = 0; part < kWarps; ++part) place += before[part * kLanes + lane];
       order[first + place] = static_cast<int32_t>(first + mine + lane);
@@ -72,17 +72,19 @@ struct OrderRois {
   }
 };
 
-// Calls use(order); it is null where the RoIs are too few.
-template <class From, class Use>
-void with_order(const Problem& problem, const From& from, Use&& use) {
-  const bool few = problem.rois < kFewestOrdered || problem.rois > INT32_MAX;
-  int32_t* const order = take_scratch<int32_t>(problem, few ? 0 : problem.rois);
-  if (!few) {
-    constexpr int64_t kBlocks = kOrdered / kLanes;
-    const int64_t last = problem.rois % kOrdered;
-    const OrderRois<From> kernel{from, order, problem.rois};
-    launch(problem, kernel, problem.rois / kOrdered * kBlocks + divide_up(last, kLanes),
-           Shared::bytes_of<uint32_t>(kOrdered) + Shared::bytes_of<int32_t>(kThreads));
+// Calls use(order); it is null where they stay in their order.
+template <class Geometry, class Use>
+void with_order(const Problem& problem, const Geometry& geometry, Use&& use) {
+  int32_t* order = nullptr;
+  if constexpr (kMinOrdered > 0) {
+    if (problem.rois >= kMinOrdered && problem.rois <= INT32_MAX) {
+      constexpr int64_t kBlocks = kOrdered / kLanes;
+      const int64_t last = problem.rois % kOrdered;
+      order = take_scratch<int32_t>(problem, problem.rois);
+      const OrderRois<Geometry> kernel{geometry, order, problem.rois};
+      launch(problem, kernel, problem.rois / kOrdered * kBlocks + divide_up(last, kLanes),
+             Shared::bytes_of<uint32_t>(kOrdered) + Shared::bytes_of<int32_t>(kThreads));
+    }
   }
   use(static_cast<const int32_t*>(order));
 }

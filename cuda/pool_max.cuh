@@ -22,30 +22,30 @@ ROIDL_DEVICE bool beats(A value, A best) {
   return !(value <= best) && best == best;
 }
 
-// What is kept of a column is its first maximum and that one's cell, y * width + x.
+// An item of a column is its first maximum and that one's cell, y * width + x.
 template <class T, class Rois>
 struct MaxRows {
   using A = accumulator<T>;
-  static constexpr int kTogether = ROIDL_TUNE_MAX_TOGETHER * 4 / sizeof(A);
-  static constexpr int kResident = ROIDL_TUNE_MAX_RESIDENT;
-  static constexpr int kMostRois = ROIDL_TUNE_MAX_ROIS, kSlab = ROIDL_TUNE_MAX_SLAB;
-  static constexpr int kMostBins = 1024;  // along both axes, whose cells a block keeps
+  static constexpr int kUnitChannels = ROIDL_TUNE_POOL_MAX_CHANNELS * 4 / sizeof(A);
+  static constexpr int kMinBlocks = ROIDL_TUNE_POOL_MAX_MIN_BLOCKS;
+  static constexpr int kMaxRois = ROIDL_TUNE_POOL_MAX_ROIS, kSlab = ROIDL_TUNE_POOL_MAX_SLAB;
+  static constexpr int kMaxBins = 1024;  // along both axes, whose cells a block keeps
   using RoiType = Roi<typename Rois::Axis>;
 
-  struct Kept {
-    Strip<A, kTogether> values;
-    Strip<int32_t, kTogether> cells;
+  struct ItemArrays {
+    ItemArray<A, kUnitChannels> values;
+    ItemArray<int32_t, kUnitChannels> cells;
 
     static int64_t bytes() {
-      return Strip<A, kTogether>::bytes() + Strip<int32_t, kTogether>::bytes();
+      return ItemArray<A, kUnitChannels>::bytes() + ItemArray<int32_t, kUnitChannels>::bytes();
     }
-    ROIDL_DEVICE static Kept place(Shared& shared) {
-      const auto values = Strip<A, kTogether>::place(shared);
-      return {values, Strip<int32_t, kTogether>::place(shared)};
+    ROIDL_DEVICE static ItemArrays place(Shared& shared) {
+      const auto values = ItemArray<A, kUnitChannels>::place(shared);
+      return {values, ItemArray<int32_t, kUnitChannels>::place(shared)};
     }
-    ROIDL_DEVICE Kept of(const Warp& warp) const { return {values.of(warp), cells.of(warp)}; }
+    ROIDL_DEVICE ItemArrays of(const Warp& warp) const { return {values.of(warp), cells.of(warp)}; }
   };
-  struct Known {
+  struct RoiData {
     Start<T> start;
     int32_t* argmax;
     const Cells *y, *x;
@@ -55,10 +55,10 @@ struct MaxRows {
   struct Space {
     RoiType* rois;
     Cells* cells;  // [RoI][bins_y + bins_x]
-    Known* known;
+    RoiData* roi_data;
   };
   struct Unit {
-    Channels<T, kTogether> from;
+    Channels<T, kUnitChannels> from;
     Results<T> to;
     Results<int32_t> argmax;
   };
@@ -77,70 +77,71 @@ struct MaxRows {
         bins_x(static_cast<int32_t>(problem.output_width)) {}
 
   static bool takes(const RoiPoolProblem& problem) {
-    return problem.output_height + problem.output_width <= kMostBins && walks_rows(problem) &&
+    return problem.output_height + problem.output_width <= kMaxBins && walks_rows(problem) &&
            counts_plane(problem, problem.argmax);
   }
-  int64_t bytes(int64_t some) const {
-    return Shared::bytes_of<RoiType>(some) + Shared::bytes_of<Cells>(some * (bins_y + bins_x)) +
-           Shared::bytes_of<Known>(some);
+  int64_t bytes(int64_t count) const {
+    return Shared::bytes_of<RoiType>(count) + Shared::bytes_of<Cells>(count * (bins_y + bins_x)) +
+           Shared::bytes_of<RoiData>(count);
   }
-  ROIDL_DEVICE Space place(Shared& shared, int64_t some) const {
+  ROIDL_DEVICE Space place(Shared& shared, int64_t count) const {
     Space space;
-    space.rois = shared.take<RoiType>(some);
-    space.cells = shared.take<Cells>(some * (bins_y + bins_x));
-    space.known = shared.take<Known>(some);
+    space.rois = shared.take<RoiType>(count);
+    space.cells = shared.take<Cells>(count * (bins_y + bins_x));
+    space.roi_data = shared.take<RoiData>(count);
     return space;
   }
   template <class RoiOf>
-  ROIDL_DEVICE void prepare(const Team& team, const Space& space, int32_t some, RoiOf&& roi_of,
+  ROIDL_DEVICE void prepare(const Block& block, const Space& space, int32_t count, RoiOf&& roi_of,
                             int32_t channel) const {
     const int32_t both = bins_y + bins_x;
-    team.each(some, [&](int64_t i) {
+    block.each(count, [&](int64_t i) {
       const int32_t k = roi_of(static_cast<int32_t>(i));
       const RoiType roi = rois.load(k);
       const Cells* const cells = space.cells + i * both;
       space.rois[i] = roi;
-      space.known[i] = {{features, out, roi, k, channel},
-                        static_cast<int32_t*>(argmax.data) + argmax.offset(k) + channel * argmax.c,
-                        cells,
-                        cells + bins_y,
-                        static_cast<int32_t>(roi.x.size),
-                        roi.image >= 0};
+      space.roi_data[i] = {
+          {features, out, roi, k, channel},
+          static_cast<int32_t*>(argmax.data) + argmax.offset(k) + channel * argmax.c,
+          cells,
+          cells + bins_y,
+          static_cast<int32_t>(roi.x.size),
+          roi.image >= 0};
     });
-    team.each(some * both, [&](int64_t index) {
+    block.each(count * both, [&](int64_t index) {
       const int32_t i = static_cast<int32_t>(index) / both,
                     bin = static_cast<int32_t>(index) % both;
       const RoiType& roi = space.rois[i];
       space.cells[index] = bin < bins_y ? cells_of(roi.y, bin) : cells_of(roi.x, bin - bins_y);
     });
   }
-  ROIDL_DEVICE Known know(const Space& space, int32_t i) const {
-    Known known = space.known[i];
-    known.y = held_shared(known.y);
-    known.x = held_shared(known.x);
-    known.width = held(known.width);
-    return known;
+  ROIDL_DEVICE RoiData load_roi(const Space& space, int32_t i) const {
+    RoiData roi_data = space.roi_data[i];
+    roi_data.y = opaque_shared(roi_data.y);
+    roi_data.x = opaque_shared(roi_data.x);
+    roi_data.width = opaque(roi_data.width);
+    return roi_data;
   }
-  ROIDL_DEVICE Unit unit_of(const Known& known, int32_t first, int32_t channels) const {
-    return {{known.start, first, channels},
-            {known.start.to, out, first},
-            {known.argmax, argmax, first}};
-  }
-
-  ROIDL_DEVICE Span columns(const Known& known, int32_t q, int32_t q_stop) const {
-    if (!known.exists) return {0, 0};
-    return {known.x[q].begin, known.x[q_stop - 1].end};
+  ROIDL_DEVICE Unit unit_of(const RoiData& roi_data, int32_t first, int32_t channels) const {
+    return {{roi_data.start, first, channels},
+            {roi_data.start.to, out, first},
+            {roi_data.argmax, argmax, first}};
   }
 
-  ROIDL_DEVICE void down(const Known& known, const Unit& unit, int32_t p, int32_t x,
-                         const Kept& kept, int32_t item) const {
-    const Cells rows = known.y[p];
+  ROIDL_DEVICE Span columns(const RoiData& roi_data, int32_t q, int32_t q_stop) const {
+    if (!roi_data.exists) return {0, 0};
+    return {roi_data.x[q].begin, roi_data.x[q_stop - 1].end};
+  }
+
+  ROIDL_DEVICE void down(const RoiData& roi_data, const Unit& unit, int32_t p, int32_t x,
+                         const ItemArrays& items, int32_t item) const {
+    const Cells rows = roi_data.y[p];
     if (rows.begin >= rows.end) return;
-    A best[kTogether];
-    int32_t row[kTogether];
+    A best[kUnitChannels];
+    int32_t row[kUnitChannels];
     int32_t at = rows.begin * unit.from.h + x * unit.from.w;
 #pragma unroll
-    for (int c = 0; c < kTogether; ++c) {
+    for (int c = 0; c < kUnitChannels; ++c) {
       best[c] = widen(unit.from.at[c][at]);
       row[c] = rows.begin;
     }
@@ -148,7 +149,7 @@ struct MaxRows {
     for (int32_t y = rows.begin + 1; y < rows.end; ++y) {
       at += unit.from.h;
 #pragma unroll
-      for (int c = 0; c < kTogether; ++c) {
+      for (int c = 0; c < kUnitChannels; ++c) {
         const A value = widen(unit.from.at[c][at]);
         if (!beats(value, best[c])) continue;
         best[c] = value;
@@ -156,129 +157,130 @@ struct MaxRows {
       }
     }
 #pragma unroll
-    for (int c = 0; c < kTogether; ++c) row[c] = row[c] * known.width + x;
+    for (int c = 0; c < kUnitChannels; ++c) row[c] = row[c] * roi_data.width + x;
     if (any(best, [](A value) { return value != value; })) {
 #pragma unroll
-      for (int c = 0; c < kTogether; ++c)
+      for (int c = 0; c < kUnitChannels; ++c)
         if (best[c] != best[c]) {
           best[c] = A(INFINITY);
           row[c] += kNaN;
         }
     }
-    kept.values.put(item, best);
-    kept.cells.put(item, row);
+    items.values.put(item, best);
+    items.cells.put(item, row);
   }
 
-  ROIDL_DEVICE void across(const Known& known, const Unit& unit, int32_t p, int32_t q,
-                           const Span& piece, const Kept& kept, int32_t first) const {
-    const Cells rows = known.y[p], columns = known.x[q];
-    A best[kTogether] = {};
-    int32_t cell[kTogether];
+  ROIDL_DEVICE void across(const RoiData& roi_data, const Unit& unit, int32_t p, int32_t q,
+                           const Span& piece, const ItemArrays& items, int32_t first) const {
+    const Cells rows = roi_data.y[p], columns = roi_data.x[q];
+    A best[kUnitChannels] = {};
+    int32_t cell[kUnitChannels];
 #pragma unroll
-    for (int c = 0; c < kTogether; ++c) cell[c] = -1;
-    if (known.exists && rows.begin < rows.end && columns.begin < columns.end) {
+    for (int c = 0; c < kUnitChannels; ++c) cell[c] = -1;
+    if (roi_data.exists && rows.begin < rows.end && columns.begin < columns.end) {
       const bool carried = columns.begin < piece.first;  // of a bin that is wider than the room
       const int32_t begin = carried ? piece.first : columns.begin + 1;
       const int32_t end = columns.end < piece.stop ? columns.end : piece.stop;
       const int32_t start = carried ? kItems : first + columns.begin - piece.first;
-      kept.values.get(start, best);
-      kept.cells.get(start, cell);
+      items.values.get(start, best);
+      items.cells.get(start, cell);
 #pragma unroll 1
       for (int32_t x = begin; x < end; ++x) {
-        A value[kTogether];
-        int32_t where[kTogether];
-        kept.values.get(first + x - piece.first, value);
-        kept.cells.get(first + x - piece.first, where);
+        A value[kUnitChannels];
+        int32_t where[kUnitChannels];
+        items.values.get(first + x - piece.first, value);
+        items.cells.get(first + x - piece.first, where);
 #pragma unroll
-        for (int c = 0; c < kTogether; ++c) {
+        for (int c = 0; c < kUnitChannels; ++c) {
           const bool wins = value[c] > best[c] || (value[c] == best[c] && where[c] < cell[c]);
           best[c] = wins ? value[c] : best[c];
           cell[c] = wins ? where[c] : cell[c];
         }
       }
       if (end < columns.end) {
-        kept.values.put(kItems, best);
-        kept.cells.put(kItems, cell);
+        items.values.put(kItems, best);
+        items.cells.put(kItems, cell);
         return;
       }
       if (any(cell, [](int32_t where) { return where < 0; })) {
 #pragma unroll
-        for (int c = 0; c < kTogether; ++c)
+        for (int c = 0; c < kUnitChannels; ++c)
           if (cell[c] < 0) {
             best[c] = A(NAN);
             cell[c] -= kNaN;
           }
       }
     }
-    unit.to.template for_each<kTogether>(unit.from.count, p, q,
-                                         [&](int c, T& result) { narrow(best[c], result); });
+    unit.to.template for_each<kUnitChannels>(unit.from.count, p, q,
+                                             [&](int c, T& result) { narrow(best[c], result); });
     if (argmax.data == nullptr) return;
-    unit.argmax.template for_each<kTogether>(unit.from.count, p, q,
-                                             [&](int c, int32_t& result) { result = cell[c]; });
+    unit.argmax.template for_each<kUnitChannels>(unit.from.count, p, q,
+                                                 [&](int c, int32_t& result) { result = cell[c]; });
   }
 
  private:
-  // A NaN is kept as infinity with this added to its cell: so it wins over whatever is none, and
+  // A NaN is stored as infinity with this added to its cell: so it wins over whatever is none, and
   // over later ones.
   static constexpr int32_t kNaN = INT32_MIN;
 
   template <class V, class Test>
-  ROIDL_DEVICE static bool any(const V (&values)[kTogether], Test&& test) {
+  ROIDL_DEVICE static bool any(const V (&values)[kUnitChannels], Test&& test) {
     bool found = false;
 #pragma unroll
-    for (int c = 0; c < kTogether; ++c) found |= test(values[c]);
+    for (int c = 0; c < kUnitChannels; ++c) found |= test(values[c]);
     return found;
   }
 };
 
-// A thread is a bin, of so many channels that lie together. The cells of the first bins along
-// either axis are found once for all channels that a block has.
-template <class T, int kChannels>
+// A thread is a bin, of so many channels that are neighbours in memory. The cells of the first bins
+// along either axis are found once for all channels that a block has.
+template <class T, int kVector>
 struct PoolMax {
   using A = accumulator<T>;
-  static constexpr int kTogether = kChannels;
-  static constexpr int kResident = 3;
-  static constexpr int kKnown = 64;  // along an axis
-  using Together = Vec<T, kTogether>;
+  static constexpr int kItemChannels = kVector;
+  static constexpr int kMinBlocks = 3;
+  static constexpr int kCachedBins = 64;  // along an axis
+  using Vector = Vec<T, kVector>;
   // 16 bytes at most.
-  static constexpr int kIndices = kTogether < 4 ? kTogether : 4;
+  static constexpr int kIndices = kVector < 4 ? kVector : 4;
   using Indices = Vec<int32_t, kIndices>;
   using Space = Cells*;
   Views features;
   PooledView out, argmax;  // argmax.data may be null
 
-  static int64_t bytes() { return Shared::bytes_of<Cells>(2 * kKnown); }
-  ROIDL_DEVICE static Space place(Shared& shared) { return shared.take<Cells>(2 * kKnown); }
+  static int64_t bytes() { return Shared::bytes_of<Cells>(2 * kCachedBins); }
+  ROIDL_DEVICE static Space place(Shared& shared) { return shared.take<Cells>(2 * kCachedBins); }
 
   template <class C>
-  ROIDL_DEVICE static void prepare(const Team& team, const Roi<PoolBins<C>>& roi, Space known) {
-    team.each(2 * kKnown, [&](int64_t i) {
-      const int64_t p = i % kKnown;
-      const PoolBins<C>& axis = i < kKnown ? roi.y : roi.x;
-      if (p < axis.bins) known[i] = cells_of(axis, p);
+  ROIDL_DEVICE static void prepare(const Block& block, const Roi<PoolBins<C>>& roi,
+                                   Space bin_cells) {
+    block.each(2 * kCachedBins, [&](int64_t i) {
+      const int64_t p = i % kCachedBins;
+      const PoolBins<C>& axis = i < kCachedBins ? roi.y : roi.x;
+      if (p < axis.bins) bin_cells[i] = cells_of(axis, p);
     });
   }
 
   template <class C>
-  ROIDL_DEVICE void operator()(const Roi<PoolBins<C>>& roi, const Cells* known, int64_t k,
+  ROIDL_DEVICE void operator()(const Roi<PoolBins<C>>& roi, const Cells* bin_cells, int64_t k,
                                int64_t group, int64_t p, int64_t q) const {
-    const int64_t channel = group * kTogether;
-    A best[kTogether] = {};
-    int32_t cell[kTogether];
+    const int64_t channel = group * kVector;
+    A best[kVector] = {};
+    int32_t cell[kVector];
 #pragma unroll
-    for (int c = 0; c < kTogether; ++c) cell[c] = -1;
+    for (int c = 0; c < kVector; ++c) cell[c] = -1;
     if (roi.image >= 0) {
       const Plane<T> plane = plane_of<T>(features, roi, channel);
-      const Cells rows = p < kKnown ? known[p] : cells_of(roi.y, p);
-      const Cells columns = q < kKnown ? known[kKnown + q] : cells_of(roi.x, q);
+      const Cells rows = p < kCachedBins ? bin_cells[p] : cells_of(roi.y, p);
+      const Cells columns = q < kCachedBins ? bin_cells[kCachedBins + q] : cells_of(roi.x, q);
       const int32_t width = static_cast<int32_t>(roi.x.size);
       for (int32_t y = rows.begin; y < rows.end; ++y) {
         const T* from = plane.data + y * plane.h + columns.begin * plane.w;
 #pragma unroll 1
         for (int32_t x = columns.begin; x < columns.end; ++x, from += plane.w) {
-          const Together values = *reinterpret_cast<const Together*>(from);
+          const Vector values = *reinterpret_cast<const Vector*>(from);
 #pragma unroll
-          for (int c = 0; c < kTogether; ++c) {
+          for (int c = 0; c < kVector; ++c) {
             const A value = widen(values.at[c]);
             if (cell[c] >= 0 && !beats(value, best[c])) continue;
             best[c] = value;
@@ -287,31 +289,32 @@ struct PoolMax {
         }
       }
     }
-    Together result;
+    Vector result;
 #pragma unroll
-    for (int c = 0; c < kTogether; ++c) narrow(best[c], result.at[c]);
-    store_together(&element_of<T>(out, k, channel, p, q), result);
+    for (int c = 0; c < kVector; ++c) narrow(best[c], result.at[c]);
+    store_vector(&element_of<T>(out, k, channel, p, q), result);
     if (argmax.data == nullptr) return;
     int32_t* const target = &element_of<int32_t>(argmax, k, channel, p, q);
 #pragma unroll
-    for (int first = 0; first < kTogether; first += kIndices) {
+    for (int first = 0; first < kVector; first += kIndices) {
       Indices indices;
 #pragma unroll
       for (int c = 0; c < kIndices; ++c) indices.at[c] = cell[first + c];
-      store_together(target + first, indices);
+      store_vector(target + first, indices);
     }
   }
 };
 
-// 16 bytes of channels at a time where they lie together.
+// 16 bytes of channels at a time where they are neighbours in memory.
 template <class T, class Rois>
 void max_by_bins(const RoiPoolProblem& problem) {
   constexpr int kWide = 16 / sizeof(T);
   const auto run = [&](const auto& body) { launch_each_bin(problem, Rois(problem), body); };
   const Views features = views_of(problem, &Map::features);
-  if (channels_together<T>(problem) &&
+  if (can_move_channel_vectors<T>(problem) &&
       (problem.argmax.data == nullptr ||
-       pooled_together(problem.argmax, problem.channels, kWide < 4 ? kWide : 4, sizeof(int32_t))))
+       can_move_pooled_vectors(problem.argmax, problem.channels, kWide < 4 ? kWide : 4,
+                               sizeof(int32_t))))
     run(PoolMax<T, kWide>{features, problem.pooled, problem.argmax});
   else
     run(PoolMax<T, 1>{features, problem.pooled, problem.argmax});

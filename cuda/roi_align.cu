@@ -1,7 +1,7 @@
 // RoIAlign on CUDA: the average forward, and its gradient to the input.
-#include "backend.h"
+#include "average_gradient.cuh"
 #include "forward.cuh"
-#include "products.cuh"
+#include "operators.h"
 
 namespace roidl::cuda {
 
@@ -10,10 +10,12 @@ namespace {
 template <class T>
 void average_forward(const RoiAlignProblem& problem) {
   using A = accumulator<T>;
-  if (is_small<A>(problem, problem.rois * divide_up(problem.channels, 64))) {
-    const PlanHere<A, AlignRois<A>> plan(problem, MostTaps(problem));
-    // What rows.cuh keeps needs the rest of a block's memory.
-    if (plan.bytes() <= kSharedBytes / 4) return forward<T>(problem, plan);
+  if constexpr (kBlockPlans > 0) {
+    if (can_plan_in_blocks<A>(problem, problem.rois * divide_up(problem.channels, 64))) {
+      const BlockPlan<A, AlignRois<A>> plan(problem, MaxTaps(problem));
+      // The items of rows.cuh need the rest of a block's shared memory.
+      if (plan.bytes() <= kSharedBytes / 4) return forward<T>(problem, plan);
+    }
   }
   with_plan<A, 1>(problem, [&](const auto& plan) { forward<T>(problem, plan); });
 }
@@ -34,7 +36,7 @@ void roi_align_backward(const RoiAlignProblem& problem) {
   if (problem.mode != AlignMode::avg) return roi_align_max_backward(problem);
   visit_elements(problem, [&](auto type) {
     using T = typename decltype(type)::type;
-    gather_once<T, AlignRois<accumulator<T>>>(problem, Products<T, 1>{});
+    gather_planning<T, AlignRois<accumulator<T>>>(problem, AverageGradient<T, 1>{});
   });
 }
 

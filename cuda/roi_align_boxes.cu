@@ -1,7 +1,7 @@
 // RoIAlign's derivatives along the boxes on CUDA: the gradient to them, and a direction of theirs.
-#include "backend.h"
-#include "products.cuh"
-#include "winner.cuh"
+#include "average_gradient.cuh"
+#include "max_sample.cuh"
+#include "operators.h"
 
 namespace roidl::cuda {
 
@@ -22,12 +22,12 @@ ROIDL_DEVICE double slope_times(A derivative, A slope) {
 template <class T>
 struct AverageEdges {
   using A = accumulator<T>;
-  using Known = int64_t;  // k
+  using RoiData = int64_t;  // k
   Plan<A, 3> plan;
 
-  ROIDL_DEVICE Known know(int64_t k) const { return k; }
-  ROIDL_DEVICE Window place_of(Known k) const { return plan.windows[k]; }
-  ROIDL_DEVICE void add(Known k, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
+  ROIDL_DEVICE RoiData load_roi(int64_t k) const { return k; }
+  ROIDL_DEVICE Window location_of(RoiData k) const { return plan.windows[k]; }
+  ROIDL_DEVICE void add(RoiData k, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
                         Edges& sum) const {
     const Tap<A, 3>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
     const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
@@ -55,18 +55,18 @@ struct AverageEdges {
 };
 
 template <class T, class C>
-struct WinnerEdges {
+struct MaxEdges {
   using A = accumulator<T>;
-  using Known = Roi<AlignBins<C>>;
+  using RoiData = Roi<AlignBins<C>>;
   AlignRois<C> rois;
 
-  ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
-  ROIDL_DEVICE const Known& place_of(const Known& roi) const { return roi; }
-  ROIDL_DEVICE void add(const Known& roi, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
+  ROIDL_DEVICE RoiData load_roi(int64_t k) const { return rois.load(k); }
+  ROIDL_DEVICE const RoiData& location_of(const RoiData& roi) const { return roi; }
+  ROIDL_DEVICE void add(const RoiData& roi, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
                         Edges& sum) const {
-    const Winner<A> winner = find_winner(roi, p, q, false, plane);
-    if (winner.y < 0) return;
-    const Corners<C, A> at = corners_of(roi, p, q, winner);
+    const MaxSample<A> max_sample = find_max_sample(roi, p, q, false, plane);
+    if (max_sample.y < 0) return;
+    const Corners<C, A> at = corners_of(roi, p, q, max_sample);
     const auto slope_y = [&](int64_t column) {
       return A(plane(at.y.high, column)) - A(plane(at.y.low, column));
     };
@@ -84,17 +84,22 @@ struct WinnerEdges {
       low += slope_times(A(edge.low), slope);
       high += slope_times(A(edge.high), slope);
     };
-    add(roi.x, at.x, q, winner.x, by_x, sum.at[0], sum.at[2]);
-    add(roi.y, at.y, p, winner.y, by_y, sum.at[1], sum.at[3]);
+    add(roi.x, at.x, q, max_sample.x, by_x, sum.at[0], sum.at[2]);
+    add(roi.y, at.y, p, max_sample.y, by_y, sum.at[1], sum.at[3]);
   }
 };
 
 // A block is a RoI; its threads share the channels and bins, and their sums are added up in pairs.
+// `Body`: AverageEdges or MaxEdges. It has
+//   RoiData, load_roi(k)   what it needs of a RoI
+//   location_of(roi_data)  its image and map
+//   add(roi_data, p, q, plane, gradient, sum)
+//                          what a bin of a channel gives to the edges
 template <class T, class Body>
 struct BoxesGradient {
   using A = accumulator<T>;
-  static constexpr int kResident = 2;
-  using Known = typename Body::Known;
+  static constexpr int kMinBlocks = 2;
+  using RoiData = typename Body::RoiData;
   Body body;
   Views features;
   PooledView grad_output;
@@ -102,26 +107,26 @@ struct BoxesGradient {
   Items items;
   int64_t count;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared shared) const {
+  ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
     Edges* const sums = shared.take<Edges>(kThreads);
-    Known* const roi = shared.take<Known>(1);
-    const int64_t k = team.block;
-    team.each(1, [&](int64_t) { *roi = body.know(k); });
-    team.each(kThreads, [&](int64_t thread) {
+    RoiData* const roi = shared.take<RoiData>(1);
+    const int64_t k = block.index;
+    block.each(1, [&](int64_t) { *roi = body.load_roi(k); });
+    block.each(kThreads, [&](int64_t thread) {
       Edges sum{};
-      const auto place = body.place_of(*roi);
-      for (int64_t i = thread; i < items.count() && place.image >= 0; i += kThreads)
+      const auto location = body.location_of(*roi);
+      for (int64_t i = thread; i < items.count() && location.image >= 0; i += kThreads)
         items.split(i, [&](int64_t channel, int64_t p, int64_t q) {
-          body.add(*roi, p, q, plane_of<T>(features, place, channel),
+          body.add(*roi, p, q, plane_of<T>(features, location, channel),
                    A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
         });
       sums[thread] = sum;
     });
     for (int half = kThreads / 2; half > 0; half /= 2)
-      team.each(half, [&](int64_t i) {
+      block.each(half, [&](int64_t i) {
         for (int j = 0; j < 4; ++j) sums[i].at[j] += sums[i + half].at[j];
       });
-    team.each(out.has_index_column ? 5 : 4, [&](int64_t column) {
+    block.each(out.has_index_column ? 5 : 4, [&](int64_t column) {
       const int64_t j = column - (out.has_index_column ? 1 : 0);
       store(k, column, j < 0 ? 0.0 : sums[0].at[j]);
     });
@@ -145,17 +150,17 @@ struct BoxesGradient {
 template <class T>
 struct AverageTangent {
   using A = accumulator<T>;
-  static constexpr int kResident = 4;
+  static constexpr int kMinBlocks = 4;
   Plan<A, 2> plan;
   Views features;
   PooledView out;
   Items items;
   int64_t count, parts;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared) const {
-    const int64_t k = team.block / parts, first = (team.block - k * parts) * kThreads;
+  ROIDL_DEVICE void operator()(const Block& block, Shared) const {
+    const int64_t k = block.index / parts, first = (block.index - k * parts) * kThreads;
     const int64_t left = items.count() - first;
-    team.each(left < kThreads ? left : kThreads, [&](int64_t offset) {
+    block.each(left < kThreads ? left : kThreads, [&](int64_t offset) {
       items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
         narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
       });
@@ -191,7 +196,7 @@ void run_gradient(const RoiAlignProblem& problem, const Body& body) {
       problem.pooled, describe_like_boxes(problem.boxes, problem.boxes_gradient),
       Items(problem), problem.rois};
   launch(problem, kernel, problem.rois,
-         Shared::bytes_of<Edges>(kThreads) + Shared::bytes_of<typename Body::Known>(1));
+         Shared::bytes_of<Edges>(kThreads) + Shared::bytes_of<typename Body::RoiData>(1));
 }
 
 }  // namespace
@@ -208,7 +213,7 @@ void roi_align_backward_boxes(const RoiAlignProblem& problem) {
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
     using C = typename decltype(coordinate)::type;
-    run_gradient<T>(problem, WinnerEdges<T, C>{AlignRois<C>(problem)});
+    run_gradient<T>(problem, MaxEdges<T, C>{AlignRois<C>(problem)});
   });
 }
 
@@ -233,7 +238,7 @@ void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
   visit_elements(problem, [&](auto type) {
     using T = typename decltype(type)::type;
     with_plan<accumulator<T>, 2>(
-        problem, [&](const auto& plan) { gather<T>(problem, Products<T, 2>{}, plan); });
+        problem, [&](const auto& plan) { gather<T>(problem, AverageGradient<T, 2>{}, plan); });
   });
 }
 

@@ -1,16 +1,16 @@
 // RoIAlign's max modes on CUDA: forward, the gradient to the input, and the derivative along it.
-#include "backend.h"
-#include "entries.cuh"
-#include "winner.cuh"
+#include "max_gradient.cuh"
+#include "max_sample.cuh"
+#include "operators.h"
 
 namespace roidl::cuda {
 
 namespace {
 
 template <class T>
-struct MaxForward : NothingMore {
+struct MaxForward : NoRoiData {
   using A = accumulator<T>;
-  static constexpr int kResident = 2;
+  static constexpr int kMinBlocks = 2;
   Views features;
   PooledView out;
   bool onnx;
@@ -20,16 +20,16 @@ struct MaxForward : NothingMore {
                                int64_t p, int64_t q) const {
     A value = A(0);
     if (roi.image >= 0)
-      value = find_winner(roi, p, q, onnx, plane_of<T>(features, roi, channel)).value;
+      value = find_max_sample(roi, p, q, onnx, plane_of<T>(features, roi, channel)).value;
     narrow(value, element_of<T>(out, k, channel, p, q));
   }
 };
 
-// The tangent's value at the winners of the features.
+// The tangent's value at the maxima of the features.
 template <class T>
-struct MaxTangent : NothingMore {
+struct MaxTangent : NoRoiData {
   using A = accumulator<T>;
-  static constexpr int kResident = 2;
+  static constexpr int kMinBlocks = 2;
   Views features, tangent;
   PooledView out;
   bool onnx;
@@ -40,8 +40,8 @@ struct MaxTangent : NothingMore {
     A value = A(0);
     if (roi.image >= 0) {
       const Plane<T> along = plane_of<T>(tangent, roi, channel);
-      const auto winner = find_winner(roi, p, q, onnx, plane_of<T>(features, roi, channel));
-      for_each_corner(roi, p, q, onnx, winner, [&](int64_t row, int64_t column, A weight) {
+      const auto max_sample = find_max_sample(roi, p, q, onnx, plane_of<T>(features, roi, channel));
+      for_each_corner(roi, p, q, onnx, max_sample, [&](int64_t row, int64_t column, A weight) {
         value = fused(weight, A(along(row, column)), value);
       });
     }
@@ -50,33 +50,33 @@ struct MaxTangent : NothingMore {
 };
 
 template <class T, class C>
-struct WinnerCells {
+struct MaxSampleCells {
   static constexpr int kCells = 4;
-  static constexpr int kResident = 2;
-  static constexpr int kStaged = 1;
-  using Known = Roi<AlignBins<C>>;
+  static constexpr int kMinBlocks = 2;
+  static constexpr int kLoads = 1;
+  using RoiData = Roi<AlignBins<C>>;
   AlignRois<C> rois;
   Views features;
   bool onnx;
 
-  ROIDL_DEVICE Known know(int64_t k) const { return rois.load(k); }
+  ROIDL_DEVICE RoiData load_roi(int64_t k) const { return rois.load(k); }
 
   struct Bin {
-    const Known& roi;
+    const RoiData& roi;
     int64_t channel;
     int32_t p, q;
   };
-  ROIDL_DEVICE Bin bin_of(const Known& roi, const Place& place) const {
+  ROIDL_DEVICE Bin bin_of(const RoiData& roi, const BinPlace& place) const {
     return {roi, place.channel, place.p, place.q};
   }
-  struct More {};
+  struct Extra {};
   bool counts() const { return true; }
-  ROIDL_DEVICE More more(const Bin&, int32_t) const { return {}; }
+  ROIDL_DEVICE Extra load_extra(const Bin&, int32_t) const { return {}; }
   template <class Give>
-  ROIDL_DEVICE void find(const Bin& bin, int32_t c, const More&, Give&& give) const {
+  ROIDL_DEVICE void find(const Bin& bin, int32_t c, const Extra&, Give&& give) const {
     const auto plane = plane_of<T>(features, bin.roi, bin.channel + c);
-    const auto winner = find_winner(bin.roi, bin.p, bin.q, onnx, plane);
-    for_each_corner(bin.roi, bin.p, bin.q, onnx, winner,
+    const auto max_sample = find_max_sample(bin.roi, bin.p, bin.q, onnx, plane);
+    for_each_corner(bin.roi, bin.p, bin.q, onnx, max_sample,
                     [&](int64_t row, int64_t column, accumulator<T> weight) {
                       give(static_cast<int32_t>(row), static_cast<int32_t>(column), weight);
                     });
@@ -100,10 +100,10 @@ void roi_align_max_backward(const RoiAlignProblem& problem) {
   visit_types(problem, [&](auto type, auto coordinate) {
     using T = typename decltype(type)::type;
     using C = typename decltype(coordinate)::type;
-    const WinnerCells<T, C> finder{AlignRois<C>(problem), views_of(problem, &Map::features),
-                                   is_onnx(problem)};
+    const MaxSampleCells<T, C> finder{AlignRois<C>(problem), views_of(problem, &Map::features),
+                                      is_onnx(problem)};
     with_plan<accumulator<T>, 1>(problem, [&](const auto& plan) {
-      gather<T>(problem, Entries<T, WinnerCells<T, C>>{finder}, plan);
+      gather<T>(problem, MaxGradient<T, MaxSampleCells<T, C>>{finder}, plan);
     });
   });
 }

@@ -1,9 +1,9 @@
 // RoIPool on CUDA: the maximum over bins with its place, the average, and their derivatives.
-#include "backend.h"
-#include "entries.cuh"
+#include "average_gradient.cuh"
 #include "forward.cuh"
+#include "max_gradient.cuh"
+#include "operators.h"
 #include "pool_max.cuh"
-#include "products.cuh"
 
 namespace roidl::cuda {
 
@@ -11,8 +11,8 @@ namespace {
 
 // What lies at every output's argmax. One that is not on the map moves nothing.
 template <class T>
-struct AtArgmax : NothingMore {
-  static constexpr int kResident = 3;
+struct AtArgmax : NoRoiData {
+  static constexpr int kMinBlocks = 3;
   Views tangent;
   PooledView out, argmax;
 
@@ -31,9 +31,9 @@ struct AtArgmax : NothingMore {
 
 struct ArgmaxCells {
   static constexpr int kCells = 1;
-  static constexpr int kResident = ROIDL_TUNE_MAX_GATHER_RESIDENT;
-  static constexpr int kStaged = ROIDL_TUNE_GATHER_STAGED;
-  using Known = int64_t;  // where the RoI's argmax begins
+  static constexpr int kMinBlocks = ROIDL_TUNE_POOL_MAX_GATHER_MIN_BLOCKS;
+  static constexpr int kLoads = ROIDL_TUNE_GATHER_LOADS;
+  using RoiData = int64_t;  // where the RoI's argmax begins
   PooledView argmax;
   Divider by_width[kMaxMaps];
 
@@ -42,23 +42,25 @@ struct ArgmaxCells {
       if (problem.maps[i].width > 0) by_width[i] = Divider(problem.maps[i].width);
   }
 
-  ROIDL_DEVICE Known know(int64_t k) const { return argmax.offset(k); }
+  ROIDL_DEVICE RoiData load_roi(int64_t k) const { return argmax.offset(k); }
 
   struct Bin {
     const int32_t* cells;
     int32_t stride;
     Divider by_width;
   };
-  ROIDL_DEVICE Bin bin_of(Known offset, const Place& place) const {
+  ROIDL_DEVICE Bin bin_of(RoiData offset, const BinPlace& place) const {
     return {static_cast<const int32_t*>(argmax.data) + offset + place.channel * argmax.c +
                 place.p * argmax.h + place.q * argmax.w,
             static_cast<int32_t>(argmax.c), by_width[place.map]};
   }
-  using More = int32_t;  // the argmax
+  using Extra = int32_t;  // the argmax
   bool counts() const { return counts_channels(argmax); }
-  ROIDL_DEVICE More more(const Bin& bin, int32_t c) const { return bin.cells[c * bin.stride]; }
+  ROIDL_DEVICE Extra load_extra(const Bin& bin, int32_t c) const {
+    return bin.cells[c * bin.stride];
+  }
   template <class Give>
-  ROIDL_DEVICE void find(const Bin& bin, int32_t, More cell, Give&& give) const {
+  ROIDL_DEVICE void find(const Bin& bin, int32_t, Extra cell, Give&& give) const {
     int32_t column = cell < 0 ? 0 : cell;
     const int32_t row = bin.by_width.split(column);
     give(cell < 0 ? -1 : row, column, 1.0f);
@@ -80,7 +82,7 @@ void roi_pool_forward(const RoiPoolProblem& problem) {
     using Rois = PoolRois<typename decltype(coordinate)::type>;
     if (!is_channels_last(problem) && MaxRows<T, Rois>::takes(problem))
       with_order(
-          problem, FromBoxes<accumulator<T>, Rois>{Rois(problem)}, [&](const int32_t* order) {
+          problem, BoxGeometry<accumulator<T>, Rois>{Rois(problem)}, [&](const int32_t* order) {
             launch_rows(problem, MaxRows<T, Rois>(problem), order, 2 * enough_blocks(problem));
           });
     else
@@ -95,8 +97,10 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
     using T = typename decltype(type)::type;
     using A = accumulator<T>;
     if (problem.mode == PoolMode::max)
-      return gather_once<T, PoolRois<A>>(problem, Entries<T, ArgmaxCells>{ArgmaxCells(problem)});
-    with_plan<A, 1>(problem, [&](const auto& plan) { gather<T>(problem, Products<T, 1>{}, plan); });
+      return gather_planning<T, PoolRois<A>>(problem,
+                                             MaxGradient<T, ArgmaxCells>{ArgmaxCells(problem)});
+    with_plan<A, 1>(problem,
+                    [&](const auto& plan) { gather<T>(problem, AverageGradient<T, 1>{}, plan); });
   });
 }
 

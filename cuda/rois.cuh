@@ -1,7 +1,10 @@
 // The RoIs as kernels read them: one box at a time, its bins along both axes, the cells it touches.
 #pragma once
-#include "launch.cuh"
+#include "boxes.h"
+#include "intrinsics.cuh"
 #include "pyramid.h"
+#include "roi_align.h"
+#include "roi_pool.h"
 #include "samples.h"
 
 namespace roidl::cuda {
@@ -78,11 +81,11 @@ struct AlignBins {
   ROIDL_DEVICE void for_each_tap(int64_t p, Visit&& visit) const {
     const W share = axis.grid > 0 ? W(1) / W(axis.grid) : W(0);
     for_each_sample(axis, p, size, [&](const Bilinear<C>& sample, int64_t i, double times) {
-      const W some = share * W(times);
+      const W sample_share = share * W(times);
       for (int side = 0; side < 2; ++side)
         visit(static_cast<int32_t>(side == 0 ? sample.low : sample.high),
-              some * W(side == 0 ? sample.weight_low : sample.weight_high), i,
-              sample.moves ? some * W(2 * side - 1) : W(0));
+              sample_share * W(side == 0 ? sample.weight_low : sample.weight_high), i,
+              sample.moves ? sample_share * W(2 * side - 1) : W(0));
     });
   }
 
@@ -92,7 +95,7 @@ struct AlignBins {
   }
 
   // The most cells that bin p has taps on, one above the other or not.
-  ROIDL_DEVICE int64_t cells_at_most(int64_t p) const {
+  ROIDL_DEVICE int64_t max_cells(int64_t p) const {
     const SampleRange range = samples_on_map(axis, p, size);
     if (range.first >= range.stop) return 0;
     const int64_t front = bilinear(sample_position(axis, p, range.first), size).low;
@@ -138,7 +141,7 @@ struct PoolBins {
       visit(static_cast<int32_t>(cell), share, 0, W(0));
   }
 
-  ROIDL_DEVICE int64_t cells_at_most(int64_t p) const {
+  ROIDL_DEVICE int64_t max_cells(int64_t p) const {
     const Bin covered = bin(p);
     return covered.begin < covered.end ? covered.end - covered.begin : 0;
   }
@@ -209,15 +212,15 @@ ROIDL_DEVICE Window window_of(const Roi<Axis>& roi) {
   return window;
 }
 
-// The most that a map of the problem has, of something that measure(map) says.
+// The largest measure(map) of the maps of a problem.
 template <class Measure>
-int64_t most_of_maps(const Problem& problem, Measure&& measure) {
-  int64_t most = 0;
+int64_t max_over_maps(const Problem& problem, Measure&& measure) {
+  int64_t max = 0;
   for (int i = 0; i < problem.num_maps; ++i) {
     const int64_t value = measure(problem.maps[i]);
-    most = value > most ? value : most;
+    max = value > max ? value : max;
   }
-  return most;
+  return max;
 }
 
 // Calls f(Type<T>{}, Type<C>{}) with the types of the elements and of the coordinates.

@@ -21,9 +21,9 @@ struct Patches {
   ROIDL_DEVICE static int column_of(int warp) { return warp % kAcross * kColumns; }
 };
 
-// A bin of a chunk (staging.cuh), and what the tile sees of it: the rows and columns that it gives
-// to, bit by bit; the first channel at hand; and where its gradient on that is staged.
-struct Place {
+// A bin of a chunk (chunks.cuh), and what the tile sees of it: the rows and columns that it gives
+// to, bit by bit; the first channel at hand; and where its gradient on that is in shared memory.
+struct BinPlace {
   int64_t channel;
   int32_t slot, map, p, q, y, x;
   uint32_t rows, columns;
@@ -49,8 +49,8 @@ struct Tile {
   int64_t number, image;
   int32_t map, y, x, rows, columns;
 
-  // Not one test after the other: what they read is waited for together.
-  ROIDL_DEVICE bool meets(const Window& window) const {
+  // Not one test after the other: their loads are to be in flight at the same time.
+  ROIDL_DEVICE bool overlaps(const Window& window) const {
     return (window.image == image) & (window.map == map) & (window.y_begin - y < rows) &
            (window.y_end > y) & (window.x_begin - x < columns) & (window.x_end > x);
   }
@@ -63,11 +63,11 @@ struct Work {
   int32_t channels;
 };
 
-// The tiles of all maps: those of the smallest map come first, where most RoIs meet in one.
+// The tiles of all maps: those of the smallest map come first, where most RoIs overlap one.
 struct Tiling {
   struct MapTiles {
     int64_t first, height, width, each;  // each: of an image
-    bool few;
+    bool fits_32_bits;
     Divider by_each, by_columns;
     int64_t columns;
   };
@@ -85,14 +85,14 @@ struct Tiling {
       const Map& map = problem.maps[i];
       const int64_t columns = divide_up(map.width, tile_columns);
       const int64_t each = columns * divide_up(map.height, tile_rows);
-      const bool few = each > 0 && each <= INT32_MAX && images * each <= INT32_MAX;
+      const bool fits_32_bits = each > 0 && each <= INT32_MAX && images * each <= INT32_MAX;
       of[i] = {count,
                map.height,
                map.width,
                each,
-               few,
-               Divider(few ? each : 1),
-               Divider(few ? columns : 1),
+               fits_32_bits,
+               Divider(fits_32_bits ? each : 1),
+               Divider(fits_32_bits ? columns : 1),
                columns};
       count += images * each;
     }
@@ -107,7 +107,7 @@ struct Tiling {
     const int32_t map = map_of(number);
     const MapTiles& those = of[map];
     int64_t image, row, column;
-    if (those.few) {
+    if (those.fits_32_bits) {
       int32_t at = static_cast<int32_t>(number - those.first);
       image = those.by_each.split(at);
       row = those.by_columns.split(at);

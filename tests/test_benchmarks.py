@@ -275,9 +275,9 @@ def test_an_object_is_compiled_as_the_installed_one(tmp_path: Path) -> None:
         file.name for file in (ROOT / "cuda").glob("*.cu")
     }
     assert all(line.output in link.command for line in lines)
-    (line,) = [line for line in lines if line.file.name == "device.cu"]
+    (line,) = [line for line in lines if line.file.name == "backend.cu"]
     said = builds.compile_object(line, tree, tmp_path, builds.Variant("ANY", "2"))
-    assert (tmp_path / "ANY-2/device.cu.o").exists()
+    assert (tmp_path / "ANY-2/backend.cu.o").exists()
     assert "entry function" in said
     with pytest.raises(builds.BuildError, match="error"):
         builds.compile_object(line, tree, tmp_path, builds.Variant("ANY", "2 --no-such-option"))

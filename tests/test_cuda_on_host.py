@@ -104,6 +104,29 @@ def test_the_rows_of_cupy_pass_on_the_machine(library: Path, tmp_path: Path) -> 
     assert [name for name, count in launches.items() if count == 0] == []  # all kernels have run
 
 
+# The switches of cuda/tuning.h, and what the kernels that each leaves out are called by.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("switch", "kernel"),
+    [
+        ("BLOCK_PLANS", r"BlockPlan|Gather<.*BoxGeometry"),
+        ("ORDERED_ROIS", "OrderRois"),
+        ("OVERLAP_ROIS", "FindOverlaps"),
+        ("WIDE_TILES", r"AverageGradient<[^<>]*true>"),
+    ],
+)
+def test_a_variant_can_be_left_out(switch: str, kernel: str, library: Path, tmp_path: Path) -> None:
+    without = build(tmp_path, flags=(f"-DROIDL_TUNE_{switch}=0",))
+    found = [
+        re.search(kernel, subprocess.check_output(("nm", "-C", built), text=True))
+        for built in (library, without)
+    ]
+    assert found[0] is not None
+    assert found[1] is None
+    for _ in run_rows(without, tmp_path):
+        pass
+
+
 # Other devices, and as many multiprocessors as they have: most calls are small ones then.
 @pytest.mark.slow
 @pytest.mark.parametrize(

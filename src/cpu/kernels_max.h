@@ -53,7 +53,7 @@ struct Largest {
 
 // What lies between two neighbours: weight_low * low + weight_high * high, where a weight of zero
 // contributes 0 and reads nothing. Both products are rounded before they are added, here as in
-// cuda/winner.cuh: samples that differ in their last bits must rank alike on every machine, or
+// cuda/max_sample.cuh: samples that differ in their last bits must rank alike on every machine, or
 // gradients land elsewhere.
 template <class A, class Low, class High>
 ROIDL_INLINE Block<A> interpolate(A weight_low, Low&& low, A weight_high, High&& high) {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +19,7 @@ KERNELS = (
     "roi_pool.cu",
     "roi_align_max.cu",
     "roi_align_boxes.cu",
-    "device.cu",
-    "backend.cpp",
+    "backend.cu",
 )
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-g1")
 # Contraction to FMA is off as nvcc's is: sums ask for it by name. (Unknown pragmas are nvcc's.)
@@ -64,10 +64,11 @@ def _digest(folders: Iterable[Path], flags: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def compile_kernels(source: Path, target: Path) -> None:
+def compile_kernels(source: Path, target: Path, flags: Sequence[str] = ()) -> None:
     """Compile one file of cuda/; its headers lie beside it and in src/ beside that."""
     include = ("-I", HERE / "runtime", "-I", source.parents[1] / "src")
-    _run(("g++", *COMMON, *KERNEL_FLAGS, *include, "-x", "c++", "-c", source, "-o", target))
+    command: tuple[str | Path, ...] = ("g++", *COMMON, *KERNEL_FLAGS, *flags, *include, "-x", "c++")
+    _run((*command, "-c", source, "-o", target))
     redefined = [f"--redefine-sym={name}=machine_{name}" for name in COPIES]
     _run(("objcopy", *redefined, target))
 
@@ -83,15 +84,20 @@ def link(objects: Iterable[Path], target: Path) -> None:
     _run(("g++", "-shared", "-o", target, *objects, *where, "-ldl"))
 
 
-def objects(out: Path, root: Path = ROOT, jobs: int = 2) -> dict[str, Path]:
+def objects(
+    out: Path, root: Path = ROOT, jobs: int = 2, flags: Sequence[str] = ()
+) -> dict[str, Path]:
     """Compile what has changed; the objects by the names of their sources."""
     out.mkdir(parents=True, exist_ok=True)
     runtime, machine = HERE / "runtime", HERE / "machine"
+    compile_ours = functools.partial(compile_kernels, flags=flags)
     common = {
-        compile_kernels: _digest((root / "cuda", root / "src", runtime), KERNEL_FLAGS),
+        compile_ours: _digest((root / "cuda", root / "src", runtime), (*KERNEL_FLAGS, *flags)),
         _compile_machine: _digest((machine, runtime), MACHINE_FLAGS),
     }
-    work = {root / "cuda" / name: compile_kernels for name in KERNELS}
+    work: dict[Path, Callable[[Path, Path], None]] = {
+        root / "cuda" / name: compile_ours for name in KERNELS
+    }
     work |= dict.fromkeys(sorted(machine.glob("*.cpp")), _compile_machine)
     made: dict[str, Path] = {}
 
@@ -109,10 +115,13 @@ def objects(out: Path, root: Path = ROOT, jobs: int = 2) -> dict[str, Path]:
     return made
 
 
-def build(out: Path, root: Path = ROOT) -> Path:
-    """Build the library of the sources under `root` in the folder `out`; return its path."""
+def build(out: Path, root: Path = ROOT, flags: Sequence[str] = ()) -> Path:
+    """Build the library of the sources under `root` in the folder `out`; return its path.
+
+    `flags` are for the kernels beside KERNEL_FLAGS.
+    """
     library = out.resolve() / "libroidl_cuda_on_host.so"
-    link(objects(out.resolve(), root).values(), library)
+    link(objects(out.resolve(), root, flags=flags).values(), library)
     return library
 
 

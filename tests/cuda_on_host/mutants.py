@@ -28,7 +28,7 @@ CHANNELS_LAST = "test_channels_last and roi_align-avg"
 MUTANTS = (
     Mutant(
         "no barrier of the warp",
-        "team.cuh",
+        "block.cuh",
         "visit(i);\n    sync_warp();",
         "visit(i);",
         GRADIENT,
@@ -36,7 +36,7 @@ MUTANTS = (
     ),
     Mutant(
         "copies not waited for",
-        "staging.cuh",
+        "chunks.cuh",
         "    wait_for_copies();\n",
         "",
         GRADIENT,
@@ -44,8 +44,8 @@ MUTANTS = (
     ),
     Mutant(
         "copies waited for without a barrier",
-        "staging.cuh",
-        "    wait_for_copies();\n    team.sync();\n",
+        "chunks.cuh",
+        "    wait_for_copies();\n    block.sync();\n",
         "    wait_for_copies();\n",
         GRADIENT,
         "race between warps|a copy that is not waited for|nobody wrote",
@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "no barrier after the sums",
         "gather.cuh",
-        "      team.sync();\n      for (chunk",
+        "      block.sync();\n      for (chunk",
         "      for (chunk",
         GRADIENT,
         "race within a warp|race between warps",
@@ -61,8 +61,8 @@ MUTANTS = (
     Mutant(
         "a barrier that one thread does not reach",
         "gather.cuh",
-        "      team.sync();\n      for (chunk",
-        "      if (thread_index() != 5) team.sync();\n      for (chunk",
+        "      block.sync();\n      for (chunk",
+        "      if (thread_index() != 5) block.sync();\n      for (chunk",
         GRADIENT,
         "different barriers|ends while others wait",
         races=0,
@@ -85,7 +85,7 @@ MUTANTS = (
     ),
     Mutant(
         "vectors that are not aligned",
-        "launch.cuh",
+        "elements.cuh",
         "  if (reinterpret_cast<uintptr_t>(data) % (count * item_bytes) != 0) return false;\n",
         "  static_cast<void>(data), static_cast<void>(item_bytes);\n",
         CHANNELS_LAST,
@@ -101,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "a context is made on the device that was the current one",
-        "launch.cuh",
+        "device_guard.h",
         "contexts_->set_current(context_);",
         "cudaSetDevice(0);",
         "contexts",
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "kernels are loaded as captures forbid it",
-        "launch.cuh",
+        "device_guard.h",
         "mode_ = cudaStreamCaptureModeRelaxed;",
         "mode_ = cudaStreamCaptureModeGlobal;",
         "capture",
@@ -119,7 +119,7 @@ MUTANTS = (
     ),
     Mutant(
         "a product is fused with the sum",
-        "winner.cuh",
+        "max_sample.cuh",
         "return term(A(x.weight_low), [&] { return between_rows(x.low); }) +\n"
         "           term(A(x.weight_high), [&] { return between_rows(x.high); });",
         "return fused(A(x.weight_low), between_rows(x.low),\n"

@@ -51,7 +51,7 @@ ROIDL_DEVICE float half_to_float(uint16_t bits) { return bit_cast<float16>(bits)
 ROIDL_DEVICE uint16_t float_to_half(float value) { return float16(value).bits; }
 
 template <class T>
-ROIDL_DEVICE void copy_later(T* shared, const T* global) {
+ROIDL_DEVICE void copy_async(T* shared, const T* global) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   machine::copy_later(shared, global, sizeof(T));
 }
@@ -65,18 +65,18 @@ ROIDL_DEVICE void store_16_bytes(void* target, const Vector& value) {
   *static_cast<int4*>(target) = bits;
 }
 
-ROIDL_DEVICE int32_t held(int32_t value) { return value; }
+ROIDL_DEVICE int32_t opaque(int32_t value) { return value; }
 template <class T>
-ROIDL_DEVICE T* held(T* pointer) {
+ROIDL_DEVICE T* opaque(T* pointer) {
   return pointer;
 }
 template <class T>
-ROIDL_DEVICE T* held_global(T* pointer) {
+ROIDL_DEVICE T* opaque_global(T* pointer) {
   machine::expect_global(pointer);
   return pointer;
 }
 template <class T>
-ROIDL_DEVICE T* held_shared(T* pointer) {
+ROIDL_DEVICE T* opaque_shared(T* pointer) {
   machine::expect_shared(pointer);
   return pointer;
 }

@@ -4,16 +4,16 @@
 
 namespace roidl::cuda {
 
-// The winning value and where it stands: the numbers of its samples along y and x, or -1 for a
-// winner that no feature moves; of the ONNX mode also which corner.
+// The largest value and where it is: the numbers of its samples along y and x, or -1 for a
+// value that no feature moves; of the ONNX mode also which corner.
 template <class A>
-struct Winner {
+struct MaxSample {
   A value = A(0);
   int64_t y = -1, x = -1;
   int corner = 0;
   bool empty = true;
 
-  // A later candidate wins by being larger, or by being the first NaN.
+  // A candidate replaces the value by being larger, or by being the first NaN.
   ROIDL_DEVICE void consider(A candidate, int64_t at_y, int64_t at_x, int at_corner) {
     if (empty || candidate > value || (candidate != candidate && value == value)) {
       value = candidate;
@@ -52,54 +52,55 @@ struct Corners {
 // Bin (p, q), samples in row-major order. Those off the map are worth 0; the first of them decides
 // ties.
 template <class T, class C>
-ROIDL_DEVICE Winner<accumulator<T>> find_winner(const Roi<AlignBins<C>>& roi, int64_t p, int64_t q,
-                                                bool onnx, const Plane<T>& plane) {
+ROIDL_DEVICE MaxSample<accumulator<T>> find_max_sample(const Roi<AlignBins<C>>& roi, int64_t p,
+                                                       int64_t q, bool onnx,
+                                                       const Plane<T>& plane) {
   using A = accumulator<T>;
-  Winner<A> winner;
+  MaxSample<A> max_sample;
   const AlignBins<C>&y = roi.y, &x = roi.x;
-  if (y.axis.grid == 0) return winner;
+  if (y.axis.grid == 0) return max_sample;
   const SampleRange rows = samples_on_map(y.axis, p, y.size);
   const SampleRange columns = samples_on_map(x.axis, q, x.size);
   const bool no_rows = rows.first >= rows.stop, no_columns = columns.first >= columns.stop;
   const auto outside = [&](bool exists) {
-    if (exists) winner.consider(A(0), -1, -1, 0);
+    if (exists) max_sample.consider(A(0), -1, -1, 0);
   };
   outside(no_rows || no_columns || rows.first > 0 || columns.first > 0);
-  if (no_rows || no_columns) return winner;
+  if (no_rows || no_columns) return max_sample;
   for_each_sample(y.axis, p, y.size, [&](const Bilinear<C>& down, int64_t i, double) {
     for_each_sample(x.axis, q, x.size, [&](const Bilinear<C>& across, int64_t j, double) {
       const Corners<C, A> corners{down, across};
-      if (!onnx) return winner.consider(corners.value(plane), i, j, 0);
+      if (!onnx) return max_sample.consider(corners.value(plane), i, j, 0);
       for (int corner = 0; corner < 4; ++corner) {
         const A weight = corners.weight(corner);
         if (weight == A(0))
-          winner.consider(A(0), -1, -1, 0);
+          max_sample.consider(A(0), -1, -1, 0);
         else
-          winner.consider(weight * A(plane(corners.row(corner), corners.column(corner))), i, j,
-                          corner);
+          max_sample.consider(weight * A(plane(corners.row(corner), corners.column(corner))), i, j,
+                              corner);
       }
     });
     outside(columns.stop < x.axis.grid);
   });
   outside(rows.stop < y.axis.grid);
-  return winner;
+  return max_sample;
 }
 
 template <class A, class C>
 ROIDL_DEVICE Corners<C, A> corners_of(const Roi<AlignBins<C>>& roi, int64_t p, int64_t q,
-                                      const Winner<A>& winner) {
-  return {bilinear(sample_position(roi.y.axis, p, winner.y), roi.y.size),
-          bilinear(sample_position(roi.x.axis, q, winner.x), roi.x.size)};
+                                      const MaxSample<A>& max_sample) {
+  return {bilinear(sample_position(roi.y.axis, p, max_sample.y), roi.y.size),
+          bilinear(sample_position(roi.x.axis, q, max_sample.x), roi.x.size)};
 }
 
-// visit(row, column, weight) for the cells that made the winner.
+// visit(row, column, weight) for the cells that made the maximum.
 template <class A, class C, class Visit>
 ROIDL_DEVICE void for_each_corner(const Roi<AlignBins<C>>& roi, int64_t p, int64_t q, bool onnx,
-                                  const Winner<A>& winner, Visit&& visit) {
-  if (winner.y < 0) return;
-  const Corners<C, A> corners = corners_of(roi, p, q, winner);
+                                  const MaxSample<A>& max_sample, Visit&& visit) {
+  if (max_sample.y < 0) return;
+  const Corners<C, A> corners = corners_of(roi, p, q, max_sample);
   for (int corner = 0; corner < 4; ++corner) {
-    if (onnx && corner != winner.corner) continue;
+    if (onnx && corner != max_sample.corner) continue;
     const A weight = corners.weight(corner);
     if (weight != A(0)) visit(corners.row(corner), corners.column(corner), weight);
   }

@@ -1,6 +1,7 @@
-// The bins that a gather works on together, as they come to lie in shared memory: what each gives
-// to the rows and columns of a tile, and the gradients of those that give anything.
+// The chunks of bins that a gather has in shared memory: what each bin gives to the rows and
+// columns of a tile, and the gradients of those that give anything.
 #pragma once
+#include "elements.cuh"
 #include "tile.cuh"
 #include "tuning.h"
 
@@ -12,7 +13,8 @@ struct Chunk {
   int32_t p, q, rows, columns;
 };
 
-// So many chunks of a list of RoIs, from number `chunk` of the RoI at `roi` on.
+// The chunks that are in shared memory at the same time: `count` of a list of RoIs, from number
+// `chunk` of the RoI at `roi` on.
 struct Batch {
   int64_t first;  // RoI, from which the list counts
   const int32_t* list;
@@ -21,13 +23,13 @@ struct Batch {
 
 // `Source`: see Gather (gather.cuh).
 template <class T, class Source>
-struct Staging {
+struct Chunks {
   using A = accumulator<T>;
   using Patch = typename Source::Patch;
   static constexpr int kWeights = Source::kWeights;
-  static constexpr int kStaged = Source::kStaged;
+  static constexpr int kLoads = Source::kLoads;
   static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
-  static constexpr int kMostAtOnce = ROIDL_TUNE_GATHER_AT_ONCE;  // chunks
+  static constexpr int kMaxChunks = ROIDL_TUNE_GATHER_CHUNKS;  // of a batch
 
   using Rows = Table<A, Patch::kTileRows, Patch::kDown>;
   using Columns = Table<A, Patch::kTileColumns, Patch::kAcross>;
@@ -35,25 +37,25 @@ struct Staging {
     Chunk* chunks;
     Rows y;
     Columns x;
-    typename Source::Staged staged;
+    typename Source::Gradients gradients;
   };
 
   Source source;
   PooledView grad_output;
   int32_t bins_y, bins_x;
-  int32_t chunk_y, chunk_x, at_once;  // bins of a chunk, chunks at a time
+  int32_t chunk_y, chunk_x, batch_size;  // bins of a chunk, chunks at a time
   int32_t chunks_of_roi;
   Divider by_chunks, by_chunks_x;
   bool lanes_are_bins;
 
-  Staging(const Problem& problem, const Source& asked)
+  Chunks(const Problem& problem, const Source& asked)
       : source(asked),
         grad_output(problem.pooled),
         bins_y(static_cast<int32_t>(problem.output_height)),
         bins_x(static_cast<int32_t>(problem.output_width)),
-        chunk_y(bins_y < Source::kMostBins ? bins_y : Source::kMostBins),
-        chunk_x(bins_x < Source::kMostBins ? bins_x : Source::kMostBins),
-        at_once(1),
+        chunk_y(bins_y < Source::kMaxBins ? bins_y : Source::kMaxBins),
+        chunk_x(bins_x < Source::kMaxBins ? bins_x : Source::kMaxBins),
+        batch_size(1),
         chunks_of_roi(number_of(divide_up(bins_y, chunk_y) * divide_up(bins_x, chunk_x))),
         by_chunks(chunks_of_roi),
         by_chunks_x(divide_up(bins_x, chunk_x)),
@@ -62,40 +64,41 @@ struct Staging {
   int64_t bytes(int64_t count) const {
     return Shared::bytes_of<Chunk>(count) + Rows::bytes(count, chunk_y, kWeights) +
            Columns::bytes(count, chunk_x, kWeights) +
-           Source::staged_bytes(count * chunk_y * chunk_x * kBinStride, count);
+           Source::gradient_bytes(count * chunk_y * chunk_x * kBinStride, count);
   }
   ROIDL_DEVICE Space place(Shared shared) const {
     Space space;
-    space.chunks = shared.take<Chunk>(at_once);
-    space.y = Rows::place(shared, at_once, chunk_y, kWeights);
-    space.x = Columns::place(shared, at_once, chunk_x, kWeights);
-    space.staged =
-        Source::place(shared, int64_t{at_once} * chunk_y * chunk_x * kBinStride, at_once);
+    space.chunks = shared.take<Chunk>(batch_size);
+    space.y = Rows::place(shared, batch_size, chunk_y, kWeights);
+    space.x = Columns::place(shared, batch_size, chunk_x, kWeights);
+    space.gradients =
+        Source::place(shared, int64_t{batch_size} * chunk_y * chunk_x * kBinStride, batch_size);
     return space;
   }
 
   // What each bin gives to each row and column of the tile.
-  template <class From>
-  ROIDL_DEVICE void weigh(const Team& team, const Space& space, const From& from, const Tile& tile,
-                          const Batch& batch) const {
+  template <class Geometry>
+  ROIDL_DEVICE void find_weights(const Block& block, const Space& space, const Geometry& geometry,
+                                 const Tile& tile, const Batch& batch) const {
     const int32_t both = chunk_y + chunk_x;
-    team.each(batch.count * both, [&](int64_t index) {
+    block.each(batch.count * both, [&](int64_t index) {
       const int32_t i = static_cast<int32_t>(index), slot = i / both, bin = i - slot * both;
       Chunk chunk = chunk_of(batch, slot);
       if (bin == 0) {
         chunk.offset = grad_output.offset(chunk.k);
         space.chunks[slot] = chunk;
-        source.know(space.staged, slot, chunk.k);
+        source.load_roi(space.gradients, slot, chunk.k);
       }
       const int32_t row = bin, column = bin - chunk_y;
       if (row < chunk.rows)
-        weigh_bin<Patch::kTileRows>(from, true, chunk.k, chunk.p + row, tile.y, space.y, slot, row);
+        find_weights_of_bin<Patch::kTileRows>(geometry, true, chunk.k, chunk.p + row, tile.y,
+                                              space.y, slot, row);
       else if (column >= 0 && column < chunk.columns)
-        weigh_bin<Patch::kTileColumns>(from, false, chunk.k, chunk.q + column, tile.x, space.x,
-                                       slot, column);
+        find_weights_of_bin<Patch::kTileColumns>(geometry, false, chunk.k, chunk.q + column, tile.x,
+                                                 space.x, slot, column);
     });
     constexpr int kRanges = Rows::kRanges + Columns::kRanges;
-    team.each(batch.count * kRanges, [&](int64_t index) {
+    block.each(batch.count * kRanges, [&](int64_t index) {
       const int i = static_cast<int>(index), slot = i / kRanges, patch = i % kRanges;
       if (patch < Rows::kRanges)
         space.y.find_giving(slot, patch, space.chunks[slot].rows);
@@ -105,11 +108,12 @@ struct Staging {
   }
 
   // The gradients of the bins that give anything.
-  ROIDL_DEVICE void stage(const Team& team, const Space& space, const Work& work,
-                          const Batch& batch) const {
-    lanes_are_bins ? move<true>(team, space, work, batch) : move<false>(team, space, work, batch);
+  ROIDL_DEVICE void load_gradients(const Block& block, const Space& space, const Work& work,
+                                   const Batch& batch) const {
+    lanes_are_bins ? move_gradients<true>(block, space, work, batch)
+                   : move_gradients<false>(block, space, work, batch);
     wait_for_copies();
-    team.sync();
+    block.sync();
   }
 
   ROIDL_DEVICE int32_t at(int slot, int32_t row, int32_t column) const {
@@ -130,15 +134,16 @@ struct Staging {
     return {k, 0, p, q, rows < chunk_y ? rows : chunk_y, columns < chunk_x ? columns : chunk_x};
   }
 
-  template <int kCells, class From, class TableType>
-  ROIDL_DEVICE void weigh_bin(const From& from, bool along_y, int64_t k, int32_t p, int32_t begin,
-                              const TableType& table, int slot, int32_t bin) const {
+  template <int kCells, class Geometry, class TableType>
+  ROIDL_DEVICE void find_weights_of_bin(const Geometry& geometry, bool along_y, int64_t k,
+                                        int32_t p, int32_t begin, const TableType& table, int slot,
+                                        int32_t bin) const {
     A* const weight = table.row(slot, bin);
     if constexpr (kWeights > 0)
       for (int cell = 0; cell < kCells; ++cell)
         for (int j = 0; j < kWeights; ++j) weight[j * table.second + cell] = A(0);
     uint32_t gives = 0;
-    from.for_each_tap(along_y, k, p, [&](int32_t cell, const A* weights) {
+    geometry.for_each_tap(along_y, k, p, [&](int32_t cell, const A* weights) {
       const int32_t at = cell - begin;
       if (at < 0 || at >= kCells) return;
       for (int j = 0; j < kWeights; ++j) weight[j * table.second + at] += weights[j];
@@ -158,14 +163,14 @@ struct Staging {
   };
 
   // Lanes are bins, or channels where these are neighbours in memory (or so far from each other
-  // that 32 bits do not count it); a lane loads kStaged of the other kind together.
+  // that 32 bits do not count it); a lane has kLoads loads of the other kind in flight.
   template <bool kChannelsFirst>
-  ROIDL_DEVICE void move(const Team& team, const Space& space, const Work& work,
-                         const Batch& batch) const {
-    // As many warps to a chunk as there are for each, at most one to every kStaged channels.
+  ROIDL_DEVICE void move_gradients(const Block& block, const Space& space, const Work& work,
+                                   const Batch& batch) const {
+    // As many warps to a chunk as there are for each, at most one to every kLoads channels.
     int halvings = 0;
-    while (batch.count << halvings < kWarps && kStaged << halvings < kLanes) ++halvings;
-    team.rows(batch.count << halvings, kLanes, [&](int32_t unit, int32_t lane) {
+    while (batch.count << halvings < kWarps && kLoads << halvings < kLanes) ++halvings;
+    block.rows(batch.count << halvings, kLanes, [&](int32_t unit, int32_t lane) {
       const int32_t slot = unit >> halvings;
       const Range rows = space.y.giving_at_all(slot);
       const Range columns = space.x.giving_at_all(slot);
@@ -179,45 +184,46 @@ struct Staging {
       if constexpr (kChannelsFirst) {
         // Where half of the lanes have no bin, they take other channels of the first half's.
         int shift = 5, parts = halvings;
-        for (; kStaged << parts < kLanes && 1 << (shift - 1) >= bins; ++parts) --shift;
+        for (; kLoads << parts < kLanes && 1 << (shift - 1) >= bins; ++parts) --shift;
         piece += lane >> shift << halvings;
         for (int32_t i = lane & ((1 << shift) - 1); i < bins; i += 1 << shift)
-          stage_channels(space, work, bin, i, piece * kStaged, kStaged << parts, from);
+          load_channels(space, work, bin, i, piece * kLoads, kLoads << parts, from);
       } else if (lane < work.channels) {
-        const int32_t step = kStaged << halvings;
-        for (int32_t i = piece * kStaged; i < bins; i += step)
-          stage_bins(space, work, bin, i, lane, bins - i, from);
+        const int32_t step = kLoads << halvings;
+        for (int32_t i = piece * kLoads; i < bins; i += step)
+          load_bins(space, work, bin, i, lane, bins - i, from);
       }
     });
   }
 
-  // Bin i of them, on kStaged channels at a time, from the first on.
-  ROIDL_DEVICE void stage_channels(const Space& space, const Work& work, const Bins& bins,
-                                   int32_t i, int32_t first, int32_t step, const T* from) const {
+  // Bin i of them, on kLoads channels at a time, from the first on.
+  ROIDL_DEVICE void load_channels(const Space& space, const Work& work, const Bins& bins, int32_t i,
+                                  int32_t first, int32_t step, const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i), channels = work.channels;
     const int32_t stride = static_cast<int32_t>(grad_output.c);
     from += row * grad_output.h + column * grad_output.w + first * stride;
-    const auto bin = source.bin_of(space.staged, place_of(space, work, bins, row, column, first));
+    const auto bin =
+        source.bin_of(space.gradients, place_of(space, work, bins, row, column, first));
     for (int32_t c = first; c < channels; c += step, from += step * stride) {
-      const auto move_some = [&](int32_t count) {
-        typename Source::Loaded loaded[kStaged];
+      const auto move_channels = [&](int32_t count) {
+        typename Source::Loaded loaded[kLoads];
 #pragma unroll
-        for (int j = 0; j < kStaged; ++j)
+        for (int j = 0; j < kLoads; ++j)
           if (j < count) loaded[j] = source.load(bin, c - first + j, from + j * stride);
 #pragma unroll
-        for (int j = 0; j < kStaged; ++j)
-          if (j < count) source.put(space.staged, bin, c - first + j, loaded[j]);
+        for (int j = 0; j < kLoads; ++j)
+          if (j < count) source.put(space.gradients, bin, c - first + j, loaded[j]);
       };
-      if (Source::kIsShort && channels - c >= kStaged)
-        move_some(kStaged);  // as a rule without a question at every one
+      if (Source::kIsShort && channels - c >= kLoads)
+        move_channels(kLoads);  // as a rule without a question at every one
       else
-        move_some(channels - c);
+        move_channels(channels - c);
     }
   }
 
-  // kStaged bins from bin i on, but no more than are left, on channel c.
-  ROIDL_DEVICE void stage_bins(const Space& space, const Work& work, const Bins& bins, int32_t i,
-                               int32_t c, int32_t left, const T* from) const {
+  // kLoads bins from bin i on, but no more than are left, on channel c.
+  ROIDL_DEVICE void load_bins(const Space& space, const Work& work, const Bins& bins, int32_t i,
+                              int32_t c, int32_t left, const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i);
     from += row * grad_output.h + column * grad_output.w + c * grad_output.c;
     int32_t y = row, x = column;
@@ -228,25 +234,25 @@ struct Staging {
       return false;
     };
     const auto bin_of = [&] {
-      return source.bin_of(space.staged, place_of(space, work, bins, y, x, c));
+      return source.bin_of(space.gradients, place_of(space, work, bins, y, x, c));
     };
-    typename Source::Loaded loaded[kStaged];
+    typename Source::Loaded loaded[kLoads];
 #pragma unroll
-    for (int j = 0; j < kStaged; ++j) {
+    for (int j = 0; j < kLoads; ++j) {
       if (j < left) loaded[j] = source.load(bin_of(), 0, from);
       from += next() ? grad_output.w : grad_output.h - int64_t{bins.across - 1} * grad_output.w;
     }
     y = row;
     x = column;
 #pragma unroll
-    for (int j = 0; j < kStaged; ++j) {
-      if (j < left) source.put(space.staged, bin_of(), 0, loaded[j]);
+    for (int j = 0; j < kLoads; ++j) {
+      if (j < left) source.put(space.gradients, bin_of(), 0, loaded[j]);
       next();
     }
   }
 
-  ROIDL_DEVICE Place place_of(const Space& space, const Work& work, const Bins& bins, int32_t row,
-                              int32_t column, int32_t c) const {
+  ROIDL_DEVICE BinPlace place_of(const Space& space, const Work& work, const Bins& bins,
+                                 int32_t row, int32_t column, int32_t c) const {
     const Chunk& chunk = space.chunks[bins.slot];
     return {work.channel + c,
             bins.slot,

@@ -1,5 +1,6 @@
-// What the averages give to cells, as a source for the gather: the gradient times a product of
-// weights, or, along a direction of the boxes (two weights a tap), times a sum of two products.
+// The gradient of the averages, as a Source of the gather: what a bin gives to a cell is its
+// gradient times a product of weights, or, along a direction of the boxes (two weights a tap),
+// times a sum of two products.
 #pragma once
 #include <type_traits>
 
@@ -7,43 +8,44 @@
 
 namespace roidl::cuda {
 
-// Weights come apart: a row of bins is summed across for each column of the patch first, then down
-// into its rows. A weight of zero must not multiply: there may be a NaN.
+// A weight is one of y times one of x: a row of bins is summed across for each column of the patch
+// first, then down into its rows. A weight of zero must not multiply: there may be a NaN.
 //
 // In tiles that are wide the same is less work, by a third, as long as there are enough of them.
 template <class T, int kTapWeights, bool kIsWide = false>
-struct Products {
+struct AverageGradient {
   using A = accumulator<T>;
   using Patch = Patches<kIsWide ? 16 : 32 / ROIDL_TUNE_GATHER_COLUMNS,
                         kIsWide ? 4 : ROIDL_TUNE_GATHER_COLUMNS, kIsWide ? 32 : 16>;
-  using Wide =
-      std::conditional_t<kIsWide || kTapWeights == 2 || sizeof(A) == 8, void, Products<T, 1, true>>;
+  using Wide = std::conditional_t<ROIDL_TUNE_WIDE_TILES == 0 || kIsWide || kTapWeights == 2 ||
+                                      sizeof(A) == 8,
+                                  void, AverageGradient<T, 1, true>>;
   static constexpr int kWeights = kTapWeights;
-  static constexpr int kMostBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
-  static constexpr int kResident = sizeof(A) == 8 || kWeights == 2 || kIsWide ? 2
-                                   : sizeof(T) == 4 ? ROIDL_TUNE_GATHER_RESIDENT
-                                                    : ROIDL_TUNE_GATHER_HALF_RESIDENT;
-  static constexpr int kStaged = ROIDL_TUNE_GATHER_STAGED;
+  static constexpr int kMaxBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
+  static constexpr int kMinBlocks = sizeof(A) == 8 || kWeights == 2 || kIsWide ? 2
+                                    : sizeof(T) == 4 ? ROIDL_TUNE_GATHER_MIN_BLOCKS
+                                                     : ROIDL_TUNE_GATHER_HALF_MIN_BLOCKS;
+  static constexpr int kLoads = ROIDL_TUNE_GATHER_LOADS;
   static constexpr bool kIsShort = true;  // put(): to ask for every gradient would count
-  static constexpr int kDown = 4;         // rows whose weights are read together
+  static constexpr int kDown = 4;         // rows whose weights are one load
 
-  struct Own {};  // nothing: the sums are the registers'
-  static int64_t own_bytes() { return 0; }
-  ROIDL_DEVICE static Own place_own(Shared&) { return {}; }
-  ROIDL_DEVICE void begin(const Own&, int) const {}
+  struct SharedSums {};  // nothing: the sums are the registers'
+  static int64_t sums_bytes() { return 0; }
+  ROIDL_DEVICE static SharedSums place_sums(Shared&) { return {}; }
+  ROIDL_DEVICE void begin(const SharedSums&, int) const {}
   template <class Sum>
-  ROIDL_DEVICE void end(const Own&, int, Sum&) const {}
+  ROIDL_DEVICE void end(const SharedSums&, int, Sum&) const {}
 
-  struct Staged {
+  struct Gradients {
     A* gradient;
   };
-  static int64_t staged_bytes(int64_t places, int64_t) { return Shared::bytes_of<A>(places); }
-  ROIDL_DEVICE static Staged place(Shared& shared, int64_t places, int64_t) {
+  static int64_t gradient_bytes(int64_t places, int64_t) { return Shared::bytes_of<A>(places); }
+  ROIDL_DEVICE static Gradients place(Shared& shared, int64_t places, int64_t) {
     return {shared.take<A>(places)};
   }
-  ROIDL_DEVICE void know(const Staged&, int, int64_t) const {}
-  ROIDL_DEVICE A* bin_of(const Staged& staged, const Place& place) const {
-    return staged.gradient + place.at;
+  ROIDL_DEVICE void load_roi(const Gradients&, int, int64_t) const {}
+  ROIDL_DEVICE A* bin_of(const Gradients& gradients, const BinPlace& place) const {
+    return gradients.gradient + place.at;
   }
   bool counts() const { return true; }
 
@@ -53,25 +55,25 @@ struct Products {
   using Loaded = std::conditional_t<kIsCopy, Copied, A>;
   ROIDL_DEVICE Loaded load(A* bin, int32_t c, const T* gradient) const {
     if constexpr (kIsCopy) {
-      copy_later(bin + c, gradient);
+      copy_async(bin + c, gradient);
       return {};
     } else {
       return widen(*gradient);
     }
   }
-  ROIDL_DEVICE void put(const Staged&, A* bin, int32_t c, const Loaded& gradient) const {
+  ROIDL_DEVICE void put(const Gradients&, A* bin, int32_t c, const Loaded& gradient) const {
     if constexpr (!kIsCopy) bin[c] = gradient;
   }
 
   // The bins `rows` and `columns` of a chunk; their gradients lie from `at` on, a bin
   // `stride` behind the other, a row of bins `row_stride`.
   template <class Rows, class Columns, class Sum>
-  ROIDL_DEVICE void add(const Own&, const Staged& staged, int32_t at, int32_t stride,
+  ROIDL_DEVICE void add(const SharedSums&, const Gradients& gradients, int32_t at, int32_t stride,
                         int32_t row_stride, const Rows& y, const Columns& x, int slot,
                         const Range& rows, const Range& columns, int warp, int, Sum& sum) const {
     using Across = Vec<A, Patch::kColumns>;
     using Down = Vec<A, kDown>;
-    const A* from = staged.gradient + at;
+    const A* from = gradients.gradient + at;
     const A* const x_weight = x.row(slot, columns.first) + Patch::column_of(warp);
     const A* y_weight = y.row(slot, rows.first) + Patch::row_of(warp);
     for (int32_t row = rows.first; row < rows.stop; ++row) {

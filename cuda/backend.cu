@@ -1,8 +1,13 @@
-// What the library says of its devices, memory of theirs for who has no allocator, the copy to the
-// host for those who want values checked, and the maps of boxes.
+// CUDA's backend table and the one symbol by which libroidl finds it; what the library says of its
+// devices, memory of theirs for who has no allocator, the copy to the host for those who want
+// values checked; the maps of boxes.
 #include <string>
 
+#include "arithmetic.cuh"
 #include "backend.h"
+#include "device_library.h"
+#include "launch.cuh"
+#include "operators.h"
 #include "rois.cuh"
 
 namespace roidl::cuda {
@@ -12,16 +17,16 @@ namespace {
 // A thread is a box.
 template <class C>
 struct AssignLevels {
-  static constexpr int kResident = 2;
+  static constexpr int kMinBlocks = 2;
   Boxes boxes;
   Levels rule;
   int32_t maps;
   int64_t count;
   int32_t* levels;
 
-  ROIDL_DEVICE void operator()(const Team& team, Shared) const {
-    const int64_t first = team.block * kThreads;
-    team.each(count - first < kThreads ? count - first : kThreads, [&](int64_t i) {
+  ROIDL_DEVICE void operator()(const Block& block, Shared) const {
+    const int64_t first = block.index * kThreads;
+    block.each(count - first < kThreads ? count - first : kThreads, [&](int64_t i) {
       const Box<C> box = load_box<C>(boxes, first + i);
       levels[first + i] = static_cast<int32_t>(level_by_size(rule, maps, box));
     });
@@ -35,14 +40,10 @@ void assign(const Problem& problem, int32_t* levels) {
   launch(problem, kernel, divide_up(problem.rois, kThreads), 0);
 }
 
-}  // namespace
-
 void assign_levels(const Problem& problem, int32_t* levels) {
   const DeviceGuard guard(problem);
   problem.double_coordinates ? assign<double>(problem, levels) : assign<float>(problem, levels);
 }
-
-namespace {
 
 const char* name_of_driver() { return CUDART_VERSION >= 13000 ? "R580" : "R525"; }
 
@@ -61,8 +62,7 @@ const char* describe(cudaError_t status) {
   return sentence.c_str();
 }
 
-}  // namespace
-
+// Null if there is a device to run on, else CUDA's reason why there is none.
 const char* why_unusable() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
@@ -77,6 +77,7 @@ int32_t current_device(const Problem& problem) {
   return device;
 }
 
+// Memory of the problem's device, in the order of its stream.
 char* allocate(const Problem& problem, int64_t bytes) {
   const DeviceGuard guard(problem);
   void* memory = nullptr;
@@ -89,14 +90,46 @@ void release(const Problem& problem, char* memory) {
   cudaFreeAsync(memory, stream_of(problem));
 }
 
+// Waits for all that the problem's device has been given to do, on whatever stream.
 void wait(const Problem& problem) {
   const DeviceGuard guard(problem);
   check(problem, cudaDeviceSynchronize());
 }
 
+// Copies memory of the problem's device to the host, and waits for it.
 void read(const Problem& problem, void* to, const void* from, size_t bytes) {
   const DeviceGuard guard(problem);
-  copy_to_host(problem, to, from, bytes);
+  check(problem, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(problem)));
+  check(problem, cudaStreamSynchronize(stream_of(problem)));
 }
 
+const Backend backend = {"cuda",
+                         roi_align_forward,
+                         roi_align_backward,
+                         roi_align_backward_boxes,
+                         roi_align_jvp,
+                         roi_align_jvp_boxes,
+                         roi_align_jvp_boxes_backward,
+                         roi_pool_forward,
+                         roi_pool_backward,
+                         roi_pool_jvp,
+                         assign_levels};
+
+const DeviceLibrary library = {kDeviceLibraryLayout,
+                               &backend,
+                               ROIDL_CUDA_ARCHITECTURES,
+                               why_unusable,
+                               read,
+                               current_device,
+                               wait,
+                               allocate,
+                               release};
+
+}  // namespace
+
 }  // namespace roidl::cuda
+
+extern "C" __attribute__((visibility("default"))) const roidl::DeviceLibrary*
+roidl_device_library() {
+  return &roidl::cuda::library;
+}

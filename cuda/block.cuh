@@ -1,10 +1,9 @@
-// How kernels are written: the team of a block's threads, and the warp that works alone.
-//
-// A kernel is plain data with a call operator: kernel(team, shared) does what one block does, in
-// phases that end with a barrier.
+// The threads of a block and the lanes of a warp, how work is dealt out to them, and their shared
+// memory.
 #pragma once
 #include <cstdint>
 
+#include "dtype.h"
 #include "intrinsics.cuh"
 
 namespace roidl::cuda {
@@ -38,8 +37,8 @@ struct Range {
 
 // The threads of a block. Every member must be reached by all of them, and ends with a barrier:
 // what one phase wrote to shared memory the next one reads.
-struct Team {
-  int64_t block;
+struct Block {
+  int64_t index;
 
   ROIDL_DEVICE void sync() const { sync_block(); }
 
@@ -104,6 +103,26 @@ struct Team {
     }
     sync_block();
     return total;
+  }
+};
+
+// What a block may use of shared memory without asking (all devices), and how it is cut up.
+inline constexpr int kSharedBytes = 48 << 10;
+inline constexpr int kSharedAlignment = 16;
+
+struct Shared {
+  char* next;
+
+  template <class T>
+  ROIDL_HOST_DEVICE T* take(int64_t count) {
+    T* taken = reinterpret_cast<T*>(next);
+    next += bytes_of<T>(count);
+    return taken;
+  }
+  template <class T>
+  ROIDL_HOST_DEVICE static int64_t bytes_of(int64_t count) {
+    return (count * static_cast<int64_t>(sizeof(T)) + kSharedAlignment - 1) / kSharedAlignment *
+           kSharedAlignment;
   }
 };
 

@@ -1,0 +1,23 @@
+// The operators of CUDA's backend table.
+#pragma once
+#include "roi_align.h"
+#include "roi_pool.h"
+
+namespace roidl::cuda {
+
+void roi_align_forward(const RoiAlignProblem& problem);
+void roi_align_backward(const RoiAlignProblem& problem);
+void roi_align_backward_boxes(const RoiAlignProblem& problem);
+void roi_align_jvp(const RoiAlignProblem& problem);
+void roi_align_jvp_boxes(const RoiAlignProblem& problem);
+void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem);
+void roi_pool_forward(const RoiPoolProblem& problem);
+void roi_pool_backward(const RoiPoolProblem& problem);
+void roi_pool_jvp(const RoiPoolProblem& problem);
+
+// The same for the max modes of RoIAlign.
+void roi_align_max_forward(const RoiAlignProblem& problem);
+void roi_align_max_backward(const RoiAlignProblem& problem);
+void roi_align_max_jvp(const RoiAlignProblem& problem);
+
+}  // namespace roidl::cuda
