@@ -54,6 +54,7 @@ template void join_boxes(const Tensor&, int32_t, double*, int32_t*);
 Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices,
                      const Tensor* counts, int64_t images) {
   check_type(op, tensor);
+  check_aligned_on_device(op, "boxes", tensor);
   const auto wrong_shape = [&](const char* expected, const char* hint = "") {
     fail(ErrorKind::value, op, "boxes must have shape ", expected, ", got ", shape_of(tensor),
          hint);
@@ -66,6 +67,7 @@ Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices
     if (!is_integer(indices->dtype))
       fail(ErrorKind::type, op, "batch_indices must be of an integer type, got ", indices->dtype);
     check_shape(op, "batch_indices", *indices, Shape{1, {tensor.shape[0]}});
+    check_aligned_on_device(op, "batch_indices", *indices);
     boxes.indices = static_cast<const char*>(indices->data);
     boxes.indices_dtype = indices->dtype;
     boxes.indices_stride = indices->strides[0];
@@ -94,6 +96,7 @@ Boxes describe_boxes(const char* op, const Tensor& tensor, const Tensor* indices
     if (!is_integer(counts->dtype))
       fail(ErrorKind::type, op, "counts must be of an integer type, got ", counts->dtype);
     check_shape(op, "counts", *counts, Shape{1, {images}});
+    check_aligned_on_device(op, "counts", *counts);
     boxes.counts = static_cast<const char*>(counts->data);
     boxes.counts_dtype = counts->dtype;
     boxes.counts_stride = counts->strides[0];

@@ -62,8 +62,14 @@ template <class T>
 ROIDL_HOST_DEVICE_CALL T load_number(const char* address, abi::DLDataType dtype) {
   T value{};
   const auto read = [&](auto type) {
-    typename decltype(type)::type element;
+    using Element = typename decltype(type)::type;
+#ifdef __CUDA_ARCH__
+    // One load: the host has checked the alignment (check_aligned_on_device).
+    const Element element = *reinterpret_cast<const Element*>(address);
+#else
+    Element element;
     std::memcpy(&element, address, sizeof element);
+#endif
     value = static_cast<T>(element);
   };
   if (!visit_float(dtype, read)) visit_integer(dtype, read);

@@ -25,6 +25,11 @@ void check_aligned(const char* op, const char* name, const Tensor& tensor) {
          "-byte elements; pass a copy");
 }
 
+void check_aligned_on_device(const char* op, const char* name, const Tensor& tensor) {
+  const int32_t type = tensor.device.device_type;
+  if (type == abi::kDLCUDA || type == abi::kDLCUDAManaged) check_aligned(op, name, tensor);
+}
+
 void check_same_dtype(const char* op, const char* name, const Tensor& tensor,
                       abi::DLDataType expected, const char* as) {
   if (tensor.dtype != expected)

@@ -15,6 +15,8 @@ Extent extent_of(const Tensor& tensor);
 
 void check_float(const char* op, const char* name, const Tensor& tensor);
 void check_aligned(const char* op, const char* name, const Tensor& tensor);
+// Of boxes and what is said of them: CUDA's kernels load an element whole, the CPU copies it first.
+void check_aligned_on_device(const char* op, const char* name, const Tensor& tensor);
 void check_same_dtype(const char* op, const char* name, const Tensor& tensor,
                       abi::DLDataType expected, const char* as);
 void check_shape(const char* op, const char* name, const Tensor& tensor, const Shape& expected);

@@ -167,6 +167,7 @@ void check_like_boxes(const Problem& problem, const char* name, const Tensor& te
   check_float(problem.op, name, tensor);
   check_shape(problem.op, name, tensor, shape_of(boxes));
   check_same_device(problem.op, name, tensor, problem.device);
+  check_aligned_on_device(problem.op, name, tensor);
 }
 
 void check_written(const Problem& problem, const Named& written,

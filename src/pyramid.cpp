@@ -42,6 +42,7 @@ void describe_levels(Problem& problem, const Tensor& boxes, const Pyramid& pyram
   Shape expected = shape_of(boxes);
   --expected.ndim;
   check_shape(op, "levels", given, expected);
+  check_aligned_on_device(op, "levels", given);
   levels.given = static_cast<const char*>(given.data);
   levels.dtype = given.dtype;
   levels.image_stride = given.ndim == 2 ? given.strides[0] : 0;

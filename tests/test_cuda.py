@@ -203,6 +203,23 @@ def test_without_channels_boxes_have_no_gradient(mode: str, lib: Lib) -> None:
     np.testing.assert_array_equal(lib.to_numpy(result), np.zeros((3, 5), np.float32))
 
 
+def test_boxes_that_are_not_aligned_are_refused(lib: Lib) -> None:
+    if lib.name != "cupy":
+        pytest.skip("PyTorch makes no such tensors")
+
+    def unaligned(array: NumpyArray) -> Any:
+        memory = lib.asarray(np.frombuffer(b"x" + array.tobytes(), np.uint8))
+        return memory[1:].view(array.dtype).reshape(array.shape)
+
+    input, boxes = lib.asarray(np.zeros((2, 1, 8, 8), np.float32)), boxes_of(3, 8, 8)
+    refused = r"^roi_align: %s is not aligned to its 4-byte elements; pass a copy"
+    with pytest.raises(ValueError, match=refused % "boxes"):
+        roidl.roi_align(input, unaligned(boxes), 2)
+    indices = unaligned(np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match=refused % "batch_indices"):
+        roidl.roi_align(input, lib.asarray(boxes[:, 1:]), 2, batch_indices=indices)
+
+
 # Boxes that nobody looks at -----------------------------------------------------------------------
 
 
