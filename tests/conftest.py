@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -18,6 +19,11 @@ import roidl
 NumpyArray = npt.NDArray[Any]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
+
+# A shell that starts the suite in the background has SIGINT ignored, and so have all processes
+# that the tests start, unless it is handled here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ALL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 

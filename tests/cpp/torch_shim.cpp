@@ -24,6 +24,7 @@ std::string registers_for;
 
 struct roidl::abi::AtenTensorOpaque {
   void* data;
+  int64_t bytes;  // of the storage, at whose beginning the tensor lies
   int64_t ndim, sizes[5], strides[5];
   int32_t dtype;
 };
@@ -31,14 +32,15 @@ struct roidl::abi::AtenTensorOpaque {
 namespace {
 
 AtenTensorHandle make(int32_t dtype, int64_t ndim, const int64_t* sizes) {
-  auto* tensor = new AtenTensorOpaque{nullptr, ndim, {}, {}, dtype};
+  auto* tensor = new AtenTensorOpaque{nullptr, 0, ndim, {}, {}, dtype};
   int64_t count = 1;
   for (int64_t i = ndim - 1; i >= 0; --i) {
     tensor->sizes[i] = sizes[i];
     tensor->strides[i] = count;
     count *= sizes[i];
   }
-  tensor->data = std::aligned_alloc(64, static_cast<size_t>(count * 8 + 63) / 64 * 64);
+  tensor->bytes = (count * 8 + 63) / 64 * 64;
+  tensor->data = std::aligned_alloc(64, static_cast<size_t>(tensor->bytes));
   return tensor;
 }
 
@@ -73,6 +75,12 @@ TorchError aoti_torch_get_sizes(AtenTensorHandle tensor, int64_t** sizes) {
 }
 TorchError aoti_torch_get_strides(AtenTensorHandle tensor, int64_t** strides) {
   return *strides = tensor->strides, 0;
+}
+TorchError aoti_torch_get_storage_offset(AtenTensorHandle, int64_t* elements) {
+  return *elements = 0, 0;
+}
+TorchError aoti_torch_get_storage_size(AtenTensorHandle tensor, int64_t* bytes) {
+  return *bytes = tensor->bytes, 0;
 }
 TorchError aoti_torch_get_dtype(AtenTensorHandle tensor, int32_t* dtype) {
   return *dtype = tensor->dtype, 0;
