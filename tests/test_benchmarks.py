@@ -177,9 +177,9 @@ def test_every_number_of_the_kernels_has_others_to_try() -> None:
 
 def test_what_to_vary_is_read_and_the_default_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     name, default = next(iter(builds.defaults().items()))
-    options = variants.parser().parse_args(["--vary", f"{name}=1,{default},3"])
+    options = variants.parser().parse_args(["--vary", f"{name}=3,{default},5"])
     found = list(variants.variants(dict(options.vary)))
-    assert [variant.name for variant in found] == [f"{name}=1", f"{name}=3"]
+    assert [variant.name for variant in found] == [f"{name}=3", f"{name}=5"]
     for wrong in ("NOTHING=1", f"{name}=1;2"):
         with pytest.raises(SystemExit):
             variants.parser().parse_args(["--vary", wrong])
