@@ -5,13 +5,14 @@ namespace roidl {
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kInterval{50};
 thread_local Interruptible* asked = nullptr;
 
 }  // namespace
 
 Interruptible::Interruptible(StopAsked stop_asked, void* context)
-    : stop_asked_(stop_asked), context_(context), before_(asked) {
+    : stop_asked_(stop_asked), context_(context), next_(Clock::now() + kInterval), before_(asked) {
   asked = this;
 }
 
@@ -20,10 +21,7 @@ Interruptible::~Interruptible() { asked = before_; }
 void check_interrupt() {
   Interruptible* const caller = asked;
   if (caller == nullptr) return;
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point now = Clock::now();
-  if (caller->next_ == Clock::time_point{}) caller->next_ = now + kInterval;
-  if (now < caller->next_) return;
+  if (Clock::now() < caller->next_) return;
   if (caller->stop_asked_(caller->context_)) throw Interrupted();
   caller->next_ = Clock::now() + kInterval;
 }
