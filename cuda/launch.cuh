@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "block.cuh"
-#include "device_guard.h"
+#include "device_guard.cuh"
 
 namespace roidl::cuda {
 

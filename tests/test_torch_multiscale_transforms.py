@@ -168,7 +168,7 @@ def test_no_index_reaches_into_another_example() -> None:
     given = [*maps_of(), *FORMS["indexed"].values()]
     given[3] = torch.tensor([[0, 1, 1, 0], [0, 2, 1, 1], [1, 1, 0, 0]])
     call = call_of("multiscale_roi_align", "avg", list(FORMS["indexed"]))
-    with pytest.raises(ValueError, match="the batch index of row 5 is 2, but must be that of an image"):
+    with pytest.raises(ValueError, match="the batch index of row 5 is 2, but must be"):
         torch.vmap(call)(*given)
     given[3], given[4] = torch.zeros(3, 4, dtype=torch.int64), torch.full((3, 4), 2)
     with pytest.raises(ValueError, match="the level of row 0 is 2"):

@@ -101,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "a context is made on the device that was the current one",
-        "device_guard.h",
+        "device_guard.cuh",
         "contexts_->set_current(context_);",
         "cudaSetDevice(0);",
         "contexts",
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "kernels are loaded as captures forbid it",
-        "device_guard.h",
+        "device_guard.cuh",
         "mode_ = cudaStreamCaptureModeRelaxed;",
         "mode_ = cudaStreamCaptureModeGlobal;",
         "capture",
