@@ -23,6 +23,8 @@ for file in benchmark_calibration benchmarks command_lines cuda_kernels cuda_on_
   first_gpu_day scratch stress xla_handlers; do
   left_out+=(--ignore="tests/test_$file.py")
 done
+# AddressSanitizer's own allocator stays locked in a child that is forked while other threads allocate.
+left_out+=(--deselect "tests/test_threads.py::test_in_a_process_of_its_own[a_fork_has_a_pool_of_its_own]")
 
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:verify_asan_link_order=0
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
