@@ -332,6 +332,7 @@ def test_jit_compile_is_refused_in_our_words(tf: Any, rt: Any) -> None:
 
 
 def test_a_tensorflow_without_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow")
     maps = in_layout(MAPS)
     expected = [call(op, maps, ROWS).numpy() for op in ("roi_align", "roi_pool")]
     monkeypatch.setattr("roidl.tensorflow._operators.fast_path", None)
