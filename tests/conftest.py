@@ -169,6 +169,13 @@ def _required(config: pytest.Config) -> set[str]:
     return {name for name in config.getoption("--require-front-ends").split(",") if name}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names that are others in each process: pytest-xdist could not hand the tests out."""
+    changing = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if changing:
+        raise pytest.UsageError(f"tests named by an address: {changing[:3]}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "each_instruction_set: test_another_instruction_set runs it, too"

@@ -18,7 +18,7 @@ FLAGS = [
     (True, np.True_, 1, np.int8(1), np.array(True)),
     (False, np.False_, 0, np.uint64(0), np.array(0)),
 ]
-NO_FLAGS = ["false", "", b"\x01", None, 2, -1, 1.0, np.float32(0), [], [True], {}, object(),
+NO_FLAGS = ["false", "", b"\x01", None, 2, -1, 1.0, np.float32(0), [], [True], {}, NotImplemented,
             np.array([True]), np.array(["true"]), np.int64(2)]  # fmt: skip
 ALIGN = ("roi_align", "roi_align_backward", "roi_align_backward_boxes")
 

@@ -23,7 +23,7 @@ PACKAGE = "benchmarks.first_gpu_day"
 BUILD, CARRIED, ON_HOST = "build", "carried build", "build for the host"
 BUILD_VARIANTS, VARY, BENCHMARK = "build variants", "variants", "benchmark"
 # Of benchmarks.variants: the switches that take a kernel away, each at two other values.
-SWITCHES = ("ORDERED_ROIS", "OVERLAP_ROIS", "WIDE_TILES")
+SWITCHES = ("ORDERED_ROIS", "OVERLAP_ROIS", "WIDE_TILES", "BLOCK_PLANS")
 
 PIP = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--upgrade")
 CMAKE = ("ROIDL_CUDA=ON", "ROIDL_CUDA_ARCHITECTURES=90-real")
