@@ -68,13 +68,19 @@ ROIDL_INLINE Block<A> difference(const Block<A>& a, const Block<A>& b) {
   return block;
 }
 
+template <class A>
+ROIDL_INLINE Block<A> operator*(A weight, const Block<A>& values) {
+  Block<A> product;
+  for (int i = 0; i < kVectors; ++i) product.v[i] = weight * values.v[i];
+  return product;
+}
+
 // The product rounded by itself, whatever the instruction set: nothing makes one step of it and of
 // a sum that follows. The kernels are compiled so that all other sums are.
 template <class A>
 ROIDL_INLINE Block<A> rounded_product(A weight, const Block<A>& values) {
-  Block<A> product;
+  Block<A> product = weight * values;
   for (int i = 0; i < kVectors; ++i) {
-    product.v[i] = weight * values.v[i];
 #if defined(__x86_64__)
     __asm__("" : "+v"(product.v[i]));
 #elif defined(__aarch64__)

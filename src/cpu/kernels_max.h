@@ -130,7 +130,7 @@ ROIDL_INLINE void consider_corners(const SamplesRoi<A>& roi, int32_t i, int32_t 
     }
     const int64_t column = right ? roi.x.high[j] : roi.x.low[j];
     const A* cell = (bottom ? rows.high : rows.low) + column * rows.cell_stride;
-    best.consider(rounded_product(weight, load(cell)), 2 * i + bottom, 2 * j + right);
+    best.consider(weight * load(cell), 2 * i + bottom, 2 * j + right);  // no sum follows
   }
 }
 
