@@ -103,17 +103,23 @@ void read(const Problem& problem, void* to, const void* from, size_t bytes) {
   check(problem, cudaStreamSynchronize(stream_of(problem)));
 }
 
-const Backend backend = {"cuda",
-                         roi_align_forward,
-                         roi_align_backward,
-                         roi_align_backward_boxes,
-                         roi_align_jvp,
-                         roi_align_jvp_boxes,
-                         roi_align_jvp_boxes_backward,
-                         roi_pool_forward,
-                         roi_pool_backward,
-                         roi_pool_jvp,
-                         assign_levels};
+constexpr Backend make_backend() {
+  Backend backend{};
+  backend.name = "cuda";
+  backend[Op::roi_align] = entry<RoiAlignProblem, roi_align_forward>;
+  backend[Op::roi_align_backward] = entry<RoiAlignProblem, roi_align_backward>;
+  backend[Op::roi_align_backward_boxes] = entry<RoiAlignProblem, roi_align_backward_boxes>;
+  backend[Op::roi_align_jvp] = entry<RoiAlignProblem, roi_align_jvp>;
+  backend[Op::roi_align_jvp_boxes] = entry<RoiAlignProblem, roi_align_jvp_boxes>;
+  backend[Op::roi_align_jvp_boxes_backward] = entry<RoiAlignProblem, roi_align_jvp_boxes_backward>;
+  backend[Op::roi_pool] = entry<RoiPoolProblem, roi_pool_forward>;
+  backend[Op::roi_pool_backward] = entry<RoiPoolProblem, roi_pool_backward>;
+  backend[Op::roi_pool_jvp] = entry<RoiPoolProblem, roi_pool_jvp>;
+  backend.assign_levels = assign_levels;
+  return backend;
+}
+
+constexpr Backend backend = make_backend();
 
 const DeviceLibrary library = {kDeviceLibraryLayout,
                                &backend,

@@ -39,7 +39,7 @@ cdef char* lend_scratch(void* scratch, int64_t size) except NULL with gil:
     return <char*>lent.memory.tensor.data
 
 
-cdef Scratch place(Problem& problem, View leader, device):
+cdef Scratch place_of(Problem& problem, View leader, device):
     """Say where a problem runs. What is returned must live until it has run."""
     cdef Scratch scratch = None
     problem.stream = <void*>leader.stream
@@ -164,139 +164,8 @@ cdef inline const Pyramid* pyramid_or_null(PyramidView view):
     return &view.pyramid
 
 
-# Named tuples, which a parameter of type tuple would not take.
-cdef RoiAlignParams align_params(params) except *:
-    cdef tuple fields = <tuple>params
-    return RoiAlignParams(fields[0], fields[1], fields[2], fields[3], fields[4], fields[5],
-                          fields[6], fields[7])
-
-
-cdef RoiPoolParams pool_params(params) except *:
-    cdef tuple fields = <tuple>params
-    return RoiPoolParams(fields[0], fields[1], fields[2], fields[3], fields[4])
-
-
-# ---- operators ---------------------------------------------------------------------------------
-# All take: op (as the user called it), params (a tuple of the struct's fields), boxes,
-# batch_indices or None, allocate(shape, dtype's name), device (None on CPU; else what
-# _libraries.Device says), out or None; then what is their own; last a pyramid, or None where input
-# is one array and not a list. They return the result.
-
-def roi_align(bytes op, params, boxes, batch_indices, allocate, device, out, input,
-              pyramid):
-    cdef RoiAlignParams asked = align_params(params)
-    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
-    cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
-    cdef Maps maps = x.maps(op)
-    cdef View leader = x.first()
-    cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
-    cdef RoiAlignProblem problem = make_roi_align(op, asked, maps, b.tensor, tensor_or_null(i),
-                                                  pyramid_or_null(p))
-    if out is None:
-        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(leader.tensor))
-    cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
-    cdef Scratch _scratch = place(problem, leader, device)
-    call_align(ALIGN, problem, maps, b.tensor, Maps(), Maps(&y.tensor))
-    return out
-
-
-def roi_align_backward(bytes op, params, boxes, batch_indices, allocate, device, out,
-                       grad_output, input_shape, input, pyramid):
-    cdef RoiAlignParams asked = align_params(params)
-    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
-    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
-    cdef View b, i
-    cdef Maps features
-    check_float(op, b"grad_output", g.tensor)
-    cdef MapList shapes = shaped_like(g, input_shape, op, p)
-    cdef MapList x = None if input is None else maps_of(input, op, b"input", p, stream_of(g))
-    if x is not None:
-        features = x.maps(op)
-    b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
-    cdef RoiAlignProblem problem = make_roi_align(op, asked, shapes.maps(op), b.tensor,
-                                                  tensor_or_null(i), pyramid_or_null(p))
-    out = gradients(g, shapes, allocate, out, p)
-    cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
-    cdef Maps result = y.maps(op)
-    cdef Scratch _scratch = place(problem, g, device)
-    call_align(ALIGN_BACKWARD, problem, Maps(&g.tensor), b.tensor, features, result)
-    return out
-
-
-cdef gradients(View grad_output, MapList shapes, allocate, out, PyramidView pyramid):
-    """What was passed as out, or new arrays of these shapes: one, or a list."""
-    if out is not None:
-        return out
-    dtype = dtype_name(grad_output.tensor)
-    made = [allocate(tensor_shape(view), dtype) for view in shapes.views]
-    return made[0] if pyramid is None else made
-
-
-def roi_align_backward_boxes(bytes op, params, boxes, batch_indices, allocate,
-                             device, out, grad_output, input, pyramid):
-    """Returns float64 shaped like the boxes (a list's, joined); the shapes of the boxes as they
-    were passed, one or a list's; and whether coordinates were float64."""
-    cdef RoiAlignParams asked = align_params(params)
-    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
-    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
-    cdef MapList x = maps_of(input, op, b"input", p, stream_of(g))
-    cdef Maps maps = x.maps(op)
-    cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
-    cdef RoiAlignProblem problem = make_roi_align(op, asked, maps, b.tensor, tensor_or_null(i),
-                                                  pyramid_or_null(p))
-    out = allocate(tensor_shape(b), "float64")
-    cdef View y = writable_view_of(out, op, b"grad_boxes", stream_of(g))
-    cdef Scratch _scratch = place(problem, g, device)
-    call_align(ALIGN_BACKWARD_BOXES, problem, Maps(&g.tensor), b.tensor, maps, Maps(&y.tensor))
-    shapes = b.owner if isinstance(boxes, (list, tuple)) else [tensor_shape(b)]
-    return out, shapes, problem.double_coordinates
-
-
-def roi_pool(bytes op, params, boxes, batch_indices, allocate, device, out, input,
-             return_argmax, pyramid):
-    cdef RoiPoolParams asked = pool_params(params)
-    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
-    cdef MapList x = maps_of(input, op, b"input", p, stream_asked(device))
-    cdef Maps maps = x.maps(op)
-    cdef View leader = x.first()
-    cdef View b, i
-    b, i = read_boxes(boxes, batch_indices, op, x.first(), device)
-    cdef RoiPoolProblem problem = make_roi_pool(op, asked, maps, b.tensor, tensor_or_null(i),
-                                                pyramid_or_null(p))
-    if out is None:
-        out = allocate(shape_tuple(pooled_shape(problem)), dtype_name(leader.tensor))
-    cdef View y = writable_view_of(out, op, b"out", stream_of(leader))
-    cdef View a = None
-    argmax = None
-    if return_argmax:
-        argmax = allocate(shape_tuple(pooled_shape(problem)), "int32")
-        a = writable_view_of(argmax, op, b"argmax", stream_of(leader))
-    cdef Scratch _scratch = place(problem, leader, device)
-    call_pool(POOL, problem, maps, b.tensor, Maps(), Maps(&y.tensor), tensor_or_null(a))
-    return (out, argmax) if return_argmax else out
-
-
-def roi_pool_backward(bytes op, params, boxes, batch_indices, allocate, device, out,
-                      grad_output, argmax, input_shape, pyramid):
-    cdef RoiPoolParams asked = pool_params(params)
-    cdef PyramidView p = pyramid_view(pyramid, op, stream_asked(device))
-    cdef View g = view_of(grad_output, op, b"grad_output", stream_asked(device))
-    cdef View b, i
-    cdef View a = view_or_none(argmax, op, b"argmax", stream_of(g))
-    check_float(op, b"grad_output", g.tensor)
-    cdef MapList shapes = shaped_like(g, input_shape, op, p)
-    b, i = read_boxes(boxes, batch_indices, op, shapes.first(), device)
-    cdef RoiPoolProblem problem = make_roi_pool(op, asked, shapes.maps(op), b.tensor,
-                                                tensor_or_null(i), pyramid_or_null(p))
-    out = gradients(g, shapes, allocate, out, p)
-    cdef MapList y = maps_of(out, op, b"out", p, stream_of(g), writable=True)
-    cdef Maps result = y.maps(op)
-    cdef Scratch _scratch = place(problem, g, device)
-    call_pool(POOL_BACKWARD, problem, Maps(&g.tensor), b.tensor, Maps(tensor_or_null(a)), result,
-              NULL)
-    return out
+include "catalogue.pxi"
+include "call.pxi"
 
 
 def assign_levels(bytes op, boxes, pyramid, allocate=None, device=None):
@@ -318,20 +187,11 @@ def assign_levels(bytes op, boxes, pyramid, allocate=None, device=None):
     return levels
 
 
-include "any_operator.pxi"
-include "new_results.pxi"
 include "shortcut.pxi"
 include "shapes_alone.pxi"
 
 
 # ---- the process -------------------------------------------------------------------------------
-
-def param_fields():
-    """The names of the structs' fields, for the test that holds every spelling of them together."""
-    cdef RoiAlignParams align = RoiAlignParams(1, 1, 1.0, 0, 0, False, 0, 0)
-    cdef RoiPoolParams pool = RoiPoolParams(1, 1, 1.0, 0, 0)
-    return {"RoiAlignParams": tuple(align), "RoiPoolParams": tuple(pool)}
-
 
 def answering_signals(function, *args):
     """function(*args). Python's signal handlers run meanwhile, where kernels that another library

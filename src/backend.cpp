@@ -4,13 +4,12 @@
 #include <atomic>
 
 #include "device_library.h"
+#include "floating_point.h"
+#include "workspace.h"
 
 namespace roidl {
 
 namespace {
-
-static_assert(sizeof(Backend) == sizeof(const char*) + kBackendEntries * sizeof(void (*)()),
-              "a library of another number of entries must not be loaded");
 
 [[noreturn]] void fail_without_backend(const Problem& problem) {
   fail(ErrorKind::unsupported, problem.op, "not implemented on device ", problem.device);
@@ -41,6 +40,21 @@ const Backend& backend_of(const Problem& problem) {
     default:
       fail_without_backend(problem);
   }
+}
+
+Entry entry_of(const Operator& op, const Problem& problem) {
+  const Backend& backend = backend_of(problem);
+  const Entry entry = backend.entries[index_of(op)];
+  if (entry == nullptr)
+    fail(ErrorKind::unsupported, problem.op, "not implemented on ", backend.name);
+  return entry;
+}
+
+void run_entry(const Operator& op, Problem& problem) {
+  const FloatingPoint mode;
+  const Entry entry = entry_of(op, problem);
+  if (entry == cpu_backend.entries[index_of(op)]) return entry(problem);
+  run_on_device(problem, entry);
 }
 
 abi::DLDevice current_cuda_device(const char* op) {

@@ -117,78 +117,103 @@ cdef extern from "problem.h" namespace "roidl" nogil:
         const Tensor* levels
         const Tensor* counts
 
+cdef extern from "operators.h" namespace "roidl" nogil:
+    const int64_t kCatalogueVersion
+    const int kNumFamilies
+    const int kNumOperators
+    const int kMaxReads
+    const int kMaxWrites
+    const int kMaxModes
+    enum class Family(int32_t):
+        pass
+    enum class Op(int32_t):
+        none
+    enum class Role(int32_t):
+        maps
+        pooled
+        boxes
+        argmax
+    enum class Need(int32_t):
+        of_maximum
+    enum class Linear(int32_t):
+        pass
+    enum class RuleKind "roidl::Rule::Kind"(int32_t):
+        pass
+    ctypedef struct Rule:
+        RuleKind kind
+        Op op
+        const char* at
+        cbool only_average
+    ctypedef struct Read:
+        const char* name
+        Role role
+        Need need
+        Linear linear
+        Rule derivative
+        Rule transpose
+    ctypedef struct Write:
+        const char* name
+        Role role
+        cbool optional
+    cppclass Operator:
+        Op op
+        const char* name
+        Family family
+        Read* reads
+        Write* writes
+        Rule boxes
+        uint32_t modes
+        Op in_average
+        int num_reads()
+        int num_writes()
+    ctypedef struct FamilyInfo:
+        const char* name
+        int columns
+        const char** modes
+        int average
+        uint32_t modes_with_box_gradient
+        cbool channels_per_bin
+    const Operator* kOperators
+    const FamilyInfo* kFamilies
+
 cdef extern from "pyramid.h" namespace "roidl" nogil:
     void c_assign_levels "roidl::assign_levels"(
         const char*, const Pyramid&, int, const Tensor&, int32_t*, void*,
     ) except +raise_python_error
 
-cdef extern from "roi_align.h" namespace "roidl" nogil:
-    ctypedef struct RoiAlignParams:
-        int64_t output_height
-        int64_t output_width
-        double spatial_scale
-        int64_t sampling_height
-        int64_t sampling_width
-        cbool aligned
-        int32_t mode
-        int32_t layout
-    cppclass RoiAlignProblem(Problem):
+cdef extern from "run.h" namespace "roidl" nogil:
+    ctypedef struct Field:
+        const char* name
+        char kind
+    const int kMaxFields
+    int fields_of(Family, Field*)
+    ctypedef struct Number:
+        int64_t whole
+        double real
+    cppclass AnyParams:
         pass
-    RoiAlignProblem make_roi_align(
-        const char*, const RoiAlignParams&, const Maps&, const Tensor&, const Tensor*,
-        const Pyramid*,
-    ) except +raise_python_error
-    void c_roi_align_forward "roidl::roi_align_forward"(
-        RoiAlignProblem&, const Maps&, const Tensor&, const Tensor&,
-    ) except +raise_python_error
-    void c_roi_align_backward "roidl::roi_align_backward"(
-        RoiAlignProblem&, const Tensor&, const Tensor&, const Maps&, const Maps&,
-    ) except +raise_python_error
-    void c_roi_align_backward_boxes "roidl::roi_align_backward_boxes"(
-        RoiAlignProblem&, const Tensor&, const Maps&, const Tensor&, const Tensor&,
-    ) except +raise_python_error
-
-    void c_roi_align_jvp "roidl::roi_align_jvp"(
-        RoiAlignProblem&, const Maps&, const Tensor&, const Maps&, const Tensor&,
-    ) except +raise_python_error
-    void c_roi_align_jvp_boxes "roidl::roi_align_jvp_boxes"(
-        RoiAlignProblem&, const Maps&, const Tensor&, const Tensor&, const Tensor&,
-    ) except +raise_python_error
-    void c_roi_align_jvp_boxes_backward "roidl::roi_align_jvp_boxes_backward"(
-        RoiAlignProblem&, const Tensor&, const Tensor&, const Tensor&, const Maps&,
-    ) except +raise_python_error
-
-cdef extern from "roi_pool.h" namespace "roidl" nogil:
-    ctypedef struct RoiPoolParams:
-        int64_t output_height
-        int64_t output_width
-        double spatial_scale
-        int32_t mode
-        int32_t layout
-    cppclass RoiPoolProblem(Problem):
+    AnyParams params_from(Family, const Number*)
+    int32_t layout_of(const AnyParams&)
+    cbool is_average(const Operator&, const AnyParams&)
+    cppclass AnyProblem:
         pass
-    RoiPoolProblem make_roi_pool(
-        const char*, const RoiPoolParams&, const Maps&, const Tensor&, const Tensor*,
-        const Pyramid*,
+    void c_describe "roidl::describe"(
+        AnyProblem&, const Operator&, const char*, const AnyParams&, const Maps&, const Tensor&,
+        const Tensor*, const Pyramid*,
     ) except +raise_python_error
-    void c_roi_pool_forward "roidl::roi_pool_forward"(
-        RoiPoolProblem&, const Maps&, const Tensor&, const Tensor&, const Tensor*,
+    Problem& base_of(AnyProblem&)
+    Tensor map_like(
+        const Operator&, const char*, const AnyParams&, const Tensor&, const Tensor&, int64_t,
+        int64_t, int64_t,
     ) except +raise_python_error
-    void c_roi_pool_backward "roidl::roi_pool_backward"(
-        RoiPoolProblem&, const Tensor&, const Tensor&, const Tensor*, const Maps&,
-    ) except +raise_python_error
-
-    void c_roi_pool_jvp "roidl::roi_pool_jvp"(
-        RoiPoolProblem&, const Maps&, const Tensor&, const Tensor*, const Tensor&,
-    ) except +raise_python_error
-
-cdef extern from "workspace.h" namespace "roidl" nogil:
-    int64_t c_cuda_workspace "roidl::cuda_workspace"(
-        const char*, RoiAlignProblem&,
+    cppclass Arrays:
+        Maps* reads
+        Maps* writes
+    void c_run "roidl::run"(
+        const Operator&, AnyProblem&, const Tensor&, const Arrays&,
     ) except +raise_python_error
     int64_t c_cuda_workspace "roidl::cuda_workspace"(
-        const char*, RoiPoolProblem&,
-    ) except +raise_python_error
+        const Operator&, AnyProblem&) except +raise_python_error
 
 cdef extern from "device_library.h" namespace "roidl" nogil:
     cppclass DeviceLibrary:

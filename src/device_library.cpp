@@ -133,7 +133,7 @@ void check_device_values(const Problem& problem, const DeviceLibrary& library) {
   check_level_values(host.problem);
 }
 
-int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& library) {
+int64_t find_wrong_cell(const Problem& problem, const DeviceLibrary& library) {
   const PooledView& view = problem.argmax;
   if (problem.rois * problem.channels == 0) return -1;
   const Copy copy = read_back(problem, library, static_cast<const char*>(view.data), 4,

@@ -4,18 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "roi_align.h"
-#include "roi_pool.h"
+#include "run.h"
 
 namespace roidl {
 
 struct Backend;
 
 // Both libraries have to mean the same by a problem, a backend, and this table.
-inline constexpr uint64_t kBackendEntries = 10, kLibraryEntries = 9;
+inline constexpr uint64_t kLibraryEntries = 9;
 inline constexpr uint64_t kDeviceLibraryLayout =
-    (sizeof(RoiAlignProblem) * 65536 + sizeof(RoiPoolProblem)) * 65536 + kLibraryEntries * 256 +
-    kBackendEntries;
+    sizeof(AnyProblem) * 65536 + kLibraryEntries * 256 + kNumOperators;
 
 struct DeviceLibrary {
   uint64_t layout;
@@ -52,6 +50,6 @@ bool checks_on_device(const Problem& problem);
 // As check_box_values and check_level_values, of arrays in the memory of a device.
 void check_device_values(const Problem& problem, const DeviceLibrary& library);
 // The first argmax in the memory of a device that is neither -1 nor a cell of its map, or -1.
-int64_t find_wrong_cell(const RoiPoolProblem& problem, const DeviceLibrary& library);
+int64_t find_wrong_cell(const Problem& problem, const DeviceLibrary& library);
 
 }  // namespace roidl

@@ -6,8 +6,8 @@
 
 namespace roidl {
 
-// Whether the channels of a map [N, C, H, W] lie next to each other; _library.py decides alike.
-// Axes of one element have strides that say nothing.
+// Whether the channels of a map [N, C, H, W] lie next to each other; torch/_shapes.py decides
+// alike. Axes of one element have strides that say nothing.
 inline bool has_channels_last(const Tensor& map) {
   const int64_t *size = map.shape, *stride = map.strides;
   if (map.ndim != 4 || size[1] == 1 || (size[2] == 1 && size[3] == 1)) return false;

@@ -2,7 +2,6 @@
 #include "problem.h"
 
 #include <cmath>
-#include <initializer_list>
 #include <string>
 
 #include "backend.h"
@@ -67,8 +66,8 @@ void check_same_kind(const Problem& problem, const char* name, const Tensor& inp
 
 }  // namespace
 
-void describe_arrays(Problem& problem, const double& scale, const Maps& input, const Tensor& boxes,
-                     const Tensor* indices, const Pyramid* pyramid) {
+void describe_arrays(Problem& problem, bool channels_per_bin, double scale, const Maps& input,
+                     const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid) {
   const FloatingPoint mode;
   const char* op = problem.op;
   problem.num_maps = input.count;
@@ -92,6 +91,14 @@ void describe_arrays(Problem& problem, const double& scale, const Maps& input, c
   if (indices != nullptr) check_same_device(op, "batch_indices", *indices, problem.device);
   check_count(op, "output_size", problem.output_height, kMaxBins);
   check_count(op, "output_size", problem.output_width, kMaxBins);
+  problem.pooled_channels = problem.channels;
+  if (channels_per_bin) {
+    const int64_t bins = problem.output_height * problem.output_width;
+    if (problem.channels % bins != 0)
+      fail(ErrorKind::value, op, "input must have a multiple of ", bins,
+           " channels, as many as there are bins, got ", problem.channels);
+    problem.pooled_channels /= bins;
+  }
   for (int i = 0; i < problem.num_maps; ++i)
     check_scale(op, pyramid != nullptr ? "scales" : "spatial_scale", problem.maps[i].scale);
   const Tensor* counts = pyramid != nullptr ? pyramid->counts : nullptr;
@@ -107,10 +114,10 @@ Shape pooled_shape(const Problem& problem) {
   if (problem.boxes.by_position) shape.size[shape.ndim++] = problem.images;
   shape.size[shape.ndim++] = problem.boxes.per_image;
   const bool channels_first = problem.layout == Layout::nchw;
-  if (channels_first) shape.size[shape.ndim++] = problem.channels;
+  if (channels_first) shape.size[shape.ndim++] = problem.pooled_channels;
   shape.size[shape.ndim++] = problem.output_height;
   shape.size[shape.ndim++] = problem.output_width;
-  if (!channels_first) shape.size[shape.ndim++] = problem.channels;
+  if (!channels_first) shape.size[shape.ndim++] = problem.pooled_channels;
   count_elements(problem.op, shape);
   return shape;
 }
@@ -170,11 +177,10 @@ void check_like_boxes(const Problem& problem, const char* name, const Tensor& te
   check_aligned_on_device(problem.op, name, tensor);
 }
 
-void check_written(const Problem& problem, const Named& written,
-                   std::initializer_list<Named> others) {
+void check_written(const Problem& problem, const Named& written, const Named* others, int count) {
   const auto check_apart = [&](const std::string& name, const Tensor& tensor, const Named& other,
-                               int count) {
-    for (int j = 0; j < count; ++j)
+                               int maps) {
+    for (int j = 0; j < maps; ++j)
       check_no_overlap(problem.op, name.c_str(), tensor,
                        name_of(other.name, other.arrays, j).c_str(), *other.arrays.tensors[j]);
   };
@@ -183,7 +189,7 @@ void check_written(const Problem& problem, const Named& written,
     const Tensor& tensor = *written.arrays.tensors[i];
     check_distinct_elements(problem.op, name.c_str(), tensor);
     check_apart(name, tensor, written, i);
-    for (const Named& other : others) check_apart(name, tensor, other, other.arrays.count);
+    for (int j = 0; j < count; ++j) check_apart(name, tensor, others[j], others[j].arrays.count);
   }
 }
 

@@ -104,6 +104,7 @@ struct Problem {
   const char* op = "";
   Layout layout = Layout::nchw;
   int64_t images = 0, channels = 0, rois = 0;
+  int64_t pooled_channels = 0;  // of the result: those of the maps, or a part of them for each bin
   int64_t output_height = 0, output_width = 0;
   abi::DLDevice device{};
   void* stream = nullptr;  // on CUDA: the cudaStream_t to run on; NULL is the legacy default stream
@@ -118,6 +119,10 @@ struct Problem {
   Levels levels;
   Boxes boxes;
   PooledView pooled;
+  PooledView argmax;      // int32: y * W + x of the maximum, -1 for an empty bin; may be unset
+  Tensor boxes_gradient;  // of a gradient to the boxes: shaped like them
+  Boxes boxes_tangent;    // a direction for every box
+  int64_t* wrong_cell = nullptr;  // where an argmax is reported that cannot be one
 };
 
 // The map of box k, and the box; of a padding row no box is read.
@@ -133,19 +138,20 @@ int64_t level_of(const Problem& problem, int64_t k);  // pyramid.h
 template <class T>
 PlacedBox<T> place_box(const Problem& problem, int64_t k);
 
-void describe_arrays(Problem& problem, const double& scale, const Maps& input, const Tensor& boxes,
-                     const Tensor* indices, const Pyramid* pyramid);
+void describe_arrays(Problem& problem, bool channels_per_bin, double scale, const Maps& input,
+                     const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid);
 
 // Fills in all but the buffers. `params` are any operator's; `input` may lack data when only its
 // shape is known; `indices` may be null, and `pyramid` where there is one map.
 template <class Params>
-void describe_problem(Problem& problem, const char* op, const Params& params, const Maps& input,
-                      const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid) {
+void describe_problem(Problem& problem, const char* op, bool channels_per_bin, const Params& params,
+                      const Maps& input, const Tensor& boxes, const Tensor* indices,
+                      const Pyramid* pyramid) {
   problem.op = op;
   problem.layout = static_cast<Layout>(params.layout);
   problem.output_height = params.output_height;
   problem.output_width = params.output_width;
-  describe_arrays(problem, params.spatial_scale, input, boxes, indices, pyramid);
+  describe_arrays(problem, channels_per_bin, params.spatial_scale, input, boxes, indices, pyramid);
 }
 
 Shape pooled_shape(const Problem& problem);
@@ -167,13 +173,12 @@ void attach_maps(Problem& problem, const char* name, const Maps& maps, MapView M
 void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
                       const Tensor& boxes);
 
-// What is written overlaps nothing. `others` are the tensors that are read, named alike.
+// What is written overlaps neither itself nor the `others`, which are read.
 struct Named {
   const char* name;
   Maps arrays;
 };
-void check_written(const Problem& problem, const Named& written,
-                   std::initializer_list<Named> others);
+void check_written(const Problem& problem, const Named& written, const Named* others, int count);
 
 template <class T>
 PlacedBox<T> place_box(const Problem& problem, int64_t k) {

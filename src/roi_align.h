@@ -1,4 +1,4 @@
-// RoIAlign (Mask R-CNN, arXiv:1703.06870): parameters, the checked problem, and its entry points.
+// RoIAlign (Mask R-CNN, arXiv:1703.06870): parameters and the checked problem.
 #pragma once
 #include <cstdint>
 
@@ -34,39 +34,13 @@ void visit_fields(RoiAlignParams& params, Visit&& visit) {
 }
 
 struct RoiAlignProblem : Problem {
+  using Params = RoiAlignParams;
+
   RoiAlignParams params{};
   AlignMode mode = AlignMode::avg;
-  Tensor boxes_gradient;  // of backward_boxes: shaped like the boxes
-  Boxes boxes_tangent;    // of jvp_boxes: a direction for every box
 };
 
-// Checks metadata; no data is touched, so shapes alone are enough. `indices` may be null, and
-// `pyramid` where there is one map.
-RoiAlignProblem make_roi_align(const char* op, const RoiAlignParams& params, const Maps& input,
-                               const Tensor& boxes, const Tensor* indices,
-                               const Pyramid* pyramid = nullptr);
-
-void roi_align_forward(RoiAlignProblem& problem, const Maps& input, const Tensor& boxes,
-                       const Tensor& out);
-// `input` may be empty for the average, whose gradient does not depend on it.
-void roi_align_backward(RoiAlignProblem& problem, const Tensor& grad_output, const Tensor& boxes,
-                        const Maps& input, const Maps& grad_input);
-// `grad_boxes` is of any float type and shaped like `boxes`; the batch column is set to 0.
-void roi_align_backward_boxes(RoiAlignProblem& problem, const Tensor& grad_output,
-                              const Maps& input, const Tensor& boxes, const Tensor& grad_boxes);
-
-// What the frameworks' forward mode and second derivatives need.
-// out = d(result)/d(input) . input_tangent; `input` may be empty for the average, which is linear.
-// Its transpose is roi_align_backward.
-void roi_align_jvp(RoiAlignProblem& problem, const Maps& input_tangent, const Tensor& boxes,
-                   const Maps& input, const Tensor& out);
-// out = d(result)/d(boxes) . boxes_tangent, for the average; `boxes_tangent` is of any float type
-// and shaped like `boxes`. Linear in `input` and in `boxes_tangent`; its transposes are
-// roi_align_jvp_boxes_backward and roi_align_backward_boxes.
-void roi_align_jvp_boxes(RoiAlignProblem& problem, const Maps& input, const Tensor& boxes,
-                         const Tensor& boxes_tangent, const Tensor& out);
-void roi_align_jvp_boxes_backward(RoiAlignProblem& problem, const Tensor& grad_output,
-                                  const Tensor& boxes, const Tensor& boxes_tangent,
-                                  const Maps& grad_input);
+// Takes over the parameters of a problem whose arrays are described.
+void describe_params(RoiAlignProblem& problem, const RoiAlignParams& params);
 
 }  // namespace roidl

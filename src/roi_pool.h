@@ -1,4 +1,4 @@
-// RoIPool (Fast R-CNN, arXiv:1504.08083): parameters, the checked problem, and its entry points.
+// RoIPool (Fast R-CNN, arXiv:1504.08083): parameters and the checked problem.
 #pragma once
 #include <cstdint>
 
@@ -28,24 +28,13 @@ void visit_fields(RoiPoolParams& params, Visit&& visit) {
 }
 
 struct RoiPoolProblem : Problem {
+  using Params = RoiPoolParams;
+
   RoiPoolParams params{};
   PoolMode mode = PoolMode::max;
-  PooledView argmax;  // int32: y * W + x of the maximum, -1 for an empty bin; unset for avg
-  int64_t* wrong_cell = nullptr;  // where an argmax is reported that cannot be one
 };
 
-RoiPoolProblem make_roi_pool(const char* op, const RoiPoolParams& params, const Maps& input,
-                             const Tensor& boxes, const Tensor* indices,
-                             const Pyramid* pyramid = nullptr);
-
-// `argmax` may be null: then it is not written.
-void roi_pool_forward(RoiPoolProblem& problem, const Maps& input, const Tensor& boxes,
-                      const Tensor& out, const Tensor* argmax);
-void roi_pool_backward(RoiPoolProblem& problem, const Tensor& grad_output, const Tensor& boxes,
-                       const Tensor* argmax, const Maps& grad_input);
-// out = d(result)/d(input) . input_tangent: what lies where the maximum was found, 0 in an empty
-// bin; `argmax` is null for the average. Its transpose is roi_pool_backward.
-void roi_pool_jvp(RoiPoolProblem& problem, const Maps& input_tangent, const Tensor& boxes,
-                  const Tensor* argmax, const Tensor& out);
+// Takes over the parameters of a problem whose arrays are described.
+void describe_params(RoiPoolProblem& problem, const RoiPoolParams& params);
 
 }  // namespace roidl

@@ -31,60 +31,34 @@ cdef View view_of_metadata(metadata, const char* op, const char* name):
     return view
 
 
-def result_shape(str op, dict params, input, boxes, batch_indices, pyramid=None):
+def result_shape(str op, params, input, boxes, batch_indices, pyramid=None):
     """The shape of a forward call's result, or the error of the call. Each array is a pair
     (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
     pairs too, input is a list."""
-    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
-    if "sampling_height" in params:
-        return shape_tuple(pooled_shape(call.align(params)))
-    return shape_tuple(pooled_shape(call.pool(params)))
+    cdef CoreCall call = described(op, params, input, boxes, batch_indices, pyramid)
+    return shape_tuple(pooled_shape(base_of(call.problem)))
 
 
-def cuda_workspace(str op, str entry, dict params, input, boxes, batch_indices, pyramid=None):
+def cuda_workspace(str op, str entry, params, input, boxes, batch_indices, pyramid=None):
     """How many bytes the operator `entry` takes on a CUDA device besides its arrays, or the error
     that there is no library for CUDA. The arguments are those of result_shape."""
-    cdef bytes name = entry.encode()
-    cdef Described call = described(op, input, boxes, batch_indices, pyramid)
-    cdef RoiAlignProblem align
-    cdef RoiPoolProblem pool
-    if "sampling_height" in params:
-        align = call.align(params)
-        return c_cuda_workspace(name, align)
-    pool = call.pool(params)
-    return c_cuda_workspace(name, pool)
+    cdef CoreCall call = described(op, params, input, boxes, batch_indices, pyramid)
+    return c_cuda_workspace(row_of(entry)[0], call.problem)
 
 
-cdef class Described:
+cdef CoreCall described(str op, params, input, boxes, batch_indices, pyramid):
     """A call whose arrays are known by shape and dtype alone."""
-    cdef bytes op
-    cdef MapList input
-    cdef View boxes, indices
-    cdef PyramidView pyramid
-
-    cdef RoiAlignProblem align(self, dict params) except *:
-        cdef RoiAlignParams fields = params
-        return make_roi_align(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
-                              tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
-
-    cdef RoiPoolProblem pool(self, dict params) except *:
-        cdef RoiPoolParams fields = params
-        return make_roi_pool(self.op, fields, self.input.maps(self.op), self.boxes.tensor,
-                             tensor_or_null(self.indices), pyramid_or_null(self.pyramid))
-
-
-cdef Described described(str op, input, boxes, batch_indices, pyramid):
-    cdef Described call = Described.__new__(Described)
-    call.op = op.encode()
-    cdef const char* name = call.op
+    cdef bytes called = op.encode()
+    cdef CoreCall call = new_call(op, called, params, pyramid_view(pyramid, called, None, True))
+    cdef MapList maps
     if pyramid is None:
-        call.input = maps_from([view_of_metadata(input, name, b"input")])
+        maps = maps_from([view_of_metadata(input, called, b"input")])
     else:
-        call.input = maps_from([view_of_metadata(each, name, f"input[{number}]".encode())
-                                for number, each in enumerate(input)])
-    call.boxes = view_of_metadata(boxes, name, b"boxes")
-    call.indices = described_or_none(batch_indices, name, b"batch_indices")
-    call.pyramid = pyramid_view(pyramid, name, None, True)
+        maps = maps_from([view_of_metadata(each, called, f"input[{number}]".encode())
+                          for number, each in enumerate(input)])
+    call.take_maps(maps.first(), maps.maps(called))
+    call.describe(view_of_metadata(boxes, called, b"boxes"),
+                  described_or_none(batch_indices, called, b"batch_indices"))
     return call
 
 

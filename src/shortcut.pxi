@@ -1,50 +1,88 @@
-# The short way of a public function: arguments that most calls pass are taken straight to the
-# operator; part of _core.pyx.
+# The fast path of a public function: arguments that most calls pass are bound in compiled code, by
+# the function's signature and the catalogue; part of _core.pyx.
 
 cdef object REQUIRED = object()
 
+cdef enum Source:  # of a field of the parameters
+    PAIR, NUMBER, FLAG, CHOICE
+
+
+@cython.final
+cdef class Parameter:
+    """Which argument a field of the parameters is read from, and how."""
+    cdef Source source
+    cdef Py_ssize_t place  # of the argument
+    cdef int field
+    cdef dict choices
+
 
 cdef class Shortcut:
-    """Binds the arguments of `roi_align` or `roi_pool` if they are what most calls pass: plain
-    arrays of one type in CPU memory, and numbers of Python's own types. Everything else, mistakes
+    """Binds the arguments of an operator on one map if they are what most calls pass: plain arrays
+    of one type in CPU memory, and numbers of Python's own types. Everything else, mistakes
     included, is left to the long way. Without `make` the call is the caller's to run: then arrays
     are of that type, and not read."""
-    cdef cbool aligns  # or pools
+    cdef const Operator* row
+    cdef const Operator* backward_row  # the transpose in the first read
     cdef bytes op
+    cdef bytes backward_op
     cdef object kind
     cdef object make
     cdef dict dtypes
     cdef object limit
     cdef object altered
-    cdef dict modes
-    cdef dict layouts
     cdef dict places
     cdef list defaults
+    cdef list parameters  # of Parameter
     cdef Py_ssize_t num_positional
-    cdef Py_ssize_t mode_place
+    cdef Py_ssize_t place_of_boxes
+    cdef Py_ssize_t place_of_indices
+    cdef Py_ssize_t place_of_flag  # that asks for the optional result; -1 where there is none
     cdef Py_ssize_t out_place  # behind all others, where there is no out
 
-    def __init__(self, str op, signature, kind, make, dict dtypes, dict modes, dict layouts,
-                 limit=None, altered=None):
+    def __init__(self, str op, signature, kind, make, dict dtypes, dict choices, limit=None,
+                 altered=None):
         """Of a function of that `inspect.Signature`. A result is make(shape, strides,
         dtypes[name]); limit() says how many threads may be used; altered(array) whether the array's
-        values are not those in its memory."""
-        self.aligns = op == "roi_align"
+        values are not those in its memory. `choices` are the numbers of words, by the field."""
         self.op = op.encode()
+        self.row = row_of(op)
+        self.backward_row = &kOperators[<int>self.row.reads[0].transpose.op]
+        self.backward_op = self.backward_row.name
         self.kind, self.make, self.dtypes = kind, make, dtypes
         self.limit, self.altered = limit, altered
-        self.modes, self.layouts = modes, layouts
-        parameters = list(signature.parameters.values())
-        self.places = {each.name: place for place, each in enumerate(parameters)}
+        given = list(signature.parameters.values())
+        self.places = {each.name: place for place, each in enumerate(given)}
         self.defaults = [REQUIRED if each.default is each.empty else each.default
-                         for each in parameters]
-        self.num_positional = len([each for each in parameters if each.kind != each.KEYWORD_ONLY])
-        self.mode_place = self.places["mode"]
-        self.out_place = self.places.get("out", len(parameters))
+                         for each in given]
+        self.num_positional = len([each for each in given if each.kind != each.KEYWORD_ONLY])
+        self.out_place = self.places.get("out", len(given))
+        self.place_of_boxes = self.places["boxes"]
+        self.place_of_indices = self.places["batch_indices"]
+        self.place_of_flag = -1
+        if self.row.num_writes() > 1:
+            self.place_of_flag = self.places["return_" + self.row.writes[1].name.decode()]
+        self.parameters = [self.parameter(number, name, field_kind, choices)
+                           for number, (name, field_kind)
+                           in enumerate(param_fields(<int>self.row.family))]
+
+    def parameter(self, int field, str name, str kind, dict choices):
+        """How a field is read."""
+        cdef Parameter parameter = Parameter.__new__(Parameter)
+        axis = name.rpartition("_")[2]
+        argument = name
+        parameter.source = FLAG if kind == "bool" else NUMBER
+        if axis in ("height", "width"):
+            parameter.source = PAIR
+            argument = {"output": "output_size", "sampling": "sampling_ratio"}[
+                name[:-len(axis) - 1]]
+        elif name in choices:
+            parameter.source, parameter.choices = CHOICE, choices[name]
+        parameter.place, parameter.field = self.places[argument], field
+        return parameter
 
     def bind(self, tuple args, dict kwargs):
         """The call, ready to be run; or None."""
-        cdef Py_ssize_t place, given = len(args), mode_place = self.mode_place
+        cdef Py_ssize_t place, given = len(args)
         cdef list values = self.defaults[:]
         cdef BoundCall call
         if given > self.num_positional:
@@ -56,33 +94,16 @@ cdef class Shortcut:
             if found is None or <Py_ssize_t>found < given:
                 return None
             values[<Py_ssize_t>found] = value
-        if REQUIRED is values[2]:
-            return None
         if self.out_place < len(values) and values[self.out_place] is not None:
             return None
         call = BoundCall.__new__(BoundCall)
         call.shortcut = self
         try:
-            # The order is that of _ops.py.
-            if self.aligns:
-                if values[5] is not True and values[5] is not False:
-                    return None
-                call.align.aligned = values[5]
-                call.align.spatial_scale = number_of(values[3])
-                pair_of(values[2], &call.align.output_height, &call.align.output_width)
-                pair_of(values[4], &call.align.sampling_height, &call.align.sampling_width)
-                call.align.mode = self.modes[values[mode_place]]
-                call.align.layout = self.layouts[values[mode_place + 1]]
-            else:
-                if values[7] is not True and values[7] is not False:
-                    return None
-                call.return_argmax = values[7]
-                call.pool.spatial_scale = number_of(values[3])
-                pair_of(values[2], &call.pool.output_height, &call.pool.output_width)
-                call.pool.mode = self.modes[values[mode_place]]
-                call.pool.layout = self.layouts[values[mode_place + 1]]
-            call.input, call.boxes = values[0], values[1]
-            call.batch_indices = values[mode_place + 2]
+            self.read_params(call, values)
+            if self.place_of_flag >= 0:
+                call.return_argmax = flag_of(values[self.place_of_flag])
+            call.input, call.boxes = values[0], values[self.place_of_boxes]
+            call.batch_indices = values[self.place_of_indices]
             call.x = self.plain(call.input, b"input")
             call.b = self.plain(call.boxes, b"boxes")
             if call.batch_indices is not None:
@@ -90,6 +111,24 @@ cdef class Shortcut:
         except Exception:
             return None
         return call
+
+    cdef int read_params(self, BoundCall call, list values) except -1:
+        cdef Parameter parameter
+        cdef int axis
+        for parameter in self.parameters:
+            value = values[parameter.place]
+            if parameter.source == PAIR:
+                # The height stands before the width.
+                axis = 1 if call.last_pair == parameter.place else 0
+                call.numbers[parameter.field].whole = size_of(value, axis)
+                call.last_pair = parameter.place
+            elif parameter.source == NUMBER:
+                call.numbers[parameter.field].real = number_of(value)
+            elif parameter.source == FLAG:
+                call.numbers[parameter.field].whole = flag_of(value)
+            else:
+                call.numbers[parameter.field].whole = parameter.choices[value]
+        return 0
 
     cdef View plain(self, obj, const char* name):
         """The array, or an error if it is not plain."""
@@ -105,38 +144,55 @@ cdef class Shortcut:
     cdef ThreadLimit* new_limit(self) except NULL:
         return new ThreadLimit(0x7fffffff if self.limit is None else self.limit())
 
+    cdef new_array(self, const Shape& shape, cbool channels_last, dtype):
+        cdef int64_t strides[64]
+        dense_strides(shape, channels_last, strides)
+        return self.make(shape_tuple(shape),
+                         tuple([strides[axis] for axis in range(shape.ndim)]), self.dtypes[dtype])
+
     def backward(self, params, grad_output, boxes, batch_indices, other, tuple map_shape):
         """The gradient to the input of a call whose `map_shape` and `params` these are; or None.
-        `other` is the input, the argmax or None, as the operator needs it."""
+        `other` is what the gradient reads besides, or None."""
         cdef View g, b, i = None, o = None
+        cdef CoreCall call = CoreCall.__new__(CoreCall)
         if self.make is None:
             return None
+        call.begin(self.backward_row, self.backward_op,
+                   params_of_tuple(self.row.family, params), None)
         try:
-            g = self.plain(grad_output, b"grad_output")
+            g = self.plain(grad_output, self.backward_row.reads[0].name)
+            call.take_read(0, g, Maps(&g.tensor))
             b = self.plain(boxes, b"boxes")
             if batch_indices is not None:
                 i = self.plain(batch_indices, b"batch_indices")
             if other is not None:
-                o = self.plain(other, b"input" if self.aligns else b"argmax")
+                o = self.plain(other, self.backward_row.reads[1].name)
+                call.take_read(1, o, Maps(&o.tensor))
         except Exception:
             return None
+        cdef View map = View.__new__(View), y
+        map.tensor = map_like(self.backward_row[0], self.backward_op, call.params, g.tensor,
+                              b.tensor, map_shape[0], map_shape[1], map_shape[2])
+        call.take_maps(map, Maps(&map.tensor))
         cdef ThreadLimit* limit = self.new_limit()
         try:
-            if self.aligns:
-                return new_align_backward(align_params(params), g, b, i, o, map_shape, self.make,
-                                          self.dtypes)
-            return new_pool_backward(pool_params(params), g, b, i, o, map_shape, self.make,
-                                     self.dtypes)
+            call.describe(b, i)
+            result = self.new_array(input_shape(base_of(call.problem)), map_shape[3],
+                                    dtype_name(g.tensor))
+            y = view_of_new(result, self.backward_op)
+            call.arrays.writes[0] = Maps(&y.tensor)
+            call.run()
         finally:
             del limit
+        return result
 
 
 @cython.freelist(8)
 cdef class BoundCall:
     """A call whose arguments are bound."""
     cdef Shortcut shortcut
-    cdef RoiAlignParams align
-    cdef RoiPoolParams pool
+    cdef Number numbers[16]  # the parameters
+    cdef Py_ssize_t last_pair
     cdef readonly cbool return_argmax
     cdef readonly object input
     cdef readonly object boxes
@@ -145,37 +201,63 @@ cdef class BoundCall:
     cdef View b
     cdef View i
 
+    def __cinit__(self):
+        self.last_pair = -1
+
     def run(self, cbool with_argmax=False):
-        """The result; of RoIPool with the argmax, if it is asked for, here or by the caller."""
+        """The result; with the optional one, if it is asked for, here or by the caller."""
         if self.x is None:
             raise TypeError("the arrays of this call were not read")
-        cdef ThreadLimit* limit = self.shortcut.new_limit()
+        cdef Shortcut shortcut = self.shortcut
+        cdef CoreCall call = CoreCall.__new__(CoreCall)
+        cdef const Operator* row = shortcut.row
+        cdef AnyParams params = params_from(row.family, self.numbers)
+        cdef Shape shape
+        cdef View y, z
+        cdef cbool channels_last = layout_of(params) == 0 and has_channels_last(self.x.tensor)
+        cdef ThreadLimit* limit = shortcut.new_limit()
+        optional = None
         try:
-            if self.shortcut.aligns:
-                return new_align(self.align, self.x, self.b, self.i, self.shortcut.make,
-                                 self.shortcut.dtypes)
-            with_argmax = with_argmax or self.return_argmax
-            pair = new_pool(self.pool, self.x, self.b, self.i, with_argmax, self.shortcut.make,
-                            self.shortcut.dtypes)
-            return pair if with_argmax else pair[0]
+            call.begin(row, shortcut.op, params, None)
+            call.take_read(0, self.x, Maps(&self.x.tensor))
+            call.describe(self.b, self.i)
+            shape = pooled_shape(base_of(call.problem))
+            result = shortcut.new_array(shape, channels_last, dtype_name(self.x.tensor))
+            y = view_of_new(result, shortcut.op)
+            call.arrays.writes[0] = Maps(&y.tensor)
+            if with_argmax or self.return_argmax:
+                optional = shortcut.new_array(shape, channels_last, "int32")
+                z = view_of_new(optional, shortcut.op)
+                call.arrays.writes[1] = Maps(&z.tensor)
+            call.run()
         finally:
             del limit
+        return result if optional is None else (result, optional)
 
     def params(self):
-        """The fields of the parameters, in the struct's order."""
-        if self.shortcut.aligns:
-            return (self.align.output_height, self.align.output_width, self.align.spatial_scale,
-                    self.align.sampling_height, self.align.sampling_width, self.align.aligned,
-                    self.align.mode, self.align.layout)
-        return (self.pool.output_height, self.pool.output_width, self.pool.spatial_scale,
-                self.pool.mode, self.pool.layout)
+        """The fields of the parameters, in their order."""
+        cdef int family = <int>self.shortcut.row.family, i
+        fields = []
+        for i in range(PARAM_KINDS.counts[family]):
+            kind = PARAM_KINDS.kinds[family][i]
+            if kind == b"f":
+                fields.append(self.numbers[i].real)
+            else:
+                fields.append(bool(self.numbers[i].whole) if kind == b"b" else
+                              self.numbers[i].whole)
+        return tuple(fields)
+
+    @property
+    def is_average(self):
+        """Whether the operator is linear in its input."""
+        return is_average(self.shortcut.row[0], params_from(self.shortcut.row.family, self.numbers))
 
     def map_shape(self):
         """The input's images, height, width, and whether its channels lie next to each other; of a
         call that ran here: None of others."""
         if self.x is None:
             return None
-        cdef int layout = self.align.layout if self.shortcut.aligns else self.pool.layout
+        cdef int layout = layout_of(params_from(self.shortcut.row.family, self.numbers))
         cdef int64_t* sizes = self.x.tensor.shape
         if layout == 0:
             return sizes[0], sizes[2], sizes[3], has_channels_last(self.x.tensor)
@@ -188,14 +270,16 @@ cdef double number_of(value) except? -1:
     return value
 
 
-cdef int pair_of(value, int64_t* first, int64_t* second) except -1:
-    if type(value) is int:
-        first[0] = second[0] = value
-        return 0
-    if type(value) is not tuple or len(<tuple>value) != 2:
+cdef int flag_of(value) except -1:
+    if value is not True and value is not False:
         raise TypeError
-    one, other = <tuple>value
-    if type(one) is not int or type(other) is not int:
+    return value is True
+
+
+cdef int64_t size_of(value, int axis) except? -1:
+    """Of an integer, or of a pair (height, width)."""
+    if type(value) is tuple and len(<tuple>value) == 2:
+        value = (<tuple>value)[axis]
+    if type(value) is not int:
         raise TypeError
-    first[0], second[0] = one, other
-    return 0
+    return value

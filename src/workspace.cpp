@@ -1,10 +1,6 @@
-// The memory that kernels for CUDA use besides the arrays: lent, or estimated by an operator's
-// name.
+// The memory that kernels for CUDA use besides the arrays: measured, and lent for one call.
 #include "workspace.h"
 
-#include <cstring>
-
-#include "backend.h"
 #include "device_library.h"
 
 namespace roidl {
@@ -22,48 +18,23 @@ Loan::~Loan() {
   if (!is_lent_) cuda_library()->release(problem_, workspace.data);
 }
 
-namespace {
-
-template <class ProblemType>
-struct Entry {
-  const char* name;
-  void (*const Backend::*run)(const ProblemType&);
-};
-
-constexpr Entry<RoiAlignProblem> kAlign[] = {
-    {"roi_align", &Backend::roi_align_forward},
-    {"roi_align_backward", &Backend::roi_align_backward},
-    {"roi_align_backward_boxes", &Backend::roi_align_backward_boxes},
-    {"roi_align_jvp", &Backend::roi_align_jvp},
-    {"roi_align_jvp_boxes", &Backend::roi_align_jvp_boxes},
-    {"roi_align_jvp_boxes_backward", &Backend::roi_align_jvp_boxes_backward},
-};
-
-constexpr Entry<RoiPoolProblem> kPool[] = {
-    {"roi_pool", &Backend::roi_pool_forward},
-    {"roi_pool_backward", &Backend::roi_pool_backward},
-    {"roi_pool_jvp", &Backend::roi_pool_jvp},
-};
-
-template <class ProblemType, size_t count>
-int64_t estimate(const char* name, ProblemType& problem,
-                 const Entry<ProblemType> (&entries)[count]) {
-  problem.device = {abi::kDLCUDA, 0};
-  problem.pass = Pass::estimate;
-  for (const Entry<ProblemType>& entry : entries)
-    if (std::strcmp(entry.name, name) == 0)
-      return rehearse(problem, entry_of(problem, entry.run), Pass::estimate);
-  fail(ErrorKind::runtime, problem.op, "there is no operator ", name);
+int64_t rehearse(Problem& problem, Entry entry, Pass pass) {
+  Workspace workspace;
+  problem.workspace = &workspace;
+  problem.pass = pass;
+  entry(problem);
+  return workspace.taken;
 }
 
-}  // namespace
-
-int64_t cuda_workspace(const char* name, RoiAlignProblem& problem) {
-  return estimate(name, problem, kAlign);
-}
-
-int64_t cuda_workspace(const char* name, RoiPoolProblem& problem) {
-  return estimate(name, problem, kPool);
+void run_on_device(Problem& problem, Entry entry) {
+  if (problem.pass == Pass::load) {
+    rehearse(problem, entry, Pass::load);
+    return;
+  }
+  Loan loan(problem, rehearse(problem, entry, Pass::measure));
+  problem.workspace = &loan.workspace;
+  problem.pass = Pass::run;
+  entry(problem);
 }
 
 }  // namespace roidl

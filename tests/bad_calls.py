@@ -1,7 +1,7 @@
-"""Bad and extreme calls of every operator, and the server that tries each in a process of its own.
+"""Bad and extreme calls of every operator, and the server that tries each in its own process.
 
-The server has imported NumPy and roidl and nothing more, and forks for every case; the child sets
-itself a limit of memory and of time, makes the call and says what came of it.
+The server imports only NumPy and roidl, and forks for every case; the child limits its memory and
+time, makes the call and reports the outcome.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ALLOWED = (ValueError, TypeError, NotImplementedError, MemoryError, BufferError)
 
 FINE = "fine"
 
-Case = dict[str, Any]  # what differs from `every_argument`
+Case = dict[str, Any]  # changes of `every_argument`
 
-# Things in the place of an array ------------------------------------------------------------------
+# Objects in the place of an array -----------------------------------------------------------------
 
 
 class Says:
-    """An object whose `__dlpack__` returns one thing, or raises it."""
+    """An object whose `__dlpack__` returns or raises a given object."""
 
     def __init__(self, answer: Any, **attributes: Any) -> None:
         self.answer = answer
@@ -56,7 +56,7 @@ class Recursive:
 
 
 class Moody:
-    """Refuses every question."""
+    """Raises an error for every attribute."""
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(f"no {name} today")
@@ -69,7 +69,7 @@ def _unaligned(a: NumpyArray) -> NumpyArray:
 
 
 def _odd_strides(a: NumpyArray) -> NumpyArray:
-    """Strides that are no multiple of the elements' size, in a dtype that DLPack refuses."""
+    """Strides that are not multiples of the element size, in a dtype that DLPack refuses."""
     raw = np.zeros((*a.shape, 4), np.uint8)
     return np.ndarray(a.shape, ml_dtypes.bfloat16, raw.data, 0, (*raw.strides[:-2], 3))
 
@@ -232,7 +232,7 @@ def _modes(op: str) -> Iterator[Case]:
 
 
 def _rows(index: float, corners: tuple[float, ...], dtype: Any = np.float32) -> Case:
-    """Boxes [K, 5] of which the second is the one to be tried."""
+    """Boxes [K, 5] whose second row is the one under test."""
     rows = np.array([[0, 1, 1, 6, 5], [index, *corners], [1, 2, 2, 7, 4]])
     with np.errstate(all="ignore"):
         return {"boxes": rows.astype(dtype), "batch_indices": None}
@@ -261,7 +261,7 @@ def families_of(op: str) -> list[str]:
 
 
 def cases_of(op: str, family: str) -> Iterator[tuple[str, Case]]:
-    """What differs from `every_argument`, with a name."""
+    """Named changes of `every_argument`."""
     if family in NUMBERS:
         modes = list(_modes(op)) if family in ("output_size", "sampling_ratio") else [{}]
         for mode in modes:
@@ -312,7 +312,7 @@ def judge(op: str, case: Case) -> str:
     try:
         result = call(op, **given)
     except ALLOWED as error:
-        # Python's own MemoryError says nothing either.
+        # Python's own MemoryError has no message.
         return FINE if str(error) or isinstance(error, MemoryError) else f"{error!r}: no message"
     except BaseException as error:
         return f"raised {error!r}"
@@ -324,7 +324,7 @@ def judge(op: str, case: Case) -> str:
 
 
 def start(op: str, case: Case) -> tuple[int, int]:
-    """A child of this process that tries the case, and the pipe into which it says its verdict."""
+    """Start a child that tries the case; return it and the pipe for its verdict."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -352,7 +352,7 @@ def verdict_of(child: int, reader: int) -> str:
 
 
 def try_all(op: str, family: str) -> Iterator[tuple[str, str]]:
-    """Every case's name and verdict; two children at a time."""
+    """The name and verdict of every case; two children run at a time."""
     waiting: list[tuple[str, int, int]] = []
     for name, case in cases_of(op, family):
         waiting.append((name, *start(op, case)))

@@ -1,8 +1,8 @@
-"""The zoo: named boxes that have gone wrong somewhere, or could, on maps small enough for loops.
+"""The zoo: named boxes that are error-prone, on maps small enough for the oracle's loops.
 
-Boxes are written in cells of the map and kept in pixels of the image, exactly representable in
-float32, so that the coordinate types disagree about their own rounding only. The number of channels
-and the features are the test's business.
+Boxes are written in cells of the map and stored in pixels of the image, exactly representable in
+float32, so that coordinate types differ in the rounding of operations only. Tests choose the number
+of channels and the features.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NEAR_MAX = 3e38  # below float32's largest number, so that scaling by 2 overflow
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Boxes [K, 5] in float64 (read-only) and the arguments that make them interesting.
+    """Boxes [K, 5] in float64 (read-only) and the arguments of the case.
 
-    `sampling_ratio` and `aligned` mean nothing to RoIPool.
+    RoIPool ignores `sampling_ratio` and `aligned`.
     """
 
     name: str
@@ -53,7 +53,7 @@ def _case(
     """A case from corners in cells of the map, dealt out to the images in turn."""
     cells = np.array(corners, dtype=np.float64)
     images = np.arange(len(cells)) % map_shape[0]
-    # Clipped, as cells of 3e38 are more pixels than a float32 can say when the scale is below 1.
+    # Clipped, because 3e38 cells exceed float32's range in pixels if the scale is below 1.
     pixels = np.clip(cells / spatial_scale, -NEAR_MAX, NEAR_MAX).astype(np.float32)
     boxes = np.column_stack([images, pixels]).astype(np.float64)
     boxes.setflags(write=False)
@@ -83,7 +83,7 @@ def random_boxes(
     return np.column_stack([rng.integers(0, n, k), pixels]).astype(np.float64)
 
 
-# Boxes by what is odd about them, in cells --------------------------------------------------------
+# Boxes by their special property, in cells --------------------------------------------------------
 
 ORDINARY: list[Corners] = [
     (1.3, 2.2, 7.9, 8.4),
@@ -133,7 +133,7 @@ TINY: list[Corners] = [
     (12.9, 9.9, 13.1, 10.1),
     (6.1, 2.2, 6.1003, 8.8),
 ]
-# One ulp (three: the offset of `aligned` eats one) to either side of where a sample leaves the map.
+# One ulp (three: `aligned` loses one) to either side of where a sample leaves the map.
 JUMP = [(-1.0, n) for n in (-3, 0, 3)] + [(0.0, n) for n in (-3, 0, 3)]
 JUMP_X = JUMP + [(edge, n) for edge in (W - 1.0, float(W)) for n in (-3, 0, 3)]
 JUMP_Y = JUMP + [(edge, n) for edge in (H - 1.0, float(H)) for n in (-3, 0, 3)]
@@ -206,9 +206,9 @@ HALF_WAY: list[Corners] = [
     (12.5, 9.5, 13.5, 10.5),
     (13.5, 10.5, 14.5, 11.5),
 ]
-# Extents 57, 114, 121: float32(extent / bins) * bins exceeds the extent, so that the last bin sees
+# Extents 57, 114, 121: float32(extent / bins) * bins exceeds the extent, so that the last bin has
 # one pixel more; 62 for 14 bins: an inner bin begins one earlier. Both maps are larger than that,
-# or nobody would notice.
+# so that it affects the result.
 ROUNDED_QUOTIENT: list[Corners] = [
     *((x, 1, x + extent - 1, 8) for extent in (57, 62, 114, 121, 58) for x in (0, 5)),
     *((2, y, 9, y + extent - 1) for extent in (57, 62, 114, 121, 58) for y in (0, 4)),
@@ -225,8 +225,8 @@ MANY: list[Corners] = [(x1, y1, x2, y2) for _, x1, y1, x2, y2 in _MANY.tolist()]
 def jump_case(wrong: Literal["order", "fma"] = "order", count: int = 32) -> Case:
     """Boxes with a sample that is on the map in the order of the definition and off it in another.
 
-    The definition rounds (x1 + p * bw) + ((i + 1/2) * bw) / g after every step. `wrong` is what an
-    implementation may be tempted to do: "order" is (i + 1/2) * (bw / g), "fma" contracts
+    The definition rounds (x1 + p * bw) + ((i + 1/2) * bw) / g after every step. `wrong` is the
+    mistake of an implementation: "order" is (i + 1/2) * (bw / g), "fma" contracts
     x1 + p * bw. Every box returned has at least one sample that float32 puts on different sides
     of -1, H or W. Three samples per bin: with a power of two "order" would make no difference.
     """

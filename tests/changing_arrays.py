@@ -1,8 +1,8 @@
-"""Calls of every operator while somebody else writes to all the small arrays that they read.
+"""Calls of every operator while another process writes to all small arrays that they read.
 
 Run as a program: prints the name of every call before it is tried, and `done` at the end. The
-arrays lie in memory that is shared with a process that writes without pause: a thread of Python
-would wait for its turn.
+arrays are in memory shared with a process that writes without pause, because a Python thread would
+have to wait for the GIL.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _shared(array: NumpyArray) -> NumpyArray:
 
 
 def _states(values: list[Any], like: NumpyArray) -> list[NumpyArray]:
-    """What an array holds in turn; the first is its own."""
+    """The contents of an array in turn; the first are its original ones."""
     return [np.broadcast_to(np.asarray(value, like.dtype), like.shape) for value in values]
 
 
@@ -75,12 +75,12 @@ POOL = pool_params("roi_pool", (3, 4), 0.25, "max", "NCHW")
 
 
 def _derivatives() -> Iterator[tuple[str, Call]]:
-    """Those that only the frameworks' adapters call."""
+    """The derivatives that only the frameworks' adapters call."""
     features, out = MAPS[0], np.empty_like(GRAD)
 
     def run(op: str, params: Any, leader: Any, other: Any, result: NumpyArray) -> None:
         shape = result.shape if op.endswith("backward") else None
-        _core.run_operator(op, params, leader, BOXES, None, other, shape, result, None, threads=2)
+        _core.run_operator(op, params, [leader, other], BOXES, None, shape, [result], threads=2)
 
     max_mode = align_params("roi_align", (3, 4), 0.25, 2, True, "max", "NCHW")
     op = "roi_align_jvp_boxes_backward"

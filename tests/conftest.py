@@ -1,4 +1,4 @@
-"""The fixture `lib`: every array library and device that the operators serve, one row each."""
+"""The fixture `lib`: every supported array library and device, one row each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import roidl
 
 NumpyArray = npt.NDArray[Any]
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow prints many messages
 
 # A shell that starts the suite in the background has SIGINT ignored, and so have all processes
 # that the tests start, unless it is handled here.
@@ -37,13 +37,13 @@ class Lib(NamedTuple):
     """One array library on one device."""
 
     name: str
-    # The dtype is kept; so are the strides and the memory where the library has a way to say them.
+    # It keeps the dtype, and strides and memory if the library can represent them.
     asarray: Callable[[NumpyArray], Any]
     to_numpy: Callable[[Any], NumpyArray]
-    array: type[Any]  # what results are instances of
+    array: type[Any]  # the type of results
     writable: bool = True  # may be passed as out=
     dtypes: tuple[str, ...] = ALL_DTYPES
-    # What the adapter raises where values of boxes are wrong; None: what the core does
+    # The adapter's error for wrong values of boxes; None: the core's
     run_time_errors: tuple[type[Exception], ...] | None = None
 
 
@@ -56,7 +56,7 @@ def _torch() -> Lib:
 
     def asarray(array: NumpyArray) -> Any:
         if not array.flags.writeable or any(step < 0 for step in array.strides):
-            array = array.copy()  # PyTorch warns of the one and has no notion of the other
+            array = array.copy()  # PyTorch warns about one and does not support the other
         if array.dtype == ml_dtypes.bfloat16:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
@@ -75,7 +75,7 @@ def _jax() -> Lib:
     import jax
 
     config: Any = jax.config
-    config.update("jax_enable_x64", True)  # or float64 would become float32
+    config.update("jax_enable_x64", True)  # otherwise float64 would become float32
     cpu = jax.devices("cpu")[0]
     return Lib(
         "jax",
@@ -83,7 +83,7 @@ def _jax() -> Lib:
         np.asarray,
         jax.Array,
         writable=False,
-        # JAX's choice, depending on whether it ran the call at once.
+        # JAX raises one or the other, depending on how it ran the call.
         run_time_errors=(jax.errors.JaxRuntimeError, ValueError),
     )
 
@@ -130,7 +130,7 @@ def _torch_cuda() -> Lib:
     )
 
 
-# A row is called what its library is imported as, and with _cuda for another device.
+# A row has the name of the library's module, with _cuda for CUDA.
 ROWS: dict[str, Callable[[], Lib]] = {
     "numpy": _numpy,
     "torch": _torch,
@@ -186,7 +186,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def get_lib(request: pytest.FixtureRequest) -> Callable[[str], Lib]:
-    """The row of a name; skips where the library is not installed, or fails if it is required."""
+    """The row of a name; skips if the library is not installed, or fails if it is required."""
     required = _required(request.config)
 
     def get(name: str) -> Lib:
@@ -199,5 +199,5 @@ def get_lib(request: pytest.FixtureRequest) -> Callable[[str], Lib]:
 
 @pytest.fixture(scope="session", params=ROWS)
 def lib(request: pytest.FixtureRequest, get_lib: Callable[[str], Lib]) -> Lib:
-    """Every library in turn; none is imported before a test asks for its row."""
+    """Every library in turn; a library is imported when a test uses its row."""
     return get_lib(request.param)

@@ -1,4 +1,4 @@
-"""The floating-point mode of this thread, written by way of the C library's fenv_t."""
+"""Reads and sets the floating-point mode of this thread, through the C library's fenv_t."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 
 class Mode(NamedTuple):
-    """What is set in x86's MXCSR and in the x87's control word, or in aarch64's FPCR."""
+    """The bits in x86's MXCSR and the x87's control word, or in aarch64's FPCR."""
 
     mxcsr: int
     x87: int
     fpcr: int
 
 
-# All that a program sets; "trapping" raises SIGFPE at all that feenableexcept knows but the
-# inexact, as which Python itself computes.
+# The modes that programs set; "trapping" raises SIGFPE for all exceptions of feenableexcept except
+# inexact results, which Python itself has.
 MODES = {
     "flushed": Mode(0x1F80 | 0x8040, 0x37F, 1 << 24),
     "upward": Mode(0x1F80 | 0x4000, 0x37F | 0x800, 1 << 22),
@@ -41,7 +41,7 @@ def _words() -> ctypes.Array[ctypes.c_uint32]:
 
 
 def current() -> tuple[int, ...]:
-    """The mode, without what has happened."""
+    """The mode, without the exception flags."""
     words = _words()
     if _MACHINE == "aarch64":
         return (words[0],)
@@ -50,7 +50,7 @@ def current() -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def mode(name: str) -> Iterator[None]:
-    """Nothing but the call under test belongs inside: Python computes in this mode, too."""
+    """Set a mode within a block, which should have only the call under test: Python is affected."""
     asked, words = MODES[name], _words()
     before = _words()
     if _MACHINE == "aarch64":

@@ -1,6 +1,6 @@
-"""Run by tests/test_keras.py in a process per backend: layers, models, and what they were saved as.
+"""Run by tests/test_keras.py in a process per backend: layers, models, and saved models.
 
-Writes arrays to a file, by name; a name that ends in "?" is a claim, and must be true everywhere.
+Writes arrays to a file, by name; values of names that end in "?" must be true on every backend.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def pyramids() -> None:
 
 
 def half_precision() -> None:
-    """Boxes far from the origin of a large map: 2049 is no number of float16's."""
+    """Boxes far from the origin of a large map, as float16 cannot represent 2049."""
     stripes = np.zeros((1, 2, 2100, 1), np.float32)
     stripes[:, :, 1::2] = 1
     boxes = np.array([[[2049.0, 0.0, 2050.0, 1.0]]], np.float32)  # the pixel 2049 of both rows
@@ -153,7 +153,7 @@ def symbols() -> None:
 
 
 def one_list() -> None:
-    """All arguments in one list, as layers of several inputs are called in Keras."""
+    """All arguments in one list, as Keras calls layers with several inputs."""
     parts = [keras.ops.convert_to_tensor(part) for part in BOXES]
     align, pool = roidl.keras.RoIAlign((2, 3), SCALE), roidl.keras.RoIPool(2, SCALE)
     pyramid = roidl.keras.MultiScaleRoIAlign((2, 3), SCALES, 2, True, **RULE)
@@ -215,7 +215,7 @@ def names() -> None:
 
 
 def integers() -> None:
-    """Are no features, wherever they are seen: eagerly, in a symbolic call, in one of the maps."""
+    """Integer features are an error: eagerly, in a symbolic call, and as one of several maps."""
     words = "input must be float16, bfloat16, float32 or float64, got "
     for name in ("int32", "uint8", "bool"):
         features = (FEATURES * 9).astype(name)
@@ -292,7 +292,7 @@ def training() -> None:
     count = 64
     features = rng.standard_normal((count, H, W, C), dtype=np.float32)
     boxes = boxes_of(rng, count)
-    # What the head is to find: the mean of the first channel in the box.
+    # The head's target: the mean of the first channel in the box.
     rule: dict[str, Any] = {"spatial_scale": SCALE, "sampling_ratio": 4, "layout": "NHWC"}
     target = roidl.roi_align(features, boxes, 1, **rule)[..., 0, 0, :1]
     model = head()

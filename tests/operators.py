@@ -64,7 +64,7 @@ def call(op: str, mode: str, input: Any, boxes: Any, gradient: Any, **options: A
 def expect(
     op: str, mode: str, input: NumpyArray, boxes: NumpyArray, gradient: NumpyArray, **options: Any
 ) -> Results:
-    """What `call` should return, from NCHW arrays."""
+    """The expected results of `call`, from NCHW arrays."""
     options["mode"] = mode
     size = gradient.shape[2:]
     argmax = grad_boxes = None
@@ -85,7 +85,7 @@ def check(results: Results, expected: Results, layout: str = "NCHW") -> None:
     if expected.argmax is not None:
         np.testing.assert_array_equal(to_nchw(results.argmax, layout), expected.argmax)
     if expected.grad_boxes is not None:
-        # Differences of several Inf are Inf or NaN, as one adds them up.
+        # Differences of several Inf are Inf or NaN, depending on the order of sums.
         finite = np.isfinite(expected.grad_boxes)
         np.testing.assert_array_equal(np.isfinite(results.grad_boxes), finite)
         assert_close(
@@ -94,7 +94,7 @@ def check(results: Results, expected: Results, layout: str = "NCHW") -> None:
 
 
 def small_problem(dtype: str) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-    """Input, boxes and gradient; channels are a block and a part of one."""
+    """Input, boxes and gradient; the channels are a block and a partial one."""
     rng = np.random.default_rng(31)
     input = rng.standard_normal((2, 18, 7, 9)).astype(numpy_dtype(dtype))
     boxes = random_boxes(rng, 4, 2, 7, 9, 1.0).astype(np.float32)
@@ -110,14 +110,14 @@ INFINITE_STEP = (
 
 
 def jvp_boxes_backward(gradient: Any, boxes: Any, step: Any, result: Any) -> None:
-    """Write the gradient to the input of what a step of the boxes changes."""
+    """Compute the gradient to the input of the derivative along a step of the boxes."""
     op = "roi_align_jvp_boxes_backward"
     params = align_params(op, gradient.shape[2:], 1.0, 2, True, "avg", "NCHW")
-    _core.run_operator(op, params, gradient, boxes, None, step, result.shape, result, None, 1)
+    _core.run_operator(op, params, [gradient, step], boxes, None, result.shape, [result], 1)
 
 
 def assert_infinite_inside(result: NumpyArray) -> None:
-    """Of INFINITE_STEP: zero times infinity stays in the rows and columns that the bins touch."""
+    """With INFINITE_STEP only the rows and columns that bins touch are infinite or NaN."""
     touched = np.zeros((16, 16), bool)
     touched[5:9, 5:9] = True  # samples from 5.14 to 7.76
     assert not np.isfinite(result[:, :, touched]).any()

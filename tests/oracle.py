@@ -1,8 +1,8 @@
 """The float64 oracle: every operator, forward and backward, as plain loops over its definition.
 
-Nothing here may learn from `src/`: what both copied from each other no test would find. Arrays are
-NCHW, `boxes` is always [K, 5] with valid batch indices and finite coordinates. Coordinates are
-rounded to the type `coordinates` after every step; values and weights are float64.
+It is independent of `src/`, because no test would find a fault that both share. Arrays are NCHW;
+`boxes` is always [K, 5] with valid batch indices and finite coordinates. Coordinates are rounded to
+the type `coordinates` after every step; values and weights are float64.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 class Bin(NamedTuple):
     """The samples of one bin along one axis."""
 
-    samples: list[Sample]  # those on the map only: a box of 1e6 pixels has 1e6 others
+    samples: list[Sample]  # only those on the map: a box of 1e6 pixels has 1e6 others
     first_off: int | None  # the first sample off the map; later ones have the same value, 0
 
 
@@ -127,7 +127,7 @@ def _cells(
                 yield Cell(roi, int(batch), row, column, y, x, float(grid_y) * float(grid_x))
 
 
-# RoIAlign: what the samples see -------------------------------------------------------------------
+# RoIAlign: the values of samples ------------------------------------------------------------------
 class Candidate(NamedTuple):
     """A sample of a bin, or in max_onnx one of its weighted corners."""
 
@@ -137,7 +137,7 @@ class Candidate(NamedTuple):
 
 
 def _lerp(lo: Float64, hi: Float64, frac: float) -> Float64:
-    """Skip a tap of weight zero, so that a NaN or Inf there does not spread."""
+    """Interpolate; taps of weight zero are skipped, so that a NaN or Inf there does not spread."""
     return lo if frac == 0 else (1 - frac) * lo + frac * hi
 
 
@@ -185,16 +185,16 @@ def _candidates(image: Float64, cell: Cell, mode: str) -> list[Candidate]:
 
 
 def _winners(candidates: list[Candidate]) -> Iterator[Candidate]:
-    """Who is the maximum, channel by channel: the first NaN, else the first largest."""
+    """The index of the maximum for each channel: the first NaN, else the first largest."""
     values = np.array([candidate.value for candidate in candidates])
-    for first in values.argmax(axis=0):  # NumPy's argmax has a NaN win, the first one
+    for first in values.argmax(axis=0):  # NumPy's argmax returns the first NaN, if there is one
         yield candidates[first]
 
 
 def _pull(
     gradients: Float64, images: Float64, cells: Iterator[Cell], mode: str
 ) -> Iterator[tuple[Cell, Candidate, slice, Float64]]:
-    """Who gets which part of the output's gradient: (bin, receiver, its channels, gradient)."""
+    """Distribute the output's gradient: yield (bin, receiver, its channels, gradient)."""
     for cell in cells:
         gradient = gradients[cell.roi, :, cell.row, cell.column]
         candidates = _candidates(images[cell.image], cell, mode)

@@ -1,6 +1,6 @@
-"""A program that prints by how many MB calls on many tall adaptive boxes raise the peak of memory.
+"""A program that prints the growth of peak memory, in MB, by calls on many tall adaptive boxes.
 
-Its arguments: operator, mode, layout. What is passed in and out was there before.
+Its arguments are operator, mode and layout. Arguments and results are allocated before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def peak_mb() -> float:
 def main(op: str, mode: str, layout: str) -> None:
     roidl.set_num_threads(1)
     rng = np.random.default_rng(3)
-    # Nearly as tall as the map, so that each has hundreds of taps, and narrow, so that it does not
+    # Nearly as tall as the map, so that each has hundreds of taps, and narrow, so that calls do not
     # take long. A few are as large as the map.
     x, y = rng.uniform(0, SHAPE[3] - 4, ROIS), rng.uniform(0, 60, ROIS)
     boxes = np.stack([0 * x, x, y, x + rng.uniform(1, 4, ROIS), y + SHAPE[2] - 60], 1)

@@ -1,4 +1,4 @@
-"""Good calls of every operator, and producers: arrays whose export by DLPack is on record."""
+"""Good calls of every operator, and producers: arrays that record their export by DLPack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPERATORS = (
 
 
 def every_argument(op: str) -> dict[str, Any]:
-    """Arguments of a call in which every array that `op` knows takes part, as NumPy arrays."""
+    """Arguments of a call with every array argument of `op`, as NumPy arrays."""
     rng = np.random.default_rng(7)
     features = rng.standard_normal((2, 3, 7, 9), dtype=np.float32)
     boxes = np.array([[0.5, 1, 6, 5], [1.5, 0, 8, 6.5], [2, 2, 7, 4]], np.float32)
@@ -100,7 +100,7 @@ class ExchangeAPI(ctypes.Structure):
     )
 
 
-CODES = {"i": 0, "u": 1, "f": 2, "V": 4, "c": 5, "b": 6}  # bfloat16 is a V to NumPy
+CODES = {"i": 0, "u": 1, "f": 2, "V": 4, "c": 5, "b": 6}  # NumPy's kind of bfloat16 is V
 
 new_capsule = ctypes.pythonapi.PyCapsule_New
 new_capsule.restype = ctypes.py_object
@@ -114,7 +114,7 @@ name_of_capsule.argtypes = (ctypes.py_object,)
 
 
 class Producer:
-    """Exports a NumPy array by versioned capsules; `lies` are fields that it states otherwise."""
+    """Exports a NumPy array by versioned capsules; `lies` replaces fields by false values."""
 
     used_names: ClassVar[set[bytes]] = {b"used_dltensor_versioned"}
 
@@ -143,7 +143,7 @@ class Producer:
         return self.capsules[-1]
 
     def manage(self, managed: Any) -> int:
-        """Fill in the struct and hand out its address."""
+        """Fill the struct and return its address."""
         array, dims, tensor = self.array, ctypes.c_int64 * self.array.ndim, managed.tensor
         tensor.data, tensor.device_type, tensor.ndim = array.ctypes.data, 1, array.ndim
         tensor.code, tensor.bits, tensor.lanes = CODES[array.dtype.kind], 8 * array.itemsize, 1
@@ -168,7 +168,7 @@ class Producer:
 
 
 class OldProducer(Producer):
-    """As DLPack was before it had versions: `__dlpack__` takes no max_version."""
+    """Exports by DLPack before version 1: `__dlpack__` has no max_version."""
 
     used_names: ClassVar[set[bytes]] = {b"used_dltensor"}
 
@@ -187,7 +187,7 @@ _API_NAME = b"dlpack_exchange_api"  # a capsule borrows its name
 
 
 class ExchangeProducer(Producer):
-    """Has the C exchange API, so that nobody needs its `__dlpack__`."""
+    """Has the C exchange API, which is used instead of its `__dlpack__`."""
 
     used_names: ClassVar[set[bytes]] = set()
     __dlpack_c_exchange_api__: ClassVar[Any] = new_capsule(ctypes.addressof(_API), _API_NAME, None)

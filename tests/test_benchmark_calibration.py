@@ -1,4 +1,4 @@
-"""How often the benchmark times a call, by a clock that only calls and their surroundings move."""
+"""How often the benchmark times a call, tested with a fake clock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def resident(field: str) -> int:
 
 
 class Fake(engines.Engine):
-    """Its calls take what the test says: one after the other, the last one for ever."""
+    """An engine whose calls take the given seconds, in order; the last value repeats."""
 
     operations = ("roi_align",)
     packages = ()
@@ -72,7 +72,7 @@ class Fleet:
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time stands still but for the calls, and for 3 s of work around a first one."""
+    """A clock that only calls advance, and 3 s of extra work around a first call."""
     NOW[0] = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: NOW[0])
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -85,7 +85,7 @@ Measure = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measure:
-    """The row of a call that takes so many seconds."""
+    """The row of a call that takes the given seconds."""
 
     def row_of(*takes: float, loaded: bool = False) -> dict[str, Any]:
         monkeypatch.setattr(Fake, "takes", takes)
@@ -106,22 +106,20 @@ def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measure:
     ("seconds", "timings"),
     [(2.0, 3), (0.2, 7), (0.03, 8), (0.019, 50), (0.004, 62), (1e-6, 7000)],
 )
-def test_what_a_call_takes_says_how_often_it_is_timed(
-    seconds: float, timings: int, measure: Measure
-) -> None:
+def test_duration_decides_number_of_timings(seconds: float, timings: int, measure: Measure) -> None:
     row = measure(seconds)
     assert "failure" not in row
     assert row["timings"] == timings
     assert row["min"] == pytest.approx(seconds)
 
 
-def test_what_is_around_a_first_call_is_none_of_its_time() -> None:
+def test_setup_of_first_call_is_not_timed() -> None:
     _, seconds, _ = engines.Engine(1, "cpu").first_call(lambda: later(0.5))
     assert seconds == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("first", [0.2, 0.5, 20.0])
-def test_what_happens_once_does_not_count(first: float, measure: Measure) -> None:
+def test_one_time_costs_are_not_counted(first: float, measure: Measure) -> None:
     row = measure(first, 2e-4)
     assert row["timings"] >= 0.99 * BUDGET / 2e-4
     assert row["min"] == row["median"] == pytest.approx(2e-4)
@@ -130,13 +128,11 @@ def test_what_happens_once_does_not_count(first: float, measure: Measure) -> Non
 def test_a_call_that_was_slow_for_a_while_gets_the_timings_that_it_lacks(measure: Measure) -> None:
     slow = [0.5] * 2  # the first, and the one that calibrates
     assert measure(*slow, 1e-3)["timings"] >= 0.99 * BUDGET / 1e-3
-    # Until the last of the rounds: the warming calls and those that are timed.
+    # Before the last round: warm-up calls and timed calls.
     assert measure(*slow, *[0.09] * 12, 5e-3)["timings"] >= 50
 
 
-def test_too_few_timings_of_a_fast_call_are_no_row(
-    measure: Measure, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_few_timings_give_no_row(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_timings", lambda seconds, budget: 49)
     row = measure(0.019)
     assert row["failure"] == "49 timings of a call of 19 ms: below 20 ms there must be 50"

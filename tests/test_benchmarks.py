@@ -1,4 +1,4 @@
-"""The benchmark end to end: a tiny run in processes of its own, its files, and what they say."""
+"""The benchmark end to end: a tiny run in its own processes, its files and their contents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JSON of a run over one engine and, to be left out, one without an interpreter."""
+    """The JSON of a run of one engine, and of one without an interpreter, which is left out."""
     file = tmp_path_factory.mktemp("benchmarks") / "run.json"
     engines = ["--engines", "roidl-numpy", "openvino"]
     size = ["--workloads", "W6", "--threads", "1", "--seconds", "0.001"]
@@ -58,7 +58,7 @@ def test_every_row_has_its_figures(output: Path) -> None:
         assert row["timings"] >= 50
         half = 2**-8 if row["dtype"] == "bfloat16" else 2**-11
         assert row["error"] <= (1e-6 if row["dtype"] == "float32" else half)
-    # One value is rounded: were the error column not of this result, it would be 0 or large.
+    # One value is rounded: an error of another result would be 0 or large.
     assert rows["W6", "roi_align", "NCHW", "bfloat16", 1]["error"] > 0
 
 
@@ -69,7 +69,7 @@ def test_bytes_and_share(output: Path) -> None:
     assert row["share"] == pytest.approx(row["bytes"] / row["min"] / bandwidth)
 
 
-def test_records_the_machine_and_who_is_missing(output: Path) -> None:
+def test_records_machine_and_missing_engines(output: Path) -> None:
     results = json.loads(output.read_text())
     assert {"cpu", "commit", "transparent_huge_pages", "date"} <= results["machine"].keys()
     assert {"roidl", "numpy", "python"} <= results["engines"]["roidl-numpy"]["versions"].keys()
@@ -98,7 +98,7 @@ def test_compare_shows_what_changed(output: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def frameworks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Gradients of every adapter, on a busy machine too."""
+    """Gradients of every adapter, also on a loaded machine."""
     file = tmp_path_factory.mktemp("benchmarks") / "frameworks.json"
     engines = ["--engines", "roidl-torch", "roidl-jax", "roidl-tensorflow"]
     size = ["--workloads", "W6", "--threads", "1", "--seconds", "0.001", "--dtypes", "float32"]
@@ -134,11 +134,11 @@ def test_every_cpu_has_a_busy_process_until_the_end() -> None:
         assert sorted(map(list, cpus)) == [[cpu] for cpu in sorted(os.sched_getaffinity(0))]
         for process in processes:
             state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            assert state == "R"  # it waits for nothing but its turn
+            assert state == "R"  # the engine waits only for its turn
     assert None not in [process.poll() for process in processes]
 
 
-def test_memory_stands_side_by_side(output: Path) -> None:
+def test_table_of_peak_memory(output: Path) -> None:
     results = json.loads(output.read_text())
     for row in results["rows"]:
         row["workload"] = "W3"
@@ -186,7 +186,7 @@ def test_what_to_vary_is_read_and_the_default_left_out(capsys: pytest.CaptureFix
         assert "argument --vary" in capsys.readouterr().err
 
 
-def test_a_variant_compiles_only_what_its_number_reaches(tmp_path: Path) -> None:
+def test_variant_compiles_only_affected_files(tmp_path: Path) -> None:
     kernel, header = tmp_path / "kernel.cu", tmp_path / "header.cuh"
     header.write_text('#include "tuning.h"\nconstexpr int kSlab = ROIDL_TUNE_A;\n')
     kernel.write_text('#include "header.cuh"\n')
@@ -212,7 +212,7 @@ def test_registers_and_spills_are_read_from_the_compilers_words() -> None:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, str]:
-    """A run on CPU of a variant, which is the default there, and one that was not built."""
+    """A run on CPU of a variant (there the default kernels), and of one that was not built."""
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("variants")
     name, default = next(iter(builds.defaults().items()))
@@ -302,7 +302,7 @@ def test_the_table_has_ratios_and_what_the_compiler_said(measured: tuple[Results
     assert "not built: error: too many" in text
 
 
-def test_ours_stand_beside_torchvisions(output: Path) -> None:
+def test_gpu_table_compares_with_torchvision(output: Path) -> None:
     results = json.loads(output.read_text())
     results.update(device="cuda", bandwidth={"1": 1e9}, cache_bandwidth=2e9)
     ours = [row for row in results["rows"] if row["dtype"] != "bfloat16"]

@@ -1,4 +1,4 @@
-"""Boxes, batch indices, levels and counts, however they lie in memory: few and many."""
+"""Boxes, batch indices, levels and counts in every memory layout, for few and many rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCALES = [1.0, 0.5]
 
 
 def _spread(array: NumpyArray) -> NumpyArray:
-    """Other numbers lie between its elements, along every axis."""
+    """A view of the array with other numbers between its elements, along every axis."""
     wide = np.full([3 * size for size in array.shape], 77, array.dtype)
     view = wide[tuple(slice(1, None, 3) for _ in array.shape)]
     view[...] = array

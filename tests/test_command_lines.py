@@ -1,4 +1,4 @@
-"""Every command line: what is wrong is one line on stderr and status 2, never a traceback."""
+"""Every command line: errors are one line on stderr and status 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HAS_EXTRA = all(importlib.util.find_spec(name) for name in NEEDED)
 
 
 def run_file(file: str, *arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:
-    """A program in a process of its own, as if a package were missing there."""
+    """Run a program in its own process, with a package hidden."""
     code = (
         "import runpy, sys\n"
         "missing, *sys.argv = sys.argv[1:]\n"
@@ -48,7 +48,7 @@ def run_file(file: str, *arguments: str, missing: str = "") -> subprocess.Comple
 def complaint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., str]:
-    """What a command line says of arguments that are wrong; `{}` in them is a temporary folder."""
+    """The error message for wrong arguments; `{}` in them is a temporary folder."""
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "text").write_text("[1")
     (tmp_path / "empty").write_text("")
@@ -74,7 +74,7 @@ def complaint(
     return of
 
 
-# A file that is not there or holds something else, numbers out of range, unknown names. ----------
+# Missing or wrong files, numbers out of range, unknown names --------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_fast_rcnn_without_its_extra(module: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_where_it_is_imported_an_error_stays_one() -> None:
+def test_errors_are_raised_on_import() -> None:
     with pytest.raises(ModuleNotFoundError), _command_line.one_line("prog", "examples.some"):
         raise ModuleNotFoundError(name="torch")
 
@@ -243,7 +243,7 @@ def info(stdout: int) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, timeout=60)
 
 
-def test_output_that_nobody_reads() -> None:
+def test_broken_pipe() -> None:
     read, write = os.pipe()
     os.close(read)
     done = info(write)
@@ -251,7 +251,7 @@ def test_output_that_nobody_reads() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_output_that_has_no_room() -> None:
+def test_output_to_a_full_disk() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     done = info(full)
     os.close(full)
@@ -308,7 +308,7 @@ def test_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_results_that_are_right_can_be_reported(
     complaint: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """All that is in the clone: what is refused above is not refused for being old."""
+    """Results in the clone are accepted, although some are of earlier versions."""
     for file in sorted((ROOT / "benchmarks/results").glob("*.json")):
         copy = tmp_path / file.name
         copy.write_text(json.dumps(json.loads(file.read_text())))

@@ -1,4 +1,4 @@
-"""What a call costs is bounded by what boxes touch and by the arrays: memory and time."""
+"""Time and memory of a call are bounded by the boxes' windows and by the arrays."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trials import from_nchw
 
 Shape = tuple[int, ...]
 
-# Longer than every ring, band, and set of columns that the kernels have.
+# Longer than every ring, band, and set of columns of the kernels.
 TALL, WIDE = (1, 1, 5_000, 1), (1, 1, 1, 5_000)
 
 
 def long_boxes(shape: Shape, turned: bool) -> NumpyArray:
-    """Boxes as long as the map: from end to end, shifted, short at both ends; and turned around."""
+    """Boxes as long as the map: from end to end, shifted, shorter at both ends; or mirrored."""
     height, width = shape[2:]
     boxes = np.array(
         [
@@ -43,7 +43,7 @@ def long_boxes(shape: Shape, turned: bool) -> NumpyArray:
 @pytest.mark.parametrize("shape", [TALL, WIDE], ids=["tall", "wide"])
 @every_operator
 def test_long_maps(op: str, mode: str, shape: Shape, dtype: str, layout: str, turned: bool) -> None:
-    """Whatever parts they are cut into add up to the definition."""
+    """The parts into which the kernels cut long maps add up to the definition."""
     rng = np.random.default_rng(7)
     input = rng.standard_normal(shape).astype(dtype)
     boxes = long_boxes(shape, turned)
@@ -63,10 +63,10 @@ def test_long_maps(op: str, mode: str, shape: Shape, dtype: str, layout: str, tu
 @pytest.mark.parametrize("long", [0, 1], ids=["tall", "wide"])
 @every_operator
 def test_tables_of_long_maps(op: str, mode: str, long: int, turned: bool) -> None:
-    """So long that no thread keeps the tables of all: each part of the map has some made for it.
+    """Maps so long that tables are made for each part of the map.
 
-    All operators are linear in the features, but for the places of maxima. (If the cost grew with
-    the square of the map, this would take minutes.)
+    All operators are linear in the features, except for the positions of maxima. (If the cost were
+    quadratic in the map's length, this would take minutes.)
     """
     cells = 300_000
     shape = (1, 1, 1, cells) if long else (1, 1, cells, 1)
@@ -90,14 +90,14 @@ LONG = 1 << 26
 
 
 def allow_memory(mb: int) -> None:
-    """Let the process have so much more address space than it has."""
+    """Limit the growth of the process's address space."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + (mb << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def stays_small() -> None:
-    """Small boxes on maps of 2^26 rows or columns, or as many images, in the memory of one cell."""
+    """Small boxes on maps of 2^26 rows or columns, or of as many images, all views of one cell."""
     roidl.set_num_threads(1)
     allow_memory(256)
     cell = np.ones((1, 1, 1, 1), np.float32)
@@ -105,7 +105,7 @@ def stays_small() -> None:
         far = np.minimum(np.array(shape[2:]) - 1, LONG - 8)
         boxes = np.array([[0, 0, 0, 1, 1], [shape[0] - 1, far[1], far[0], far[1] + 4, far[0] + 4]])
         for layout in ("NCHW", "NHWC"):
-            same = np.broadcast_to(cell, shape)  # and stays so: from_nchw would copy
+            same = np.broadcast_to(cell, shape)  # from_nchw would copy it
             input = same.transpose(0, 2, 3, 1) if layout == "NHWC" else same
             gradient = np.ones((2, 1, 1, 1))
             for mode in ("avg", "max", "max_onnx"):
@@ -121,7 +121,7 @@ def stays_small() -> None:
 
 
 def gradients_stay_small() -> None:
-    """Gradients to a long map take little beside it, whatever the layout and type."""
+    """Gradients to a long map need little memory besides it, in every layout and dtype."""
     roidl.set_num_threads(1)
     for shape in ((1, 1, 1, 1 << 22), (1, 1, 1 << 22, 1)):
         for dtype in (np.float16, np.float32):
@@ -164,7 +164,7 @@ MANY = 1 << 36
 
 @every_operator
 def test_results_without_elements_read_no_boxes(op: str, mode: str) -> None:
-    """Nor count images: these would take hours and terabytes."""
+    """Results without elements do not count images: these would take hours and terabytes."""
     box = np.array([0, 0, 0, 4, 4], np.float32)
     boxes = np.broadcast_to(box, (MANY, 5))
     input = np.broadcast_to(np.float32(1), (1, 0, 8, 8))
@@ -187,12 +187,12 @@ def test_results_without_elements_read_no_boxes(op: str, mode: str) -> None:
         assert backward(none, boxes[:0], shape).shape == shape
         many = np.broadcast_to(np.float32(1), (MANY, shape[1], 2, 2))
         assert backward(many, boxes, shape).shape == shape
-    # A gradient that has elements is zero where no box gives to it.
+    # A gradient without contributions from boxes is zero.
     none = np.zeros((0, 3, 2, 2), np.float32)
     assert not backward(none, boxes[:0], (2, 3, 5, 5)).any()
 
 
-def test_boxes_of_nothing_get_no_gradient() -> None:
+def test_boxes_get_no_gradient_without_channels() -> None:
     boxes = np.array([[0, 0, 0, 4, 4]] * 3, np.float32)
     gradient, input = np.ones((3, 0, 2, 2), np.float32), np.ones((1, 0, 8, 8), np.float32)
     got = roidl.roi_align_backward_boxes(gradient, input, boxes)

@@ -1,6 +1,6 @@
-"""Nothing that a caller can pass ends the process: every bad call gives a result or an error.
+"""No arguments end the process: every bad call returns a result or raises an error.
 
-A signal, a hang, an exception of another type or a result of the wrong shape fails by name.
+A signal, a hang, an exception of another type or a result of a wrong shape fails a named case.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Verdicts = list[tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Callable[[str, str], Verdicts]]:
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # its threads would slow every fork
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # threads would slow every fork
     command = [sys.executable, bad_calls.__file__]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
@@ -57,7 +57,7 @@ def test_the_table_is_long(op: str) -> None:
     assert len(set(cases)) == len(cases) >= 60
 
 
-def test_arrays_that_change_during_the_call() -> None:
+def test_arrays_changed_by_another_process_during_a_call() -> None:
     program = Path(__file__).with_name("changing_arrays.py")
     run = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout.splitlines()[-1:]) == (0, ["done"]), run.stderr

@@ -1,4 +1,4 @@
-"""What only calls on CUDA arrays have to show; their results the other tests compare, too.
+"""Behaviour that is specific to CUDA arrays; the other tests also compare results on them.
 
 The rows are CuPy and PyTorch on a GPU.
 """
@@ -60,7 +60,7 @@ def results_of(
 def compare(
     lib: Lib, op: str, mode: str, input: NumpyArray, boxes: NumpyArray, size: tuple[int, int]
 ) -> None:
-    """With the CPU's kernels, which the oracle has tested."""
+    """Compare with the CPU's kernels, which are tested against the oracle."""
     grad = features_of(len(boxes), input.shape[1], *size)
     expected: Results = call(op, mode, input, boxes, grad)
     wanted = [each for each in expected if each is not None]
@@ -73,7 +73,7 @@ def compare(
 
 @every_operator
 def test_more_rois_than_a_block_lists_at_a_time(op: str, mode: str, lib: Lib) -> None:
-    # Also tiles that are cut off, and channels beyond a slab.
+    # Includes partial tiles, and channels beyond a slab.
     compare(lib, op, mode, features_of(2, 37, 35, 33), boxes_of(1100, 35, 33, 2), (2, 2))
 
 
@@ -96,7 +96,7 @@ def test_rows_that_do_not_fit_into_shared_memory(op: str, mode: str, lib: Lib) -
 def test_windows_wider_than_what_is_kept_of_a_row(
     op: str, mode: str, size: tuple[int, int], lib: Lib
 ) -> None:
-    # Of rows of up to 500 columns a few bins are done at a time, or a piece of a bin.
+    # Rows of up to 500 columns are processed a few bins at a time, or a part of a bin.
     boxes = np.array(
         [[0, 3, 1, 490, 9], [0, -20, -3, 700, 14], [0, 100, 0, 240, 11], [0, 480, 9, 20, 2]],
         np.float32,
@@ -107,14 +107,14 @@ def test_windows_wider_than_what_is_kept_of_a_row(
 @pytest.mark.parametrize("channels", [1, 3, 8, 9])
 @every_operator
 def test_few_channels_of_many_rois(op: str, mode: str, channels: int, lib: Lib) -> None:
-    # Enough that they are worked on in the order of their places.
+    # Enough RoIs to be sorted by position.
     compare(lib, op, mode, features_of(2, channels, 30, 31), boxes_of(300, 30, 31, 2), (3, 4))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_gradients_of_many_tiles_have_the_bits_of_few(layout: str, dtype: str, lib: Lib) -> None:
-    # More than 8 tiles for every multiprocessor of the largest device: they are wide then. One
+    # More than 8 tiles for every multiprocessor of the largest device, so tiles are wide. One
     # image alone has few, and they are narrow.
     images, each, channels, height, width = 200, 2, 33, 19, 70
     boxes = boxes_of(images * each, height, width)
@@ -140,7 +140,7 @@ def test_gradients_of_many_tiles_have_the_bits_of_few(layout: str, dtype: str, l
 
 
 def test_an_infinite_derivative_stays_in_the_columns_of_its_box(lib: Lib) -> None:
-    # Its neighbours in the same patch of a tile have nothing across: zero times infinity.
+    # Its neighbours in the tile have horizontal weights of zero: zero times infinity.
     arrays = [lib.asarray(array) for array in INFINITE_STEP]
     result = lib.asarray(np.zeros((1, 3, 16, 16), np.float32))
     jvp_boxes_backward(arrays[0], arrays[1], arrays[2], result)
@@ -150,7 +150,7 @@ def test_an_infinite_derivative_stays_in_the_columns_of_its_box(lib: Lib) -> Non
 @pytest.mark.parametrize("channels", [16, 24, 18])
 @every_operator
 def test_channels_last(op: str, mode: str, channels: int, lib: Lib) -> None:
-    # 16 bytes of them at a time, or one by one.
+    # Loaded 16 bytes at a time, or one by one.
     input, boxes = features_of(2, 20, 21, channels), boxes_of(30, 20, 21, 2)
     grad = features_of(30, 3, 2, channels)
     expected: Results = call(op, mode, input, boxes, grad, layout="NHWC")
@@ -163,7 +163,7 @@ def test_channels_last(op: str, mode: str, channels: int, lib: Lib) -> None:
 
 @every_operator
 def test_channels_last_of_a_wider_array(op: str, mode: str, lib: Lib) -> None:
-    # 16 bytes of them would lie together, but none of them at a multiple of 16 bytes.
+    # Channels are contiguous, but not aligned to 16 bytes.
     input, boxes = features_of(2, 20, 21, 20)[..., 1:17], boxes_of(30, 20, 21, 2)
     grad = features_of(30, 3, 2, 16)
     expected: Results = call(op, mode, input, boxes, grad, layout="NHWC")
@@ -176,7 +176,7 @@ def test_channels_last_of_a_wider_array(op: str, mode: str, lib: Lib) -> None:
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_the_first_of_equal_maxima_wins_and_the_first_nan(layout: str, lib: Lib) -> None:
-    # Few values and so many ties, in a row and across rows; infinities; and NaNs among them.
+    # Few distinct values give many ties, within and across rows; with infinities and NaNs.
     rng = np.random.default_rng(11)
     values = np.array([0, 1, 1, 2, -np.inf, np.inf, np.nan], np.float32)
     chances = np.array([0.3, 0.2, 0.2, 0.2, 0.05, 0.03, 0.02])
@@ -224,9 +224,7 @@ def test_boxes_that_are_not_aligned_are_refused(lib: Lib) -> None:
 
 
 @every_operator
-def test_a_row_that_is_no_box_gives_zeros_and_gets_no_gradient(
-    op: str, mode: str, lib: Lib
-) -> None:
+def test_invalid_boxes_give_zeros_and_no_gradient(op: str, mode: str, lib: Lib) -> None:
     input, boxes = features_of(2, 5, 9, 8), boxes_of(6, 9, 8, 2)
     grad = features_of(6, 5, 3, 2)
     bad = boxes.copy()
@@ -255,7 +253,7 @@ def checked_boxes() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("checked_boxes")
-def test_values_are_checked_for_those_who_ask(lib: Lib) -> None:
+def test_check_boxes_raises_for_invalid_values(lib: Lib) -> None:
     input, boxes = features_of(2, 5, 9, 8), boxes_of(6, 9, 8, 2)
     assert roidl.get_check_boxes()
     roidl.roi_align(lib.asarray(input), lib.asarray(boxes), 2)
@@ -285,7 +283,7 @@ def test_results_are_the_same_bits_every_time(op: str, mode: str, lib: Lib) -> N
 
 @every_operator
 def test_a_small_call_has_the_bits_of_a_large_one(op: str, mode: str, lib: Lib) -> None:
-    # Small ones are one kernel, which finds for itself what another finds beforehand elsewhere.
+    # Small calls are one kernel; larger ones have a separate kernel for planning.
     input, boxes, grad = features_of(1, 37, 35, 33), boxes_of(3, 35, 33), features_of(403, 37, 3, 2)
     nowhere = np.tile(np.array([0, -900, -900, -800, -800], np.float32), (400, 1))
     small = call(op, mode, *map(lib.asarray, (input, boxes, grad[:3].copy())))
@@ -359,7 +357,7 @@ def test_a_result_of_more_elements_than_an_int_counts(get_lib: Callable[[str], L
         assert out.size > 2**31
         last = roidl.roi_align(features, boxes[-3:], 14, sampling_ratio=1, layout=layout)
         np.testing.assert_allclose(cupy.asnumpy(out[-3:]), last, atol=2e-3)
-        # Its gradient: only the last rows have any.
+        # The gradient is not zero in the last rows only.
         out[:-3] = 0
         kept = cupy.asnumpy(out[-3:]).astype(np.float32)
         shape = features.shape

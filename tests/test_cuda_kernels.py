@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: what the compiler made of them, and what a call says."""
+"""The CUDA kernels without a GPU: the compiled code, and the error of a call."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _ptx(source: Path, *flags: str) -> str:
 
 
 def _contracted(ptx: str) -> int:
-    """How many multiplications and additions are one instruction, rounded once."""
+    """The number of fused multiply-add instructions."""
     return len(re.findall(r"\bfma\.rn\.f(32|64)", ptx))
 
 
@@ -68,17 +68,15 @@ def _contracted(ptx: str) -> int:
 def test_geometry_is_rounded_step_by_step(tmp_path: Path) -> None:
     source = tmp_path / "geometry.cu"
     source.write_text(GEOMETRY)
-    assert _contracted(_ptx(source)) > 0  # what nvcc does unless it is told not to
+    assert _contracted(_ptx(source)) > 0  # nvcc's default
     assert _contracted(_ptx(source, NO_CONTRACTION)) == 0
-    # All of the library is compiled so; sums ask for FMA by name.
+    # The whole library is compiled like this; sums use explicit FMA.
     assert NO_CONTRACTION in (ROOT / "CMakeLists.txt").read_text()
 
 
 @needs_nvcc
 @pytest.mark.parametrize("name", ["backend", *(f"roi_{op}" for op in KERNELS)])
-def test_float32_kernels_spill_nothing_and_nobody_adds_atomically(
-    name: str, tmp_path: Path
-) -> None:
+def test_float32_kernels_have_no_spills_and_no_atomics(name: str, tmp_path: Path) -> None:
     assert NVCC is not None
     flags = ["-std=c++17", NO_CONTRACTION, "--diag-suppress=20013,20014,20015", f"-I{SRC}"]
     flags += ['-DROIDL_CUDA_ARCHITECTURES="90"']
@@ -87,13 +85,13 @@ def test_float32_kernels_spill_nothing_and_nobody_adds_atomically(
     said = _run(*command, "-o", tmp_path / "kernels")
     pattern = r"entry function '(\w+)'.*\n.*\n +(\d+) bytes stack frame, (\d+) bytes spill stores"
     found = re.findall(pattern, said)
-    # Of the mangled names: float is an argument, double none, neither the first nor the last.
+    # Of the mangled names: with a template argument float (f) and none double (d).
     single = [kernel for kernel in found if "If" in kernel[0] and not re.search("Id|dE", kernel[0])]
     assert len(single) >= (1 if name == "backend" else 5)
     assert [kernel for kernel in single if kernel[1:] != ("0", "0")] == []
     ptx = (tmp_path / f"{name}.ptx").read_text()
     assert not re.search(r"\b(atom|red)\.", ptx)
-    if name == "roi_align":  # channels that lie together are moved 16 bytes at a time
+    if name == "roi_align":  # contiguous channels are moved 16 bytes at a time
         assert "ld.global.v4.f32" in ptx
         assert "st.global.cs.v4.s32" in ptx
 

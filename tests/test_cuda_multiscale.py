@@ -1,4 +1,4 @@
-"""Several maps in one call on CUDA arrays: as on the CPU, whose results the oracle has tested.
+"""Several maps in one call on CUDA arrays, compared with the CPU's results.
 
 The rows are CuPy and PyTorch on a GPU.
 """
@@ -72,7 +72,7 @@ def compare(
     size = (*SIZE, 37) if layout == "NHWC" else (37, *SIZE)
     shape = (*boxes.shape[:-1], *size)
     grad = np.random.default_rng(3).standard_normal(shape).astype(numpy_dtype(dtype))
-    # Of half types: before the result is rounded.
+    # For half types the tolerance applies before the result is rounded.
     exact = np.float64 if dtype == "float64" else np.float32
     plain = [each.astype(exact) for each in maps]
     wanted = everything(op, mode, plain, boxes, grad.astype(exact), layout, **options)
@@ -133,7 +133,7 @@ def test_maps_of_different_strides_and_without_cells(op: str, mode: str, lib: Li
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_levels_are_those_of_the_cpu(dtype: str, lib: Lib) -> None:
-    # Sizes within a few roundings of the borders, where the rule jumps.
+    # Sizes within a few ulps of the borders between levels.
     steps = np.arange(-40, 41) * np.finfo(np.float32).eps
     sides = np.concatenate([border * (1 + steps) for border in (112, 224, 448)])
     boxes = np.stack([np.zeros_like(sides)] * 2 + [sides] * 2, 1).astype(dtype)
@@ -160,7 +160,7 @@ def test_the_rule_in_the_kernel_is_that_of_assign_levels(lib: Lib) -> None:
 
 
 @every_mode
-def test_a_level_that_is_none_gives_zeros_and_no_gradient(op: str, mode: str, lib: Lib) -> None:
+def test_invalid_levels_give_zeros_and_no_gradient(op: str, mode: str, lib: Lib) -> None:
     maps, boxes = problem("float32")
     grad = np.random.default_rng(3).standard_normal((24, 5, *SIZE)).astype(np.float32)
     levels = np.arange(24) % 4
@@ -212,7 +212,7 @@ def checked_boxes() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("checked_boxes")
-def test_values_are_checked_for_those_who_ask(lib: Lib) -> None:
+def test_check_boxes_raises_for_invalid_values(lib: Lib) -> None:
     maps, rows = problem("float32")
     there, grouped = [lib.asarray(each) for each in maps], rows[:, 1:].reshape(2, 12, 4).copy()
     levels, counts = np.arange(24) % 4, np.array([13, 2])
@@ -228,7 +228,7 @@ def test_values_are_checked_for_those_who_ask(lib: Lib) -> None:
     grouped[1, 1, 1] = np.nan
     with pytest.raises(ValueError, match="boxes must be finite, but y1 of row 13 is nan"):
         roidl.multiscale_roi_align(there, lib.asarray(grouped), SIZE, SCALES)
-    grouped[1, 2:] = np.nan  # padding is not looked at
+    grouped[1, 2:] = np.nan  # padding is not read
     grouped[1, 1, 1] = 0
     counts[0] = 12
     arguments = (lib.asarray(grouped), SIZE, SCALES)
@@ -240,7 +240,7 @@ def test_values_are_checked_for_those_who_ask(lib: Lib) -> None:
     shapes = [each.shape for each in maps]
     where = {"counts": lib.asarray(counts)}
     boxes, scales = arguments[0], SCALES
-    cells[1, 5] = 10**6  # nor is padding's
+    cells[1, 5] = 10**6  # padding is not read
     roidl.multiscale_roi_pool_backward(out, boxes, lib.asarray(cells), shapes, scales, **where)
     cells[0, 3, 2, 1, 1] = 10**6
     with pytest.raises(ValueError, match="argmax must be -1 or a cell of its box"):

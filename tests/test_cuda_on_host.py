@@ -18,7 +18,7 @@ from cuda_on_host.build import ROOT, build, environment, is_possible, objects
 from cuda_on_host.mutants import MUTANTS, Mutant, build_mutant, patched
 
 TESTS = Path(__file__).parent
-# Of the tests that have rows of CuPy: two parts that take about as long.
+# The tests with rows of CuPy, in two parts of about equal time.
 PARTS = (
     ("test_cuda.py",),
     (
@@ -40,7 +40,7 @@ def library() -> Path:
 
 
 class Report(NamedTuple):
-    """What the machine has found, and how often each kernel was launched."""
+    """The faults found by the machine, and the number of launches of each kernel."""
 
     faults: list[str]
     launches: dict[str, int]
@@ -58,7 +58,7 @@ def read(report: Path) -> Report:
 
 
 class Run:
-    """Tests in a process of their own, whose device the machine is."""
+    """A pytest process whose CUDA device is the machine."""
 
     def __init__(self, library: Path, report: Path, *arguments: str, **options: object) -> None:
         asked = ",".join(f"{name}={value}" for name, value in options.items())
@@ -82,7 +82,7 @@ class Run:
 
 
 def run_rows(library: Path, folder: Path, **options: object) -> Iterator[Report]:
-    """Of every part, at the same time."""
+    """Run all parts concurrently."""
     runs = [
         Run(library, folder / f"report{i}", "-k", "cupy", *part, **options)
         for i, part in enumerate(PARTS)
@@ -104,7 +104,7 @@ def test_the_rows_of_cupy_pass_on_the_machine(library: Path, tmp_path: Path) -> 
     assert [name for name, count in launches.items() if count == 0] == []  # all kernels have run
 
 
-# The switches of cuda/tuning.h, and what the kernels that each leaves out are called by.
+# The switches of cuda/tuning.h, and the names of the kernels that each disables.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("switch", "kernel"),
@@ -127,7 +127,7 @@ def test_a_variant_can_be_left_out(switch: str, kernel: str, library: Path, tmp_
         pass
 
 
-# Other devices, and as many multiprocessors as they have: most calls are small ones then.
+# Other devices with their real numbers of multiprocessors, so that most calls are small.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "multiprocessors", "schedule"),
@@ -156,7 +156,7 @@ def test_a_mutant_is_found(mutant: Mutant, library: Path, tmp_path: Path) -> Non
     assert re.search(mutant.said, said) is not None, said[-3000:]
 
 
-def test_no_source_but_one_says_what_is_no_cpp() -> None:
+def test_only_intrinsics_has_non_standard_cpp() -> None:
     own = re.compile(r"\b(asm|threadIdx|__syncthreads|__\w+_sync|__builtin_\w+|__CUDA_ARCH__)\b")
     for path in sorted((ROOT / "cuda").iterdir()):
         found = own.findall(path.read_text())

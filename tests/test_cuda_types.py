@@ -18,8 +18,8 @@ from roidl._params import align_params, pool_params
 from test_cuda import ON_CUDA, boxes_of
 
 SIZE = (2, 3)
-# Layout, channels, RoIs, images: 16 bytes of channels lie together or do not; few RoIs are one
-# kernel, many are ordered, and many images have enough tiles for wide ones.
+# Layout, channels, RoIs, images: channels can be loaded by 16 bytes or not; few RoIs are one
+# kernel, many are sorted, and many images have enough tiles for wide ones.
 SHAPES = [
     ("NCHW", 5, 4, 1),
     ("NCHW", 5, 260, 32),
@@ -43,7 +43,7 @@ def values(lib: Lib, dtype: str, *shape: int) -> NumpyArray:
 
 
 def assert_near(got: NumpyArray, want: NumpyArray, dtype: str) -> None:
-    """As the CPU's kernels, which the oracle has tested."""
+    """Compare with the CPU's kernels, which are tested against the oracle."""
     tolerance = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
     got, want = got.astype(np.float64), want.astype(np.float64)
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max())
@@ -89,7 +89,7 @@ def test_forward_mode(dtype: str, coordinate: str, lib: Lib) -> None:
             out = asarray(np.zeros(shape if backward else pooled, numpy_dtype(dtype)))
             one, rows, other = (asarray(each) for each in (first, boxes, second))
             given = shape if backward else None
-            _core.run_operator(op, params, one, rows, None, other, given, out, None, 1)
+            _core.run_operator(op, params, [one, other], rows, None, given, [out], 1)
             results.append(out)
         assert np.abs(results[0].astype(np.float64)).max() > 0
         assert_near(lib.to_numpy(results[1]), results[0], dtype)
@@ -102,9 +102,9 @@ def test_forward_mode(dtype: str, coordinate: str, lib: Lib) -> None:
 
 
 def spread(array: NumpyArray, axis: int) -> NumpyArray:
-    """The same elements, the last of an axis more than 2³¹ behind the first.
+    """A copy whose last element along an axis is more than 2³¹ elements after the first.
 
-    Only addresses are taken: memory becomes what is touched.
+    Only touched pages take memory.
     """
     step = 2**31 // (array.shape[axis] - 1) + 8
     rest = np.moveaxis(array, axis, 0)[0]

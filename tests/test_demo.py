@@ -33,7 +33,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture, wider than high, of sides that the coarse map's cells do not divide."""
+    """A picture, wider than high, whose sides are no multiples of the coarse map's cells."""
     image = pytest.importorskip("PIL.Image")
     y, x = np.mgrid[:50, :70]
     colours = np.stack([3 * x + y, 5 * y, (x // 8 + y // 8) % 2 * 200], axis=-1)
@@ -74,7 +74,7 @@ def test_demo_runs_from_any_folder(picture: Path, tmp_path: Path) -> None:
     assert "importing numpy" in done.stderr  # progress
     figure = (tmp_path / "roidl-demo.png").read_bytes()
     assert figure.startswith(PNG)
-    assert len(figure) > 20_000  # a blank figure is much smaller
+    assert len(figure) > 20_000  # an empty figure is much smaller
 
 
 @needs_extra
@@ -158,7 +158,7 @@ def test_disagreement_exits_with_one(
     [np.ones((2, 3)), np.ones((3, 2), np.float32), np.full((2, 3), np.inf, np.float32)],
     ids=["float64", "shape", "inf"],
 )
-def test_nonsense_is_infinitely_different(found: Any) -> None:
+def test_difference_of_invalid_results_is_infinite(found: Any) -> None:
     assert demo._difference(found, np.ones((2, 3))) == float("inf")
 
 
@@ -166,7 +166,7 @@ def test_nonsense_is_infinitely_different(found: Any) -> None:
 
 
 def _complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of a run that must fail; before it there may be progress, and nothing else."""
+    """The last line of a failing run; only progress may precede it."""
     assert main(arguments) == 2
     *progress, complaint = capsys.readouterr().err.splitlines()
     assert all(line.endswith(" ...") for line in progress), progress
@@ -251,7 +251,7 @@ def test_framework_that_cannot_be_imported(
 def test_missing_extra_names_the_command(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("skimage", "matplotlib", "tqdm"):  # as if the others were there
+    for name in ("skimage", "matplotlib", "tqdm"):  # as if the other packages were installed
         monkeypatch.setitem(sys.modules, name, None if name == module else pytest)
     complaint = _complaint(["demo"], capsys)
     how = "pip install '.[demo]' in a clone of roidl"
@@ -262,7 +262,7 @@ def test_missing_extra_names_the_command(
 
 
 def _on_a_picture(cases: list[Case]) -> list[Case]:
-    """The demo's boxes lie on a picture; its definition has nothing for 1e30 and overflow."""
+    """The cases with boxes near the picture; the demo's definition does not handle overflow."""
     return [case for case in cases if np.abs(case.boxes).max() < 1e4]
 
 

@@ -1,4 +1,4 @@
-"""How arrays come in: every kind of DLPack export, released exactly once and never copied."""
+"""Import of arrays: every kind of DLPack export, released exactly once and never copied."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ POSITIONS = [(op, name) for op in OPERATORS for name in arrays_of(every_argument
 def test_an_import_reads_the_array_and_releases_it_once(op: str, kind: type[Producer]) -> None:
     arguments = wrapped(op, kind)
     expected = call(op, **every_argument(op))
-    if op == "roi_align_backward_boxes":  # makes its result for the boxes' library: NumPy here
+    if op == "roi_align_backward_boxes":  # its result is of the boxes' library: NumPy here
         arguments["boxes"] = arguments["boxes"].array
     result = call(op, **arguments)
     np.testing.assert_array_equal(getattr(result, "array", result), expected)
@@ -93,7 +93,7 @@ def test_an_error_in_the_values_releases_all(op: str, kind: type[Producer]) -> N
         producer.assert_released_once()
 
 
-def test_a_version_that_is_not_understood_is_released_too() -> None:
+def test_unsupported_version_is_released() -> None:
     arguments = wrapped("roi_align", Producer)
     future = arguments["input"] = Producer(arguments["input"].array, major=2)
     with pytest.raises(BufferError, match=r"^roi_align: input: DLPack version 2 is not understood"):
@@ -145,7 +145,7 @@ def _strange_views(array: NumpyArray) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("op", "position"), POSITIONS)
-def test_it_does_not_matter_how_values_lie_in_memory(op: str, position: str) -> None:
+def test_every_memory_layout(op: str, position: str) -> None:
     expected = call(op, **every_argument(op))
     for name, view in _strange_views(every_argument(op)[position]):
         if op == "roi_align_backward_boxes" and position == "boxes" and isinstance(view, Producer):
@@ -173,7 +173,7 @@ def test_arrays_without_elements_may_lack_memory(kind: type[Producer]) -> None:
 
 @pytest.mark.parametrize("kind", [None, *PRODUCERS])
 def test_an_enormous_input_is_not_copied(kind: type[Producer] | None) -> None:
-    """One number, seen as a map of 256 GiB by strides of 0."""
+    """A map of 256 GiB whose elements are one number, by strides of 0."""
     array = np.broadcast_to(np.float32(3), (1, 4, 2**17, 2**17))
     boxes = np.array([[0, 7, 7, 16, 12]], np.float32)
     out = np.empty((1, 4, 2, 2), np.float32)
@@ -184,7 +184,7 @@ def test_an_enormous_input_is_not_copied(kind: type[Producer] | None) -> None:
 
 
 def _peak_memory() -> int:
-    """The most memory that this process has had, in bytes, since the last reset."""
+    """The peak memory of this process since the last reset, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -199,7 +199,7 @@ def test_a_large_input_is_not_copied(lib: Lib) -> None:
     inputs = {"NCHW": lib.asarray(array), "NHWC": lib.asarray(array.reshape(4, 1024, 1024, 4))}
     boxes = lib.asarray(np.array([[3, 2, 2, 9, 9]], np.float32))
     for layout, input in inputs.items():
-        for measured in (False, True):  # a front end may compile something for its first calls
+        for measured in (False, True):  # a front end may compile code in its first calls
             if measured:
                 reset.write_text("5")
             before = _peak_memory()
@@ -209,7 +209,7 @@ def test_a_large_input_is_not_copied(lib: Lib) -> None:
 
 
 def call_on_memory_that_cannot_be_written(folder: Path) -> None:
-    """Every call on maps of files whose pages are protected: to write there ends the process."""
+    """Make every call on memory-mapped files with protected pages: a write ends the process."""
     for op in OPERATORS:
         arguments = every_argument(op)
         expected = call(op, **arguments).copy()
@@ -231,7 +231,7 @@ def test_inputs_are_read_only_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-def test_inputs_stay_what_they_were(op: str, lib: Lib) -> None:
+def test_inputs_are_unchanged(op: str, lib: Lib) -> None:
     def digests() -> dict[str, str]:
         arrays = {name: lib.to_numpy(array) for name, array in given.items()}
         return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
@@ -248,7 +248,7 @@ def test_inputs_stay_what_they_were(op: str, lib: Lib) -> None:
 
 
 class NumPy20(np.ndarray[Any, np.dtype[Any]]):
-    """As arrays were in NumPy 2.0: those that are read-only are not exported."""
+    """An array as in NumPy 2.0, which does not export read-only arrays."""
 
     def __dlpack__(self, *, stream: Any = None) -> Any:  # type: ignore[override]
         if not self.flags.writeable:

@@ -1,4 +1,4 @@
-"""Every mistake has one type and one sentence, `op: what is wrong, got value`, in every library."""
+"""Every mistake has one error type and message, `op: what is wrong, got value`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ARRAY_NAMES = ("input", "boxes", "grad_output", "argmax", "batch_indices", "out"
 
 
 class Mistake(NamedTuple):
-    """What differs from the good call of each of some operators, and what comes of it."""
+    """A change of the good call of some operators, and the expected error."""
 
     ops: Iterable[str]
     wrong: dict[str, Any]
@@ -69,7 +69,7 @@ FOUR_COLUMNS = BOXES[:, 1:]
 WRITABLE = "must be an array that can be written to as it is, got"
 
 TABLE = [
-    # What is no array at all
+    # Arguments that are not arrays
     Mistake(OF_INPUT, {"input": None}, TypeError, f"input {NO_ARRAY} NoneType"),
     Mistake(OF_INPUT, {"input": [[1.0]]}, TypeError, f"input {NO_ARRAY} list"),
     Mistake(OPERATORS, {"boxes": None}, TypeError, f"boxes {NO_ARRAY} NoneType"),
@@ -203,7 +203,7 @@ TABLE = [
             "layout must be one of 'NCHW', 'NHWC', got 'CHW'"),
     Mistake(OPERATORS, {"layout": None}, ValueError,
             "layout must be one of 'NCHW', 'NHWC', got None"),
-    # What does not go together
+    # Arguments that do not match
     Mistake(["roi_align_backward"], MAX, ValueError,
             "input is needed for the gradient of the max modes"),
     Mistake(["roi_align_backward"], ONNX, ValueError,
@@ -220,7 +220,7 @@ TABLE = [
                 f"argmax must be -1 or a cell in [0, 63), got {cell}")
         for cell in (63, -2, 2**31 - 1, -(2**31))
     ),
-    # Values of boxes: the row and the value are named
+    # Values of boxes: messages name the row and the value
     *(
         Mistake(OPERATORS, {"boxes": _rows(row, column, value, dtype)}, ValueError,
                 f"boxes must be finite, but {name} of row {row} is {value}")
@@ -258,7 +258,7 @@ TABLE = [
 ]  # fmt: skip
 
 
-# What can only be found out when a call runs.
+# Mistakes in values, which are found when a call runs.
 VALUES = ("boxes must be finite", "the batch index")
 
 
@@ -279,7 +279,7 @@ def _convert(lib: Lib, name: str, value: Any) -> Any:
 
 @pytest.fixture
 def checked_values() -> Iterator[None]:
-    """As on CPU, where values are always checked."""
+    """Check values on CUDA as well, as is always done on CPU."""
     roidl.set_check_boxes(True)
     yield
     roidl.set_check_boxes(False)
@@ -353,7 +353,7 @@ def test_out_that_cannot_be_written_to(op: str) -> None:
             np.testing.assert_array_equal(memory, before)
 
 
-def test_a_map_that_argmax_cannot_count() -> None:
+def test_map_too_large_for_argmax() -> None:
     features = np.broadcast_to(np.float32(1), (2, 3, 2**16, 2**16))
     sentence = "roi_pool: mode 'max' on a map of 2^31 cells or more"
     with pytest.raises(NotImplementedError, match=f"^{re.escape(sentence)} .*65536, 65536]$"):

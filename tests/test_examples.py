@@ -1,4 +1,4 @@
-"""Examples that train or time in one framework run to their ends, with fewer steps."""
+"""Examples of one framework run to the end, with fewer steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example `fast_rcnn`: its parts against cases by hand, a few steps in every framework."""
+"""The example `fast_rcnn`: its parts on hand-made cases, and a few steps in every framework."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_scenes_come_without_a_download() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_scene_is_its_numbers(split: scenes.Split) -> None:
+def test_scenes_are_reproducible(split: scenes.Split) -> None:
     for number in range(20):
         first, again = scenes.make_scene(split, number), scenes.make_scene(split, number)
         assert all(map(np.array_equal, first, again))
@@ -204,7 +204,7 @@ def test_gradients_of_boxes_that_share_cells_add_up() -> None:
 
 @pytest.fixture(scope="module")
 def make(get_lib: Callable[[str], Any]) -> Callable[..., network.Detector]:
-    """A framework's detector with the first weights; skips as the other tests do."""
+    """A framework's detector with the initial weights; skips if the framework is missing."""
 
     def make(framework: str, settings: network.Settings = EXACT) -> network.Detector:
         get_lib(framework)
@@ -217,7 +217,7 @@ def make(get_lib: Callable[[str], Any]) -> Callable[..., network.Detector]:
 
 @pytest.fixture(scope="module")
 def walk(make: Callable[..., network.Detector]) -> Callable[[str, str], training.Path]:
-    """The first steps of a framework with a pooling, in float64; taken once."""
+    """The first steps of a framework with a pooling in float64, computed once."""
 
     @cache
     def walk(framework: str, pool: str) -> training.Path:
@@ -229,7 +229,7 @@ def walk(make: Callable[..., network.Detector]) -> Callable[[str, str], training
 
 @pytest.mark.parametrize("pool", network.POOLS)
 @pytest.mark.parametrize("framework", training.FRAMEWORKS[1:])
-def test_the_frameworks_walk_one_path(
+def test_frameworks_train_alike(
     framework: str, pool: str, walk: Callable[[str, str], training.Path]
 ) -> None:
     first, other = walk(training.FRAMEWORKS[0], pool), walk(framework, pool)
@@ -241,7 +241,7 @@ def test_the_frameworks_walk_one_path(
 
 
 def test_gradients_are_those_of_the_loss(make: Callable[..., network.Detector]) -> None:
-    """One framework against differences of its own loss; the others agree with it."""
+    """One framework's gradients against differences of its loss; the others agree with it."""
     batch = regions.make_batch(0, "float64")
     weights = network.first_weights()
     gradients = make("torch").gradients(batch)

@@ -1,4 +1,4 @@
-"""benchmarks/first_gpu_day: its time, its steps whatever becomes of them, and its one page."""
+"""benchmarks/first_gpu_day: time limits, the outcomes of steps, and the summary."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_step_has_its_share_and_the_last_what_is_left() -> None:
     now.seconds += 500
     assert clock.allow(200) == 40
     now.seconds += 39
-    assert clock.allow(200) == 0  # a second is not worth a start
+    assert clock.allow(200) == 0  # no step is started with a second left
     now.seconds += 39
     assert clock.allow(200) == 0
 
@@ -102,7 +102,7 @@ def test_a_step_that_cannot_run_is_skipped_and_told_why(day: Day) -> None:
     assert found["sanitizer"] == (SKIPPED, "there is no no-such-sanitizer")
 
 
-# Neither listens to an interrupt, and the file that a child writes to ends when no writer is left.
+# Both ignore interrupts; the pipe that the child writes to is closed when both have ended.
 DEAF = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -149,7 +149,7 @@ def test_a_step_aside_is_waited_for_by_the_one_that_needs_it(day: Day, tmp_path:
     assert "made" in (tmp_path / "log-aside.txt").read_text()
 
 
-def test_what_nothing_needs_is_ended(day: Day) -> None:
+def test_unneeded_background_steps_are_ended(day: Day) -> None:
     day.run(python("makes", "import time; time.sleep(100)", aside=True))
     day.close()
     assert outcomes(day)["makes"][0] == STOPPED
@@ -176,7 +176,7 @@ def test_tests_are_chosen_by_rows_and_by_name() -> None:
     found = {Path(file).name for file in files_with_rows(ROOT / "tests")}
     assert {"test_cuda.py", "test_torch_cuda.py", "test_jax_cuda.py", "test_roi_align.py"} <= found
     assert not {"test_cuda_kernels.py", "test_layers.py", "test_torch_compile.py"} & found
-    # What is run first is there under one of its names.
+    # Tests that are selected first exist under one of the names.
     text = "".join((ROOT / "tests" / name).read_text() for name in found if "cuda" in name)
     assert len(re.findall(rf"def test_\w*({AT_FIRST.replace(' or ', '|')})", text)) >= 3
 
@@ -206,7 +206,7 @@ def test_pytest_records_every_test(tmp_path: Path) -> None:
     variables = {"PYTHONPATH": str(ROOT), records.FILE: str(file), records.STEP: "tests"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", f"{PACKAGE}.observer", "-c", "/dev/null"]
     environment = {**os.environ, **variables, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    environment.pop("PYTEST_XDIST_WORKER", None)  # its reports are another process's to record
+    environment.pop("PYTEST_XDIST_WORKER", None)  # another process records its reports
     subprocess.run([*command, str(tmp_path)], cwd=tmp_path, env=environment, capture_output=True)
     found = {each["check"].partition("::")[2]: each for each in records.read(file)}
     assert {name: each["outcome"] for name, each in found.items()} == {
@@ -219,7 +219,7 @@ def test_pytest_records_every_test(tmp_path: Path) -> None:
     assert "no such library" in found["test_skipped"]["message"]
 
 
-def test_half_a_line_is_no_record(tmp_path: Path) -> None:
+def test_incomplete_line_is_no_record(tmp_path: Path) -> None:
     file = tmp_path / "records.jsonl"
     records.append(file, {"step": "one"})
     with file.open("a") as opened:
@@ -240,7 +240,7 @@ def test_the_page_compares_like_with_like() -> None:
         row("roidl-torch", "W1", min=30e-6, graph=20e-6),
         row("torchvision", "W1", min=90e-6, graph=80e-6),
         row("roidl-torch", "W7", min=40e-6, graph=10e-6, error=3e-7),
-        row("torchvision", "W7", min=360e-6),  # it waits for the device: no graph
+        row("torchvision", "W7", min=360e-6),  # no graph, because it waits for the device
         row("torchvision", "W2", failure="out of memory"),
     ]
     text = summary.benchmark({"rows": rows, "left_out": {"someone": "is not there"}})
@@ -262,8 +262,8 @@ def test_the_page_is_made_of_whatever_there_is(tmp_path: Path) -> None:
         check = {"step": "tests", "check": f"test_{number}", "outcome": FAILED, "message": "no"}
         records.append(file, check)
     again = {"step": "tests", "check": "test_3", "outcome": PASSED, "message": ""}
-    records.append(file, again)  # of a test whose tear-down, or worker, failed before
-    (tmp_path / "benchmark.json").write_text('{"rows": [')  # cut off
+    records.append(file, again)  # of a test whose teardown or worker failed before
+    (tmp_path / "benchmark.json").write_text('{"rows": [')  # incomplete
     best = "# Variants\n\n## The best\n\nnever\n\n## Built\n\nwhat the compiler said\n"
     (tmp_path / "variants.md").write_text(best)
     text = summary.page(tmp_path, "A day")

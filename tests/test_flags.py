@@ -1,4 +1,4 @@
-"""A flag is True, False, NumPy's bool, 0 or 1 in every way in; nothing else counts as one."""
+"""A flag is True, False, NumPy's bool, 0 or 1 in every front end; other values are errors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ FLAGS = [
     (True, np.True_, 1, np.int8(1), np.array(True)),
     (False, np.False_, 0, np.uint64(0), np.array(0)),
 ]
-NO_FLAGS = ["false", "", b"\x01", None, 2, -1, 1.0, np.float32(0), [], [True], {}, NotImplemented,
-            np.array([True]), np.array(["true"]), np.int64(2)]  # fmt: skip
+NO_FLAGS: list[Any] = [
+    *("false", "", b"\x01", None, 2, -1, 1.0, np.float32(0), [], [True], {}, NotImplemented),
+    *(np.array([True]), np.array(["true"]), np.int64(2)),
+]
 ALIGN = ("roi_align", "roi_align_backward", "roi_align_backward_boxes")
 
 FEATURES = np.random.default_rng(3).standard_normal((1, 2, 8, 8), dtype=np.float32)
@@ -51,7 +53,7 @@ def _ways(lib: Lib) -> list[Callable[..., Any]]:
     )]  # fmt: skip
 
 
-def test_what_is_a_flag(lib: Lib) -> None:
+def test_valid_flags(lib: Lib) -> None:
     x, boxes = lib.asarray(FEATURES), lib.asarray(BOXES)
     for way in _ways(lib):
         results = []
@@ -64,7 +66,7 @@ def test_what_is_a_flag(lib: Lib) -> None:
 
 
 @pytest.mark.parametrize("value", NO_FLAGS, ids=repr)
-def test_what_is_none(value: Any, lib: Lib) -> None:
+def test_invalid_flags(value: Any, lib: Lib) -> None:
     x, boxes = lib.asarray(FEATURES), lib.asarray(BOXES)
     for way in _ways(lib):
         with pytest.raises(TypeError, match=_refusal("(multiscale_)?roi_align", "aligned", value)):
@@ -78,8 +80,8 @@ def test_what_is_none(value: Any, lib: Lib) -> None:
         roidl.multiscale_roi_pool([x], boxes, 2, [1.0], return_argmax=value)
 
 
-def test_the_place_where_others_have_the_mode(lib: Lib) -> None:
-    """mmcv's sixth argument is the pooling mode."""
+def test_mode_as_sixth_argument_is_refused(lib: Lib) -> None:
+    """A string is refused as sixth argument, where mmcv has the pooling mode."""
     x, boxes = lib.asarray(FEATURES), lib.asarray(BOXES)
     for way in _ways(lib):
         sentence = "aligned must be True or False, got 'max'; the pooling mode is mode="
@@ -149,7 +151,7 @@ def test_in_a_graph_of_tensorflow() -> None:
         graph("max")
 
 
-def test_of_a_layer() -> None:
+def test_flags_of_a_keras_layer() -> None:
     pytest.importorskip("keras")
     from roidl.keras import MultiScaleRoIAlign, RoIAlign
 

@@ -1,4 +1,4 @@
-"""Every front end gives NumPy's bits, in all dtypes, on problems of several threads."""
+"""Every front end gives the same bits as NumPy, in all dtypes, with several threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ C, K, SIZE = 17, 96, 7
 SHAPE = (2, C, 36, 40)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 OPERATORS = (("roi_align", "avg"), ("roi_align", "max"), ("roi_pool", "max"), ("roi_pool", "avg"))
-# Halves are small: what frameworks flush would be lost on the way to float and back.
+# Half types include denormals, which a conversion to float32 in a framework would flush.
 UNITS = {"float16": 3e-6, "bfloat16": 1.0, "float32": 1.0, "float64": 1.0}
 OPTIONS: dict[str, Any] = {"spatial_scale": 0.9, "layout": "NCHW"}
 

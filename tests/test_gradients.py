@@ -1,4 +1,4 @@
-"""Gradients against what they are derivatives of: central differences, and adjointness."""
+"""Gradients against central differences and adjointness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ H, W = 7, 9
 SCALE = 0.5  # boxes are in image pixels of half a cell
 STEP = 1e-6  # in image pixels
 
-# What `boxes_like` draws: where starts and sizes lie, in cells, and with which arguments.
+# Parameters of `boxes_like`: ranges of starts and sizes, in cells, and the arguments.
 KINDS: dict[str, tuple[tuple[float, float], tuple[float, float], dict[str, Any]]] = {
     "inside": ((0, 3), (1.5, 4), {"sampling_ratio": 2, "aligned": True}),
     "inside_adaptive": ((0, 3), (1.5, 4), {"sampling_ratio": -1, "aligned": True}),
@@ -41,7 +41,7 @@ SIZE = (2, 3)
 
 
 def positions(start: float, end: float, bins: int, ratio: int, aligned: bool) -> Float64:
-    """Where the samples of a box lie along an axis, in real numbers; none if it has no samples."""
+    """The positions of a box's samples along an axis in float64; empty if it has none."""
     low = SCALE * start - 0.5 * aligned
     size = SCALE * (end - start)
     if not aligned:
@@ -51,7 +51,7 @@ def positions(start: float, end: float, bins: int, ratio: int, aligned: bool) ->
 
 
 def away_from_kinks(box: Float64, rule: dict[str, Any]) -> bool:
-    """Whether no sample is near a pixel or the border, and no size near a switch of the rules."""
+    """Whether no sample is near a pixel or the border, and no size near a change of the rules."""
     ratios = np.broadcast_to(rule["sampling_ratio"], 2)
     for axis, bins in ((0, SIZE[1]), (1, SIZE[0])):
         start, end = box[axis], box[axis + 2]
@@ -144,7 +144,7 @@ def test_input_of_roi_pool_by_central_differences(mode: str) -> None:
     [("align", "avg"), ("align", "max"), ("align", "max_onnx"), ("pool", "avg"), ("pool", "max")],
 )
 def test_adjoint(op: str, mode: str, dtype: str, budget: float, layout: str) -> None:
-    """<A x, y> = <x, A^T y>: A is linear, in the max modes as long as the winners stay the same."""
+    """<A x, y> = <x, A^T y>: A is linear; in the max modes while the maxima stay in place."""
     rng = np.random.default_rng(45)
     boxes = random_boxes(rng, 60, 3, 33, 41, 0.25).astype(dtype)
     options: dict[str, Any] = {"spatial_scale": 0.25, "mode": mode, "layout": layout}
@@ -169,14 +169,14 @@ def test_adjoint(op: str, mode: str, dtype: str, budget: float, layout: str) -> 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_few_boxes_on_a_wide_map(dtype: str, layout: str, channels: int) -> None:
-    """Most of the gradient is zero, and what is not is summed up tile by tile and part by part."""
+    """Most of the gradient is zero; the rest is summed by tiles and parts."""
     shape = (1, channels, 75, 2101)
     edges = np.array(
         [
             [3, 2, 40, 30],  # every column counts
             [100, 5, 900, 21],  # pairs of columns far apart
             [300, 8, 330, 24],  # in between, in the same rows
-            [1990, 1, 2090, 74],  # in the two parts of the map, and taller than what is kept of it
+            [1990, 1, 2090, 74],  # in both parts of the map, and taller than the ring buffer
             [2070, 60, 2100, 20],  # upside down
             [1500, 40, 1560, 70],  # three columns of four
             [-50, -50, -20, -20],
@@ -200,13 +200,13 @@ def test_few_boxes_on_a_wide_map(dtype: str, layout: str, channels: int) -> None
 
 
 def test_derivative_along_a_ramp() -> None:
-    """On a plane the result follows the box: by hand, per corner, not aligned and clamped too."""
+    """On a linear map the derivatives are known: per corner, also not aligned and clamped."""
     y, x = np.mgrid[:H, :W].astype(np.float64)
     ramp = (2 * x + 5 * y)[None, None]
     one = np.ones((1, 1, 1, 1))
     rule: dict[str, Any] = {"spatial_scale": SCALE, "sampling_ratio": 2}
     box = np.array([[0, 4.0, 3.0, 9.0, 8.0]])
-    # The middle of the box moves by half of what a corner does, times the scale.
+    # The box's centre moves by half of a corner's step, times the scale.
     got = roidl.roi_align_backward_boxes(one, ramp, box, **rule)
     np.testing.assert_allclose(got, [[0, 0.5, 1.25, 0.5, 1.25]], rtol=1e-12)
     small = np.array([[0, 4.0, 3.0, 5.0, 8.0]])  # half a cell wide: clamped to one
@@ -222,17 +222,17 @@ def test_derivative_along_a_ramp() -> None:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("maps", [1, 2])
-def test_what_features_have_in_common_takes_no_digits(
+def test_constant_added_to_features_costs_no_precision(
     maps: int, mode: str, layout: str, dtype: str, offset: float
 ) -> None:
-    """Slopes are differences: of the features as they are, to the last digit."""
+    """A constant added to all features does not change the slopes, to the last digit."""
     rng = np.random.default_rng(44)
     offset = min(offset, 1000.0) if dtype == "float16" else offset
     shapes = [(2, 17, 24, 30), (2, 17, 12, 15)][:maps]
     inputs = [(rng.standard_normal(s) * 8 + offset).astype(dtype) for s in shapes]
     boxes = np.array([[0, 4.0, 3.0, 41.3, 38.9], [1, 1.7, 2.2, 52.4, 39.1]], np.float32)
     gradient = rng.standard_normal((2, 17, 9, 9)).astype(dtype)
-    # Of one sample, which is the largest is no question of digits.
+    # With one sample the position of the maximum does not depend on rounding.
     ratio = 2 if mode == "avg" else 1
     rule: dict[str, Any] = {"aligned": True, "sampling_ratio": ratio, "mode": mode}
     given = from_nchw(gradient, layout), [from_nchw(a, layout) for a in inputs]
@@ -258,8 +258,8 @@ def test_what_features_have_in_common_takes_no_digits(
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_a_step_of_the_boxes_keeps_the_digits_of_differences(layout: str) -> None:
-    """As in double precision, which the tests above hold to the definition."""
+def test_jvp_boxes_keeps_precision(layout: str) -> None:
+    """Compare with double precision, which the tests above compare with the definition."""
     rng = np.random.default_rng(45)
     input = from_nchw((rng.standard_normal((1, 17, 24, 30)) * 8 + 1e6).astype(np.float32), layout)
     boxes = np.array([[0, 4.0, 3.0, 41.3, 38.9]], np.float32)
@@ -270,9 +270,7 @@ def test_a_step_of_the_boxes_keeps_the_digits_of_differences(layout: str) -> Non
         op = "roi_align_jvp_boxes"
         params = align_params(op, (9, 9), SCALE, 2, True, "avg", layout)
         result = pooled.astype(dtype)
-        _core.run_operator(
-            op, params, input.astype(dtype), boxes, None, step, None, result, None, 1
-        )
+        _core.run_operator(op, params, [input.astype(dtype), step], boxes, None, None, [result], 1)
         results.append(result)
     error = np.abs(results[0] - results[1]).max()
     assert error < 2e-6 * np.abs(results[1]).max()

@@ -1,4 +1,4 @@
-"""Ctrl-C during a long call: answered soon, on the main thread alone, and the pool goes on."""
+"""Ctrl-C during a long call: handled soon, on the main thread only, and later calls work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def boxes(count: int) -> NumpyArray:
 
 
 class Handled(Exception):
-    """What the handler of a test raises."""
+    """The exception that a test's signal handler raises."""
 
 
 def features() -> NumpyArray:
@@ -65,7 +65,7 @@ def levels(x: NumpyArray, count: int) -> Any:
     return roidl.assign_levels(rows, scales=[0.25, 0.125, 0.0625])
 
 
-# So many boxes that a call takes seconds on any machine.
+# Enough boxes for a call of seconds on any machine.
 LONG: dict[str, tuple[Callable[..., Any], int, dict[str, Any]]] = {
     "forward": (forward, 60_000, {}),
     "forward max": (forward, 60_000, {"mode": "max"}),
@@ -88,7 +88,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture
 def alarm() -> Iterator[list[float]]:
-    """SIGALRM after DELAY raises Handled; the list holds when it was handled."""
+    """Raise Handled by SIGALRM after DELAY; the list gets the time."""
     times: list[float] = []
 
     def handle(*_: Any) -> None:
@@ -102,7 +102,7 @@ def alarm() -> Iterator[list[float]]:
 
 
 def seconds_until_handled(call: Callable[[], Any]) -> float:
-    """From the signal to the exception."""
+    """The time from the signal to the exception."""
     begin = time.perf_counter()
     signal.setitimer(signal.ITIMER_REAL, DELAY)
     with pytest.raises(Handled):
@@ -131,7 +131,7 @@ def test_ctrl_c_is_a_keyboard_interrupt(threads: int) -> None:
 
 
 def forward_until(handled: list[Any], x: NumpyArray, count: int) -> Any:
-    """The result of the last of as many calls as it takes until a signal has been handled."""
+    """Repeat a call until a signal has been handled; return the last result."""
     end = time.perf_counter() + 60
     result = forward(x, count)
     while not handled and time.perf_counter() < end:
@@ -155,7 +155,7 @@ def test_a_handler_that_does_not_raise_lets_the_call_go_on(threads: int) -> None
 
 
 def test_a_handler_may_call(threads: int) -> None:
-    """On the same pool, in the middle of the call that it interrupts."""
+    """A handler may make calls on the same pool during the call that it interrupts."""
     x, count = features(), 20_000
     expected, small = forward(x, count), forward(x, 200)
     found: list[bool] = []
@@ -225,7 +225,7 @@ def test_pytorch_forward(torch: Any, way: str, alarm: list[float]) -> None:
 
 @pytest.mark.parametrize("way", ["direct", "by the dispatcher", "pyramid"])
 def test_pytorch_backward(torch: Any, way: str, alarm: list[float]) -> None:
-    """Autograd runs the nodes of a graph on the CPU on the thread that asks for gradients."""
+    """A backward pass is interrupted, as autograd runs CPU nodes on the calling thread."""
     from roidl import torch as ops
 
     count, large = 60_000, boxes(60_000)

@@ -250,7 +250,7 @@ AVG_ONLY = "along the boxes are implemented for mode 'avg' only"
 @pytest.mark.parametrize(
     ("derivative", "mode", "sentence"),
     [
-        (second_in_boxes, "avg", "second derivatives in the boxes alone are not implemented"),
+        (second_in_boxes, "avg", "second derivatives along the boxes are not implemented"),
         (second_in_boxes, "max", AVG_ONLY),
         (forward_of_max, "max", AVG_ONLY),
         (mixed, "max", AVG_ONLY),

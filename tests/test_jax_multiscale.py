@@ -288,7 +288,7 @@ def test_one_map_alone_may_be_differentiated() -> None:
 @pytest.mark.parametrize(
     ("mode", "derivative", "sentence"),
     [
-        ("avg", jax.hessian, "second derivatives in the boxes alone are not implemented"),
+        ("avg", jax.hessian, "second derivatives along the boxes are not implemented"),
         ("max", jax.jacfwd, "along the boxes are implemented for mode 'avg' only"),
         ("max_onnx", jax.grad, "mode 'max_onnx' has no gradient to the boxes"),
     ],

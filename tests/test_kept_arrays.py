@@ -1,4 +1,4 @@
-"""What a graph keeps for its gradients does not change when the caller's arrays do."""
+"""Arrays that a graph keeps for its gradients do not change with the caller's arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GOOD = np.array([[1, 1, 3, 3], [0, 2, 3, 5]], np.float32)
 OTHER = np.array([[4, 4, 5, 5], [1, 0, 2, 2]], np.float32)
 MAPS = np.random.default_rng(5).standard_normal((2, 2, 1, 8, 8)).astype(np.float32)
 
-# (the operator, what is refilled as it is and as it will be, the arguments of the operator)
+# (the operator, the array before and after refilling, the arguments of the operator)
 Form = tuple[str, tuple[Any, Any], Callable[[Any], dict[str, Any]]]
 
 
@@ -55,7 +55,7 @@ def _call(module: Any, op: str, maps: list[Any], arguments: dict[str, Any]) -> A
 
 
 def _aligned(array: NumpyArray) -> NumpyArray:
-    """A copy that no library has to copy for its own alignment."""
+    """A copy that is aligned for every library, so that none copies it."""
     memory = np.zeros(array.nbytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -66,7 +66,7 @@ def _aligned(array: NumpyArray) -> NumpyArray:
 def _try(
     form: Form, own: Callable[[NumpyArray], Any], make: Callable[[Any, Any, Any], Any]
 ) -> None:
-    """make(op, x, arguments) is a function that computes the gradient anew."""
+    """Refilling an array does not change a gradient, which make(op, x, arguments) computes."""
     op, (before, after), arguments = form
     buffer = _aligned(before)
     gradient = make(op, MAPS, arguments(own(buffer)))
@@ -75,7 +75,7 @@ def _try(
     again = gradient()
     expected = make(op, MAPS, arguments(before.copy()))()
     changed = make(op, MAPS, arguments(after.copy()))()
-    assert not np.array_equal(expected, changed)  # or nothing would be tried here
+    assert not np.array_equal(expected, changed)  # or the test would have no effect
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_array_equal(again, expected)
 
@@ -151,7 +151,7 @@ def test_a_tensor_that_was_written_to_is_an_error_of_pytorch() -> None:
             result.backward()
 
 
-# A foreign array, as DLPack has it or as NumPy does.
+# A foreign array that exports DLPack, or NumPy's interface.
 every_owner = pytest.mark.parametrize("owner", ["numpy", "torch"])
 
 

@@ -1,7 +1,7 @@
-"""Maps that are larger than whatever the kernels keep of one, and boxes of every kind on them.
+"""Maps that are larger than the kernels' ring buffers, with all kinds of boxes.
 
-The oracle's loops would take too long: here the average is what it is by definition, a matrix along
-either axis, and the maxima have few samples.
+The oracle's loops would take too long: here the average is computed by its definition as a matrix
+along each axis, and the maxima have few samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE = (7, 5)
 
 
 class Map(NamedTuple):
-    """A map, and how many samples a bin needs for one to be on every cell of the longer axis."""
+    """A map, and the samples per bin that cover every cell of the longer axis."""
 
     channels: int
     height: int
@@ -32,9 +32,9 @@ class Map(NamedTuple):
     dense: tuple[int, int]
 
 
-# Against src/cpu/tuning.h: rows of `tall` are short, so that many are kept, but it has more; those
-# of `wide` are longer than what is swept or summed up at a time, and few of them are kept; windows
-# of `large` have more bytes than are read in place.
+# With src/cpu/tuning.h: `tall` has more rows than the ring buffer, although they are short; rows of
+# `wide` are longer than what is summed at a time; windows of `large` are too large to be read in
+# place.
 MAPS = {
     "tall": Map(17, 2700, 20, (400, 2)),
     "wide": Map(3, 40, 9000, (3, 1300)),
@@ -43,7 +43,7 @@ MAPS = {
 
 
 def corners(height: int, width: int) -> Float64:
-    """Upright, turned around in x, in y and in both; on the map and partly off it."""
+    """Boxes that are not mirrored, or mirrored in x, y or both; on the map or partly off it."""
     relative = np.array(
         [
             [0.05, 0.02, 0.93, 0.97],
@@ -58,7 +58,7 @@ def corners(height: int, width: int) -> Float64:
 
 
 def matrices(low: float, high: float, bins: int, size: int, grid: int) -> list[Float64]:
-    """What every bin takes of every cell (aligned, scale 1), and its derivatives to both edges."""
+    """The weight of each cell in each bin (aligned, scale 1), and its derivatives by both edges."""
     one, half = np.float32(1), np.float32(0.5)
     start, end = np.float32(low) - half, np.float32(high) - half
     step = (end - start) / np.float32(bins)
@@ -86,7 +86,7 @@ def matrices(low: float, high: float, bins: int, size: int, grid: int) -> list[F
 
 
 class Problem(NamedTuple):
-    """Everything in NCHW."""
+    """The arrays of a problem, in NCHW."""
 
     input: NumpyArray
     tangent: NumpyArray
@@ -122,12 +122,12 @@ def problem(name: str) -> Problem:
     )
 
 
-# What the averages are ----------------------------------------------------------------------------
+# Averages by definition ---------------------------------------------------------------------------
 
 
 @cache
 def averages(name: str) -> dict[str, Float64]:
-    """The average and all its derivatives, by operator."""
+    """The expected average and its derivatives, by operator."""
     given = problem(name)
     image, gradients = given.input[0].astype(np.float64), given.gradient.astype(np.float64)
     direction = given.direction.astype(np.float64)
@@ -154,7 +154,7 @@ def averages(name: str) -> dict[str, Float64]:
     }
 
 
-# What runs ----------------------------------------------------------------------------------------
+# The operators ------------------------------------------------------------------------------------
 
 FEW = (3, 2)  # samples, for the maxima
 
@@ -188,7 +188,7 @@ def run(op: str, mode: str, name: str, layout: str) -> list[NumpyArray]:
     }[op]
     out = np.empty_like(gradient if shape is None else x)
     threads = roidl.get_num_threads()
-    _core.run_operator(op, params, leader, boxes, None, other, shape, out, None, threads)
+    _core.run_operator(op, params, [leader, other], boxes, None, shape, [out], threads)
     return [out]
 
 
@@ -205,7 +205,7 @@ def _the_number_of_threads_is_restored() -> Iterator[None]:
 
 
 def of_any_threads(op: str, mode: str, name: str, layout: str) -> list[NumpyArray]:
-    """The results of an operator, of one thread; those of three are the same, bit by bit."""
+    """The results of an operator with one thread; three threads must give the same bits."""
     roidl.set_num_threads(1)
     results = run(op, mode, name, layout)
     roidl.set_num_threads(3)
@@ -271,7 +271,7 @@ def maxima(op: str, mode: str, name: str) -> Float64:
 @every_map
 @pytest.mark.parametrize("mode", ["max", "max_onnx"])
 def test_tangents_of_maxima(mode: str, name: str, layout: str) -> None:
-    """<J t, g> = <t, J^T g>, and J^T is the oracle's."""
+    """<J t, g> = <t, J^T g>, where J^T is the oracle's."""
     given = problem(name)
     (result,) = of_any_threads("roi_align_jvp", mode, name, layout)
     there = to_nchw(result, layout) * given.gradient.astype(np.float64)

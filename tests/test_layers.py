@@ -1,4 +1,4 @@
-"""The storeys of the house, by reading includes and imports: calls go down only."""
+"""The layers of the code, checked by reading includes and imports: calls go down only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from roidl import _core, _params
+from roidl import _operators, _params
 
 ROOT = Path(__file__).parents[1]
 SRC, PYTHON = ROOT / "src", ROOT / "python" / "roidl"
@@ -35,14 +35,14 @@ GROUND |= {"check.h", "check.cpp"}
 GROUND |= {"boxes.h", "boxes.cpp"}
 GROUND |= {"floating_point.h", "interrupt.h", "interrupt.cpp"}
 SOURCES = files_of("src", "cuda", suffixes=".h .cpp .pyx .pxd .pxi .cu .cuh")
-# Headers of an outside world: only a door knows one.
+# Headers of other libraries: only a binding or bridge includes them.
 OUTSIDE = re.compile(
     r"Python|numpy|pybind|nanobind|torch|ATen|c10|tensorflow|tsl|xla|jax|cuda|cub|thrust|dlpack/"
 )
 
 
-def storey(path: Path) -> int:
-    """0 ground, 1 operators as described, 2 kernels, 3 operators as checked, 4 doors."""
+def layer(path: Path) -> int:
+    """0 base, 1 operators as described, 2 kernels, 3 operators as checked, 4 bindings."""
     if path.parent != SRC:
         return {"abi": 0, "cpu": 2, "cuda": 2, "bridge": 4}[path.relative_to(ROOT).parts[-2]]
     if path.suffix in (".pyx", ".pxd", ".pxi") or path.name.startswith("python_"):
@@ -52,7 +52,7 @@ def storey(path: Path) -> int:
 
 @cache
 def includes(path: Path) -> tuple[str, ...]:
-    """What stands between the quotes or brackets; of Cython's files, what they are extern from."""
+    """The included headers; of Cython's files, those in `cdef extern from`."""
     pattern = r'^\s*#\s*include\s*[<"]([^>"]+)[>"]|^cdef extern from "([^"]+)"'
     found = re.findall(pattern, path.read_text(), re.MULTILINE)
     return tuple(first or second for first, second in found)
@@ -78,47 +78,47 @@ def closure(path: Path) -> set[Path]:
 
 
 def test_the_sources_are_found() -> None:
-    assert {storey(path) for path in SOURCES} == {0, 1, 2, 3, 4}
+    assert {layer(path) for path in SOURCES} == {0, 1, 2, 3, 4}
     assert SRC / "tensor.h" in own_includes(SRC / "check.h")
     assert SRC / "error.h" in closure(SRC / "roi_align.cpp")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_includes_go_down_only(path: Path) -> None:
-    up = [name_of(other) for other in own_includes(path) if storey(other) > storey(path)]
+def test_includes_point_to_lower_layers(path: Path) -> None:
+    up = [name_of(other) for other in own_includes(path) if layer(other) > layer(path)]
     assert up == []
 
 
-def on(*storeys: int) -> pytest.MarkDecorator:
-    paths = [path for path in SOURCES if storey(path) in storeys]
+def on(*layers: int) -> pytest.MarkDecorator:
+    paths = [path for path in SOURCES if layer(path) in layers]
     return pytest.mark.parametrize("path", paths, ids=name_of)
 
 
 @on(2, 4)
-def test_neighbours_do_not_know_each_other(path: Path) -> None:
+def test_devices_and_bindings_do_not_include_each_other(path: Path) -> None:
     neighbour = {"cpu": "cuda", "cuda": "cpu", "bridge": "_core"}.get(path.parent.name, "bridge")
     assert [include for include in includes(path) if neighbour in include] == []
 
 
 @on(0, 1, 2, 3)
-def test_only_a_door_knows_an_outside_world(path: Path) -> None:
+def test_only_bindings_include_external_headers(path: Path) -> None:
     outside = [include for include in includes(path) if OUTSIDE.match(include)]
     assert outside == [] or path.suffix in (".cu", ".cuh")
 
 
 @on(0, 1, 3)
 def test_kernels_are_reached_by_the_backend_alone(path: Path) -> None:
-    assert [other for other in own_includes(path) if storey(other) == 2] == []
+    assert [other for other in own_includes(path) if layer(other) == 2] == []
 
 
 @on(0, 1, 2, 4)
 def test_only_the_operators_choose_a_device(path: Path) -> None:
-    # A device's backend file fills in the table.
-    assert SRC / "backend.h" not in own_includes(path) or path.stem == "backend"
+    # A device's backend file fills the table.
+    assert SRC / "backend.h" not in own_includes(path) or path.stem in ("backend", "workspace")
 
 
 @on(2)
-def test_kernels_trust_and_never_check(path: Path) -> None:
+def test_kernels_do_not_include_checks(path: Path) -> None:
     assert SRC / "check.h" not in own_includes(path)
 
 
@@ -151,11 +151,56 @@ def imports(path: Path) -> Iterator[str]:
             yield from [module] if node.module else (module + name.name for name in node.names)
 
 
-@pytest.mark.parametrize("name", ["_ops.py", "_params.py"])
-def test_the_description_knows_the_standard_library_only(name: str) -> None:
-    ours = {"_ops.py": {"._params"}, "_params.py": set()}[name]
-    found = set(imports(PYTHON / name))
-    assert {module.partition(".")[0] for module in found - ours} <= sys.stdlib_module_names
+# From the bottom up: a module imports those of lower layers alone.
+LAYERS = [
+    ["_core"],
+    ["_operators"],
+    ["_params", "_derivatives"],
+    ["_ops", "_multiscale", "_command_line"],
+    ["_public", "_array_libraries", "_bridge", "_recycled"],
+    ["_numpy", "_shapes"],
+    ["torch", "jax", "tensorflow"],
+    ["_dispatch", "_info"],
+    ["__init__", "keras", "demo", "_demo_definition", "_demo_figure", "_demo_scene"],
+    ["__main__"],
+]
+LAYER = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+# The demo is a program of four files, which calls what users call.
+TOGETHER = {"demo", "_demo_definition", "_demo_figure", "_demo_scene", "__init__"}
+
+
+def layer_module(path: Path) -> str:
+    """A module, or the package of an adapter."""
+    return path.relative_to(PYTHON).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere in it, by their names in LAYERS."""
+    depth = len(path.relative_to(PYTHON).parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or node.level != depth:
+            continue
+        names = [node.module] if node.module else [alias.name for alias in node.names]
+        found |= {name.partition(".")[0] for name in names}
+    return {name if name in LAYER else "__init__" for name in found}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_import_lower_layers_only(path: Path) -> None:
+    module = layer_module(path)
+    higher = [
+        other
+        for other in imported_modules(path)
+        if LAYER[other] >= LAYER[module] and not {module, other} <= TOGETHER
+    ]
+    assert higher == []
+
+
+@pytest.mark.parametrize("name", ["_operators.py", "_params.py", "_derivatives.py", "_ops.py"])
+def test_operator_descriptions_import_only_the_standard_library(name: str) -> None:
+    found = {module for module in imports(PYTHON / name) if not module.startswith(".")}
+    assert {module.partition(".")[0] for module in found} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -192,7 +237,9 @@ def test_parameters_have_the_fields_of_the_compiled_structs(name: str) -> None:
     body = re.search(rf"struct {name} {{(.*?)}};", header, re.DOTALL)
     assert body is not None
     declared = tuple(re.findall(r"^\s*\w+ (\w+);", body[1], re.MULTILINE))
-    assert getattr(_params, name)._fields == _core.param_fields()[name] == declared
+    family = _operators.FAMILIES[{"RoiAlignParams": "roi_align", "RoiPoolParams": "roi_pool"}[name]]
+    compiled = tuple(field.name for field in family.fields)
+    assert getattr(_params, name)._fields == compiled == declared
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the arrays of each library get: a result of their own kind, or a reason why not."""
+"""Results are arrays of the input's library and device, or the error names the reason."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_the_gradient_to_boxes_has_their_dtype(dtype: str, lib: Lib) -> None:
 
 
 class Foreign(Producer):
-    """An array of a library that nobody has heard of, but that keeps to the array API standard."""
+    """An array of an unknown library that follows the array API standard."""
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return SimpleNamespace(from_dlpack=lambda array: Foreign(np.from_dlpack(array)))
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-def test_a_library_of_the_standard_gets_its_own_kind_back(op: str) -> None:
+def test_array_api_library_gets_its_own_arrays(op: str) -> None:
     arguments = every_argument(op)
     arguments.pop("out", None)
     more = {"return_argmax": True} if op == "roi_pool" else {}
@@ -75,7 +75,7 @@ def test_a_library_of_the_standard_gets_its_own_kind_back(op: str) -> None:
 
 
 def _of_a_module(name: str, has_function: bool) -> tuple[ModuleType, type[Producer]]:
-    """A library whose arrays name no namespace, but whose module may have a from_dlpack."""
+    """A library whose arrays have no namespace, but whose module may have a from_dlpack."""
     module, kind = (
         ModuleType(name),
         type("Tensor", (Producer,), {"__module__": f"{name}.base.core"}),
@@ -86,10 +86,10 @@ def _of_a_module(name: str, has_function: bool) -> tuple[ModuleType, type[Produc
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-def test_a_library_with_from_dlpack_gets_its_own_kind_back(
+def test_library_with_from_dlpack_gets_its_own_arrays(
     op: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paddle is one."""
+    """Paddle is such a library."""
     module, tensor = _of_a_module("fakelib", True)
     monkeypatch.setitem(sys.modules, "fakelib", module)
     arguments = every_argument(op)
@@ -135,7 +135,7 @@ def test_a_library_of_the_standard_may_list_boxes(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", [op for op in OPERATORS if "out" in every_argument(op)])
-def test_a_library_that_makes_no_arrays_is_asked_for_out(op: str) -> None:
+def test_library_without_constructor_needs_out(op: str) -> None:
     arguments = wrapped(op, Producer)
     out = arguments.pop("out")
     with pytest.raises(TypeError, match=f"^{op}: .* Producer.* pass out="):
@@ -146,7 +146,7 @@ def test_a_library_that_makes_no_arrays_is_asked_for_out(op: str) -> None:
 
 # Devices ------------------------------------------------------------------------------------------
 
-# Whose device the others have to be on.
+# The other arrays have to be on its device.
 LEADERS = {
     "roi_align": "input",
     "roi_align_backward": "grad_output",
@@ -154,7 +154,7 @@ LEADERS = {
     "roi_pool": "input",
     "roi_pool_backward": "grad_output",
 }
-CUDA = roidl.build_info()["cuda"]  # what it says is in test_cuda_kernels.py
+CUDA = roidl.build_info()["cuda"]  # test_cuda_kernels.py tests the message
 DEVICES = {8: "mps", 10: "rocm", 14: "xpu", 99: "DLPack device 99"}
 if not CUDA["built"]:
     DEVICES[2] = "cuda"
@@ -183,7 +183,7 @@ def test_devices_are_not_mixed(op: str, position: str) -> None:
     sentence = "must be on the device of .*, cpu:0, got cuda:0"
     if position == LEADERS[op] and CUDA["usable"]:
         sentence = "must be on the device of .*, cuda:0, got cpu:0"
-    elif position == LEADERS[op]:  # the others would have to follow it to where nothing is
+    elif position == LEADERS[op]:  # the other arrays would have to be on meta as well
         error = RuntimeError if CUDA["built"] else NotImplementedError
         sentence = "CUDA cannot be used here: .*" if CUDA["built"] else ".* on device cuda"
     with pytest.raises(error, match=f"^{op}: .*{sentence}$"):
@@ -220,7 +220,7 @@ def test_views_of_torch_that_negate(torch: Any) -> None:
         roidl.roi_align(**arguments | {"out": out})
 
 
-def test_a_conjugate_is_complex_all_the_same(torch: Any) -> None:
+def test_conjugate_tensors_are_refused_as_complex(torch: Any) -> None:
     arguments = _tensors(torch)
     arguments["input"] = torch.complex(arguments["input"], arguments["input"]).conj()
     with pytest.raises(TypeError, match=r"^roi_align: input must be float16.* got complex64"):

@@ -1,4 +1,4 @@
-"""Where arrays lie in memory: strides, out=, nothing at all, offsets beyond 32 bits."""
+"""Arrays in memory: strides, out=, empty arrays, offsets beyond 32 bits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trials import assert_close, from_nchw, to_nchw
 # Strides ------------------------------------------------------------------------------------------
 
 Shape = tuple[int, ...]
-# How an array may lie in memory: the shape of that memory, and the array in it.
+# Memory layouts: the shape of the memory, and the array as a view of it.
 ROOMS: dict[str, tuple[Callable[[Shape], Shape], Callable[[NumpyArray], NumpyArray]]] = {
     "every_other": (
         lambda s: tuple(2 * n for n in s),
@@ -32,11 +32,11 @@ ROOMS: dict[str, tuple[Callable[[Shape], Shape], Callable[[NumpyArray], NumpyArr
     "transposed": (lambda s: s[::-1], lambda m: m.T),
     "reversed": (lambda s: s, lambda m: m[(slice(None, None, -1),) * m.ndim]),
 }
-EDGE = 77  # what lies around the array
+EDGE = 77  # the values around the array
 
 
 def place(room: str, shape: Shape, dtype: str) -> tuple[NumpyArray, NumpyArray]:
-    """Memory full of `EDGE`, and the array in it."""
+    """Memory full of `EDGE` with the array in it, and the array as a view."""
     memory_shape, take = ROOMS[room]
     memory = np.full(memory_shape(shape), EDGE, numpy_dtype(dtype))
     return memory, take(memory)
@@ -51,7 +51,7 @@ def place_copy(room: str, array: NumpyArray) -> NumpyArray:
 @every_operator
 @pytest.mark.parametrize(
     ("name", "room"),
-    # The other libraries have no strides to speak of, and PyTorch has no negative ones.
+    # The other libraries have no general strides, and PyTorch has no negative ones.
     [*(("numpy", room) for room in ROOMS), *(("torch", room) for room in list(ROOMS)[:-1])],
 )
 def test_strides(get_lib: Callable[[str], Lib], name: str, room: str, op: str, mode: str) -> None:
@@ -78,7 +78,7 @@ def test_strides(get_lib: Callable[[str], Lib], name: str, room: str, op: str, m
             )
             check(Results(pooled, argmax, grad_input, grad_boxes), expected, layout)
             for view, array in zip(views, arrays, strict=True):
-                np.testing.assert_array_equal(view, array)  # nobody wrote to the inputs
+                np.testing.assert_array_equal(view, array)  # the inputs are unchanged
             for memory, view in ((pooled_memory, pooled), (grad_memory, grad_input)):
                 view[...] = EDGE
                 assert (memory == EDGE).all(), "written beside the array"
@@ -96,7 +96,7 @@ def test_strides(get_lib: Callable[[str], Lib], name: str, room: str, op: str, m
 @every_operator
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_broadcast_arrays(get_lib: Callable[[str], Lib], name: str, op: str, mode: str) -> None:
-    """Stride 0: autograd's gradients of a sum are one number, shown as an array."""
+    """Stride 0, as in autograd's gradients of a sum."""
     lib = get_lib(name)
     input, boxes, gradient = small_problem("float32")
     for repeated in (((1,), (0, 1, 2, 3)), ((0,), (1,)), ((3,), (2, 3))):
@@ -105,7 +105,7 @@ def test_broadcast_arrays(get_lib: Callable[[str], Lib], name: str, op: str, mod
             strides = [0 if i in axes else step for i, step in enumerate(array.strides)]
             views.append(as_strided(array, array.shape, strides))
         compact = [view.copy() for view in views]
-        # Where neighbours are one number, last bits decide between samples: the oracle has others.
+        # With equal neighbours the last bits decide between samples, in which the oracle differs.
         by = call if op == "roi_align" and mode != "avg" else expect
         expected = by(op, mode, compact[0], boxes, compact[1])
         results = call(op, mode, lib.asarray(views[0]), lib.asarray(boxes), lib.asarray(views[1]))
@@ -114,8 +114,8 @@ def test_broadcast_arrays(get_lib: Callable[[str], Lib], name: str, op: str, mod
 
 @every_operator
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_numbers_and_arrays_of_numpy_take_a_short_way(op: str, mode: str, layout: str) -> None:
-    """Names for all arguments, and a list for a size, do not: the bits are the same."""
+def test_fast_path_has_the_bits_of_the_general_path(op: str, mode: str, layout: str) -> None:
+    """Keyword arguments and a list as size take the general path, with the same bits."""
     function = getattr(roidl, op)
     for dtype in ("float32", "float16", "bfloat16", "float64"):
         input, boxes, _ = small_problem(dtype)
@@ -135,8 +135,8 @@ def test_numbers_and_arrays_of_numpy_take_a_short_way(op: str, mode: str, layout
 @every_operator
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.each_instruction_set
-def test_results_that_are_stored_past_the_caches(op: str, mode: str, layout: str) -> None:
-    """Above 4 MB other instructions store; a part of the channels is small, and stored as usual."""
+def test_streamed_stores_of_large_results(op: str, mode: str, layout: str) -> None:
+    """Results above 4 MB use streamed stores; a part of the channels is smaller and does not."""
     channels, parts = 6006, 4  # not a number of whole blocks
     rng = np.random.default_rng(8)
     input = from_nchw(rng.standard_normal((1, channels, 14, 14), np.float32), layout)
@@ -168,7 +168,7 @@ def test_results_that_are_stored_past_the_caches(op: str, mode: str, layout: str
 
 @every_operator
 def test_scratch_memory_is_bounded(op: str, mode: str) -> None:
-    """Whatever the boxes: the tables of all that the program has would be up to 300 MB."""
+    """The bound holds for all boxes; tables of all of them would take up to 300 MB."""
     command = [sys.executable, peak_memory.__file__, op, mode, "NCHW"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert float(done.stdout) < 64
@@ -218,7 +218,7 @@ def test_out_is_the_result(lib: Lib, op: str, mode: str) -> None:
     ],
 )
 def test_empty(lib: Lib, op: str, mode: str, layout: str, shape: Shape, boxes_shape: Shape) -> None:
-    """Of the right shape, and zero where there is anything; argmax is -1."""
+    """Empty problems give results of the right shape, with zeros, and -1 as argmax."""
     boxes = np.zeros(boxes_shape, np.float32)
     boxes[..., -2:] = 4
     rows = int(np.prod(boxes_shape[:-1]))
@@ -256,7 +256,7 @@ def test_empty_list_of_boxes(lib: Lib, op: str, mode: str) -> None:
 
 
 def empty_memory(count: int) -> NumpyArray:
-    """Gigabytes of float16 zeros, of which only the pages that are written to take space."""
+    """Gigabytes of float16 zeros, of which only written pages take memory."""
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.13 has a name for it
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
     return np.frombuffer(mmap.mmap(-1, 2 * count, flags), np.float16)
@@ -269,7 +269,7 @@ def test_strides_beyond_32_bits(op: str, mode: str, axis: int) -> None:
     expected = expect(op, mode, input, boxes, gradient)
 
     def spread(array: NumpyArray) -> NumpyArray:
-        """Room for the array; its last two indices along `axis` are 2^31 elements away or more."""
+        """A copy whose last two indices along `axis` are at least 2^31 elements away."""
         step = 2**31 // max(1, array.shape[axis] - 2) + array.size
         memory = empty_memory(step * (array.shape[axis] - 1) + array.size)
         strides = list(array.strides)
@@ -284,7 +284,7 @@ def test_strides_beyond_32_bits(op: str, mode: str, axis: int) -> None:
 
 @every_operator
 def test_far_corner_of_a_large_map(op: str, mode: str) -> None:
-    """A map of nearly 2^31 cells in each of two channels, whose last cells alone are not 0."""
+    """A map of nearly 2^31 cells in each of two channels, where only the last cells are not 0."""
     size, corner, channels = 46_000, 8, 2
     input = empty_memory(channels * size**2).reshape(1, channels, size, size)
     crop = np.random.default_rng(32).standard_normal((1, channels, corner, corner))

@@ -1,4 +1,4 @@
-"""Several maps in one call: every box meets the operator on its own map, by the oracle."""
+"""Several maps in one call: every box has the oracle's result on its own map."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_another_canonical_size() -> None:
     "scales", [(1 / 8, 1 / 8, 1 / 16), (1 / 8, 1 / 16, 1 / 16), (1 / 16, 1 / 16), (1 / 4, 1 / 16)]
 )
 def test_of_equal_scales_the_index_is_the_level_less_that_of_the_first(scales: Any) -> None:
-    """As in torchvision: so the last of three maps may be of no use, or the second of two."""
+    """As in torchvision, so that the last of three maps, or the second of two, may be unused."""
     sides = [10, 60, 111, 113, 223, 225, 447, 449, 1e4]
     boxes = np.array([[0, 0, 0, side, side] for side in sides], np.float32)
     expected = [min(level_by_definition(box[1:], scales), len(scales) - 1) for box in boxes]
     assert len(set(expected)) == len(set(scales))
     assert roidl.assign_levels(boxes, scales).tolist() == expected
     maps = [np.full((1, 1, 5, 5), index, np.float32) for index, _ in enumerate(scales)]
-    # Far off the maps everything is 0: the corner that all boxes have in common is on them.
+    # Far off the maps all results are 0, so the common corner of all boxes is on the maps.
     pooled = roidl.multiscale_roi_pool(maps, boxes, 1, scales)
     assert pooled.ravel().tolist() == expected
 

@@ -1,4 +1,4 @@
-"""What is no array is never taken for one: shapes of inputs, and what else libraries define."""
+"""Values that are not arrays: shapes of inputs, and other objects of array libraries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARGMAX = np.full(GRAD.shape, 20, np.int32)
 
 
 def _backward(lib: Lib, shape: Any) -> dict[str, Callable[[], Any]]:
-    """The operators that take the shape of their input."""
+    """A call of each operator that takes the shape of its input."""
     grad, boxes, argmax = map(lib.asarray, (GRAD, BOXES, ARGMAX))
     one, scales = [shape], [1.0]
     return {
@@ -55,7 +55,7 @@ def test_a_shape_of_another_library(other: str, get_lib: Callable[[str], Lib]) -
             assert function().shape == SHAPE
 
 
-def test_what_is_no_shape(lib: Lib) -> None:
+def test_invalid_shapes(lib: Lib) -> None:
     wrong = [None, 7, "2379", (2, 3, 7.5, 9), (2, None, 7, 9), object(), np.zeros((2, 2))]
     if lib.name == "tensorflow":
         import tensorflow as tf
@@ -70,7 +70,7 @@ def test_what_is_no_shape(lib: Lib) -> None:
 
 
 class Shaped:
-    """A gradient of an odd shape."""
+    """A gradient with an unusual shape attribute."""
 
     def __init__(self, shape: Any) -> None:
         self.shape = shape
@@ -122,7 +122,7 @@ def _things(name: str) -> list[Any]:
 
 
 def _calls(lib: Lib, thing: Any) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
-    """A thing in the place of each array."""
+    """Calls with an object in the place of each array."""
     x, boxes = lib.asarray(np.zeros(SHAPE, np.float32)), lib.asarray(BOXES)
     grad, corners = lib.asarray(GRAD), lib.asarray(BOXES[:, 1:])
     return [
@@ -139,7 +139,7 @@ def _calls(lib: Lib, thing: Any) -> list[tuple[str, tuple[Any, ...], dict[str, A
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "tensorflow", "jax"])
-def test_what_else_a_library_defines(name: str, lib: Lib) -> None:
+def test_other_objects_of_a_library_are_not_arrays(name: str, lib: Lib) -> None:
     for thing in _things(name):
         for op, arguments, more in _calls(lib, thing):
             with pytest.raises((TypeError, ValueError), match=f"^{op}: .* must be "):

@@ -1,4 +1,4 @@
-"""The package as it is installed: examples run, versions agree, nothing is imported in vain."""
+"""The installed package: examples run, versions agree, imports are minimal."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_readme_has_an_example() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_readmes_example_runs(block: str) -> None:
-    """What a line prints is in the comment after it."""
+    """The comment after a line is the line's output."""
     for framework in ("torch", "jax", "tensorflow", "keras"):
         needed = re.search(rf"^\s*(import|from) {framework}\b", block, re.MULTILINE)
         if needed and importlib.util.find_spec(framework) is None:
@@ -144,7 +144,7 @@ def test_an_instruction_set_can_be_asked_for() -> None:
         assert python(INSTRUCTION_SET, ROIDL_ISA=name).stdout.strip() == name
 
 
-def test_an_instruction_set_that_nobody_knows() -> None:
+def test_unknown_instruction_set() -> None:
     call = "roidl.roi_align(np.ones((1, 1, 2, 2)), np.ones((1, 4)), 1)"
     code = f"""
 import numpy as np, roidl
@@ -162,7 +162,7 @@ for use in (lambda: {call}, roidl.build_info, lambda: {call}):
         assert re.fullmatch(r"roidl: ROIDL_ISA must be one of .*\bbaseline\b.*, got 'mmx'", line)
 
 
-def test_an_import_adds_nothing_but_ourselves_to_numpy() -> None:
+def test_import_loads_only_numpy_and_roidl() -> None:
     code = """
 import sys, numpy
 before = set(sys.modules)
@@ -173,7 +173,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
     assert done.returncode == 0, done.stderr
     added = set(done.stdout.split())
     assert "roidl" in added
-    # An editable install has a finder of its own; modules of Cython share one of theirs.
+    # An editable install adds a finder; Cython's modules share one module.
     ours = {name for name in added if re.fullmatch(r"roidl|_roidl_\w+|_?cython_\w+", name)}
     assert added - ours <= sys.stdlib_module_names
 
@@ -190,7 +190,7 @@ def test_types_are_shipped() -> None:
 # Shapes alone -------------------------------------------------------------------------------------
 
 
-def test_shapes_alone_are_enough_for_the_result_and_for_the_words() -> None:
+def test_shapes_alone_give_result_shapes_and_errors() -> None:
     params = roidl._params.RoiAlignParams(7, 6, 0.5, 2, 2, True, 0, 0)._asdict()
     boxes = ((5, 5), "float32")
     shape = _core.result_shape("roi_align", params, ((2, 3, 8, 8), "bfloat16"), boxes, None)

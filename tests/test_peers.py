@@ -1,4 +1,4 @@
-"""ONNX Runtime computes the same where its operators mean the same."""
+"""ONNX Runtime gives the same results where its operators have the same definition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 
 
 def run(operator: str, arrays: dict[str, NumpyArray], **attributes: Any) -> NumpyArray:
-    """The result of a model of one operator."""
+    """Run a model of one operator in ONNX Runtime."""
     helper = onnx.helper
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in arrays.items()}
     inputs = [
@@ -46,7 +46,7 @@ def largest(case: Case) -> float:
 
 
 def understands(case: Case) -> bool:
-    """One sampling ratio; where it follows the box, ONNX Runtime visits every sample."""
+    """Whether ONNX Runtime supports a case: one sampling ratio, and few adaptive samples."""
     if not isinstance(case.sampling_ratio, int) or largest(case) > float(np.finfo(np.float32).max):
         return False
     sizes = (case.boxes[:, 3:] - case.boxes[:, 1:3]) * case.spatial_scale

@@ -1,4 +1,4 @@
-"""What holds for every operator: NaN and Inf stay where they belong, on every instruction set."""
+"""Properties of every operator: the spread of NaN and Inf, and all instruction sets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_odd(
         typed = [array.astype(numpy_dtype(dtype)) for array in (input, gradient)]
         expected = expect(op, mode, typed[0], boxes, typed[1], **options, **double)
         if expected.grad_boxes is not None and not np.isfinite(gradient).all():
-            # An odd gradient reaches those edges of a box that any other one would reach.
+            # A NaN or Inf gradient reaches those edges of a box that any other gradient reaches.
             without, ones = (
                 expect(
                     op,
@@ -64,10 +64,10 @@ def check_odd(
 @every_operator
 @pytest.mark.parametrize("box", ODD_BOXES.values(), ids=ODD_BOXES.keys())
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
-def test_odd_features_spread_as_far_as_they_should(
+def test_spread_of_nan_and_inf_in_features(
     op: str, mode: str, box: tuple[float, ...], odd: float
 ) -> None:
-    """One pixel of the second channel is odd: another one in every image."""
+    """One pixel of the second channel is NaN or Inf, a different one in every image."""
     pixels = np.arange(6 * 7)
     boxes = np.array([(n, *box) for n in pixels], np.float32)
     rng = np.random.default_rng(33)
@@ -80,10 +80,10 @@ def test_odd_features_spread_as_far_as_they_should(
 @every_operator
 @pytest.mark.parametrize("box", ODD_BOXES.values(), ids=ODD_BOXES.keys())
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
-def test_odd_gradients_spread_as_far_as_they_should(
+def test_spread_of_nan_and_inf_in_gradients(
     op: str, mode: str, box: tuple[float, ...], odd: float
 ) -> None:
-    """One bin of the second channel has an odd gradient: another one in every image."""
+    """One bin of the second channel has a NaN or Inf gradient, a different one in every image."""
     bins = np.arange(SIZE[0] * SIZE[1])
     boxes = np.array([(n, *box) for n in bins], np.float32)
     rng = np.random.default_rng(34)
@@ -107,7 +107,7 @@ OTHERS = {"baseline", "avx2", "avx512"} - {roidl.build_info()["instruction_set"]
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_another_instruction_set(name: str) -> None:
-    """The tests that are marked for it again, in a process of their own."""
+    """Run the marked tests again in a process with another instruction set."""
     tests = Path(__file__).parent
     arguments = ["-q", "-p", "no:cacheprovider", "-m", "each_instruction_set"]
     files = [str(tests / f"test_{of}.py") for of in ("roi_align", "roi_pool", "winners")]

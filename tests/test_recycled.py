@@ -1,4 +1,4 @@
-"""Memory of large NumPy results that is used again: when, how much of it, and never too early."""
+"""Recycled memory of large NumPy results: when it is recycled, how much, and never too early."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MB = 1 << 20
 
 
 def pooled(value: float, mb: int = 8) -> NumpyArray:
-    """What is sampled from a map of one value is that value, of so many MB."""
+    """A result of so many MB, pooled from a constant map of this value."""
     features = np.full((1, mb, 8, 8), value, np.float32)
     result: NumpyArray = roidl.roi_align(features, BOX, 512)
     return result
@@ -37,7 +37,7 @@ def nothing_kept() -> Iterator[None]:
     _recycled._kept.clear()
 
 
-def test_memory_that_is_gone_is_used_again() -> None:
+def test_memory_of_released_results_is_recycled() -> None:
     first = pooled(1)
     where = address(first)
     assert where % 64 == 0
@@ -57,7 +57,7 @@ def by_dlpack(array: NumpyArray) -> NumpyArray:
     [lambda array: array, lambda array: array[0, 1:, ::2], memoryview, by_dlpack],
     ids=["itself", "a view", "a buffer", "DLPack"],
 )
-def test_memory_that_is_held_is_not(hold: Callable[[NumpyArray], NumpyArray]) -> None:
+def test_memory_of_live_results_is_not_recycled(hold: Callable[[NumpyArray], NumpyArray]) -> None:
     held = hold(pooled(1))
     others = [pooled(value) for value in (2, 3)]
     assert (np.asarray(held) == 1).all()
@@ -74,8 +74,8 @@ def test_a_smaller_result_takes_what_is_not_twice_its_size() -> None:
     assert (small == 3).all()
 
 
-def test_no_more_is_kept_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_recycled, "_most", lambda: 20 * MB)
+def test_kept_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_recycled, "_max_kept_bytes", lambda: 20 * MB)
     results = [pooled(value, mb) for value, mb in ((1, 6), (2, 8), (3, 9))]
     where = [address(result) for result in results]
     while results:
@@ -101,7 +101,7 @@ def test_threads_do_not_share() -> None:
     assert wrong == []
 
 
-def test_what_does_not_fit_is_numpys_error() -> None:
+def test_allocation_failure_is_numpys_error() -> None:
     pooled(1)
     with pytest.raises(MemoryError, match="Unable to allocate"):
         roidl.roi_align(np.ones((1, 1 << 20, 1, 1), np.float32), BOX, 1 << 15)

@@ -49,7 +49,7 @@ class Trial(NamedTuple):
         return np.float64 if double else np.float32
 
     def gradient(self) -> NumpyArray:
-        """Some gradient to the result, [K, C, PH, PW]."""
+        """A random gradient to the result, [K, C, PH, PW]."""
         shape = (len(self.boxes.rows), self.input.shape[1], *self.output_size)
         return np.random.default_rng(5).standard_normal(shape).astype(self.input.dtype)
 
@@ -120,14 +120,14 @@ class Trial(NamedTuple):
         got = self.boxes.corners_of(lib, result)
         kept = self.boxes.dtype in ("float32", "float64")
         assert got.dtype == (self.boxes.dtype if kept else self.coordinates())
-        # Differences of features, cancelling: an order of magnitude more than the other results.
+        # Differences of features cancel, so errors are an order of magnitude larger.
         budget = budget or (1e-13 if self.input.dtype == got.dtype == np.float64 else 1e-5)
         assert_close(got, self.unless_tied(got, expected), budget)
 
     def unless_tied(self, got: NumpyArray, expected: Callable[[NumpyArray], Float64]) -> Float64:
-        """What a gradient should be; where rounding may decide who is the maximum, either will do.
+        """The expected gradient; where rounding may decide the maximum, both choices are right.
 
-        Features that are a little larger and a little smaller show where that is.
+        Slightly larger and slightly smaller features show where that is the case.
         """
         exact = expected(self.input)
         wrong = np.abs(got - exact) > 1e-3 * np.abs(exact).max(initial=0)
@@ -188,7 +188,7 @@ def test_zoo(
 def test_every_form_of_boxes_has_every_dtype(lib: Lib, form: str) -> None:
     images = 1 if form == "single" else 3
     rows = random_boxes(np.random.default_rng(8), 5, images, 6, 9, 0.5)
-    rows[:images, 0] = range(images)  # [N, L, 4] wants a box on every image
+    rows[:images, 0] = range(images)  # [N, L, 4] needs a box on every image
     for dtype in BOX_DTYPES:
         if dtype in lib.dtypes or "int" in dtype:
             boxes = arrange(rows, form, dtype, images)
@@ -206,8 +206,8 @@ def test_batch_indices_are_of_any_integer_type(dtype: str) -> None:
     np.testing.assert_array_equal(got, expected)
 
 
-# What the kernels are made of: blocks of channels, groups of 8 rows of bins, tiles of 16 cells of
-# the map.
+# The units of the kernels: blocks of channels, groups of 8 rows of bins, tiles of 16 cells of the
+# map.
 BLOCKS = [
     *(("float32", channels) for channels in (1, 3, 15, 16, 17, 33)),
     *(("float64", channels) for channels in (1, 7, 8, 9)),
@@ -234,7 +234,7 @@ def test_blocks(get_lib: Callable[[str], Lib], dtype: str, channels: int, mode: 
 def test_many_small_boxes_on_a_high_map(
     get_lib: Callable[[str], Lib], mode: str, layout: str
 ) -> None:
-    """The ring of packed rows is as high as the highest box, and is gone round several times."""
+    """The ring buffer of packed rows is as high as the highest box, and wraps several times."""
     rng = np.random.default_rng(11)
     start = rng.uniform([-2, -2], [40, 70], (300, 2))
     rows = np.column_stack([rng.integers(0, 2, 300), start, start + rng.uniform(1, 7, (300, 2))])
@@ -247,10 +247,10 @@ def test_many_small_boxes_on_a_high_map(
 @pytest.mark.each_instruction_set
 @pytest.mark.parametrize("wrong", ["order", "fma"])
 def test_order_of_operations_at_the_jump(wrong: Literal["order", "fma"]) -> None:
-    """A map of ones yields the share of the samples that are on the map.
+    """On a map of ones the result is the fraction of samples that are on the map.
 
-    All boxes here have samples that any other order of operations, or a contraction, puts on the
-    other side of the border.
+    All boxes here have samples that another order of operations, or a contraction, would put on
+    the other side of the border.
     """
     case = jump_case(wrong)
     _, height, width = case.map_shape
@@ -282,7 +282,7 @@ def test_order_of_operations_at_the_jump(wrong: Literal["order", "fma"]) -> None
 @pytest.mark.parametrize("mode", ["max", "max_onnx"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_the_first_of_equal_maxima_gets_the_gradient(mode: str, layout: str) -> None:
-    """Few different features and boxes in quarters of a cell: sums are exact and ties are ties."""
+    """Few distinct features, and boxes in quarters of a cell, make sums exact and ties frequent."""
     rng = np.random.default_rng(12)
     input = rng.integers(-1, 1, (2, 18, 6, 7)).astype(np.float32)
     start = rng.integers(-8, 24, (40, 2))
@@ -306,8 +306,8 @@ def test_the_first_of_equal_maxima_gets_the_gradient(mode: str, layout: str) -> 
         np.testing.assert_array_equal(to_nchw(got, layout), expected)
 
 
-# Hundreds of samples in a cell are not visited one by one: the rounding of those between the first
-# and the last does not enter the result.
+# Hundreds of samples in a cell are not computed one by one: the rounding of those between the first
+# and the last does not affect the result.
 DENSE_BUDGET = 1e-5
 
 
@@ -325,7 +325,7 @@ def test_dense_grids(
 
 
 def test_dense_grid_along_both_axes() -> None:
-    """The mean of a ramp is its value in the middle of the bin."""
+    """The mean of a linear map is its value at the centre of the bin."""
     y, x = np.mgrid[:6, :7]
     ramp = (3 * y + 5 * x + 1).astype(np.float32)[None, None]
     boxes = np.array([[0, 0.75, 0.5, 5.25, 4.5]], np.float32)
@@ -338,7 +338,7 @@ def test_dense_grid_along_both_axes() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_windows_taller_than_what_is_kept_of_the_map(layout: str, dtype: str) -> None:
-    """They are summed up in parts, of more RoIs than have a place for their sums."""
+    """They are summed in parts, with more RoIs than there is room for partial sums."""
     rng = np.random.default_rng(12)
     input = features((1, 18, 60, 1300), dtype)
     input[0, 17, 31, 640] = np.nan
@@ -355,7 +355,7 @@ def test_windows_taller_than_what_is_kept_of_the_map(layout: str, dtype: str) ->
         from_nchw(input, layout), boxes, 33, sampling_ratio=1, aligned=True, layout=layout
     )
     assert_close(to_nchw(got, layout), expected)
-    for k in range(20 if layout == "NCHW" else 0):  # nor does it matter who comes along
+    for k in range(20 if layout == "NCHW" else 0):  # other boxes in the call do not matter either
         alone = roidl.roi_align(input, boxes[[k]], 33, sampling_ratio=1, aligned=True)
         np.testing.assert_array_equal(alone[0], got[k])
 
@@ -367,7 +367,7 @@ def test_random_arguments(get_lib: Callable[[str], Lib], data: st.DataObject) ->
     draw = data.draw
     images, channels = draw(st.integers(1, 3)), draw(st.sampled_from((1, 2, 16, 18)))
     height, width = draw(st.integers(1, 19)), draw(st.integers(1, 19))
-    # Whole numbers and halves put samples on pixels, and on the map's border.
+    # Integers and halves put samples on pixels, and on the map's border.
     coordinate = st.one_of(st.floats(-40, 60, width=32), st.integers(-40, 60).map(lambda n: n / 2))
     corners = draw(st.lists(st.tuples(*[coordinate] * 4), max_size=4))
     rows = np.array([(i % images, *box) for i, box in enumerate(corners)]).reshape(-1, 5)

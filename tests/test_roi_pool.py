@@ -31,7 +31,7 @@ MODES = ("max", "avg")
 
 
 def features(shape: tuple[int, ...], dtype: str) -> NumpyArray:
-    """Quarters from a range so small that bins have several maxima, and the first must be found."""
+    """Quarters from a small range, so that bins have several maxima, of which the first counts."""
     quarters = np.random.default_rng(21).integers(-40, 40, shape) / 4
     return quarters.astype(numpy_dtype(dtype))
 
@@ -45,7 +45,7 @@ def check(
     mode: str,
     layout: str,
 ) -> None:
-    """Hold the forward, its argmax and the gradient of one call against the oracle."""
+    """Compare the forward result, argmax and gradient of one call with the oracle's."""
     double = "float64" in (input.dtype.name, boxes.dtype)
     rule: dict[str, Any] = {"spatial_scale": spatial_scale, "mode": mode}
     coordinates: oracle.Coordinate = np.float64 if double else np.float32
@@ -123,7 +123,7 @@ def test_zoo(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 def test_blocks(get_lib: Callable[[str], Lib], dtype: str, mode: str) -> None:
-    """Around the kernels' blocks of channels, groups of 8 rows of bins and tiles of 16 cells."""
+    """Sizes around the kernels' blocks of channels, groups of 8 rows of bins, tiles of 16 cells."""
     rows = random_boxes(np.random.default_rng(23), 6, 2, 21, 37, 0.25)
     boxes = arrange(rows, "rows", "float32", 2)
     for blocks in CHANNELS:
@@ -138,7 +138,7 @@ def test_blocks(get_lib: Callable[[str], Lib], dtype: str, mode: str) -> None:
 def test_many_small_boxes_on_a_high_map(
     get_lib: Callable[[str], Lib], mode: str, layout: str
 ) -> None:
-    """The ring of packed rows is as high as the highest box, and is gone round several times."""
+    """The ring buffer of packed rows is as high as the highest box, and wraps several times."""
     rng = np.random.default_rng(24)
     start = rng.uniform([-2, -2], [40, 70], (300, 2))
     rows = np.column_stack([rng.integers(0, 2, 300), start, start + rng.uniform(1, 7, (300, 2))])
@@ -152,9 +152,9 @@ def test_many_small_boxes_on_a_high_map(
 @pytest.mark.parametrize(
     ("channels", "height", "width"),
     [
-        (3, 20, 4500),  # tiles of more cells, for there are so many of a row
-        (2, 700, 260),  # windows higher than what is summed up at a time
-        (70, 61, 37),  # several blocks of channels side by side, and a part of one
+        (3, 20, 4500),  # longer tiles, because rows are long
+        (2, 700, 260),  # windows higher than what is summed at a time
+        (70, 61, 37),  # several blocks of channels together, and a partial one
     ],
 )
 def test_gradient_on_maps_of_every_shape(
@@ -234,7 +234,7 @@ def test_quotient_in_double() -> None:
 
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 def test_the_lowest_value_is_a_value(dtype: str) -> None:
-    """-inf and the lowest finite number win where there is nothing else; 0 is for empty bins."""
+    """-inf and the lowest finite number are maxima of their own bins; only empty bins are 0."""
     input = np.full((1, 2, 3, 3), -np.inf).astype(numpy_dtype(dtype))
     boxes = np.array([[0, 0, 0, 2, 2], [0, 5, 5, 8, 8]], np.float32)
     pooled, argmax = roidl.roi_pool(input, boxes, 1, return_argmax=True)
@@ -249,7 +249,7 @@ def test_random_arguments(get_lib: Callable[[str], Lib], data: st.DataObject) ->
     draw = data.draw
     images, channels = draw(st.integers(1, 3)), draw(st.sampled_from((1, 2, 16, 18)))
     height, width = draw(st.integers(1, 19)), draw(st.integers(1, 19))
-    # Halves are where rounding goes one way or the other.
+    # Halves are the ties of rounding.
     coordinate = st.one_of(st.floats(-40, 60, width=32), st.integers(-40, 60).map(lambda n: n / 2))
     corners = draw(st.lists(st.tuples(*[coordinate] * 4), max_size=6))
     rows = np.array([(i % images, *box) for i, box in enumerate(corners)]).reshape(-1, 5)
@@ -264,7 +264,7 @@ def test_random_arguments(get_lib: Callable[[str], Lib], data: st.DataObject) ->
     )
 
 
-def test_rois_that_share_a_pixel_add_up(lib: Lib) -> None:
+def test_gradients_of_overlapping_rois_add_up(lib: Lib) -> None:
     input = np.zeros((1, 1, 4, 5), np.float32)
     input[0, 0, 2, 3] = 7
     boxes = np.array(
@@ -283,7 +283,7 @@ def test_rois_that_share_a_pixel_add_up(lib: Lib) -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e39, 1e308])
 @pytest.mark.parametrize("mode", ["max", "avg"])
 def test_zero_times_any_scale_is_zero(mode: str, scale: float) -> None:
-    """Also times one that float32 cannot hold."""
+    """This holds also for a scale beyond float32's range."""
     features = np.arange(63, dtype=np.float32).reshape(1, 1, 7, 9) + 1
     result = roidl.roi_pool(features, np.zeros((1, 5), np.float32), 1, scale, mode=mode)
     np.testing.assert_array_equal(result, [[[[1]]]])

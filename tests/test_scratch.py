@@ -1,7 +1,7 @@
-"""What calls on CUDA leave behind: scratch memory is lent once a call, contexts stay as they were.
+"""Workspace and contexts of calls on CUDA: one allocation per call, contexts are unchanged.
 
-Libraries for CUDA that compute nothing stand in for the device, or the machine that runs the
-kernels on a CPU: no GPU is needed.
+A library without kernels stands in for the device, or the machine that runs the kernels on a CPU:
+no GPU is needed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def assert_used(call: dict[str, Any], memory: int) -> None:
-    """The whole piece, and nothing besides."""
+    """The kernels use the whole workspace, and no other memory."""
     assert call["pass"] == "run"
     assert (call["workspace"], call["workspace_end"]) == (memory, memory + WANTED)
     assert call["stream"] == STREAM
 
 
-def test_the_arrays_library_lends_once_a_call(library: str) -> None:
+def test_one_workspace_per_call_from_the_arrays_library(library: str) -> None:
     lines = lines_of(library, SCRIPT, "dlpack")
     assert len(lines) == 3 * len(OPERATORS)
     for op, made, call, freed in zip(OPERATORS, lines[::3], lines[1::3], lines[2::3], strict=True):
@@ -48,7 +48,7 @@ def test_the_arrays_library_lends_once_a_call(library: str) -> None:
         assert freed == {"freed": made["made"]}
 
 
-def test_without_an_allocator_it_is_one_piece_of_the_streams(library: str) -> None:
+def test_without_an_allocator_workspace_is_from_the_stream(library: str) -> None:
     lines = lines_of(library, SCRIPT, "no allocator")
     assert len(lines) == 3 * len(OPERATORS)
     for allocated, call, released in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
@@ -62,8 +62,10 @@ def test_the_error_of_an_allocator_is_the_calls(library: str) -> None:
 
 
 def test_pytorch_lends_bytes_of_the_device(library: str, tmp_path: Path) -> None:
-    shim = compiled("torch_shim", tmp_path)
-    result, scratch, call, *freed = lines_of(library, SCRIPT, "torch", shim)
+    shims = [
+        compiled("torch_shim", tmp_path, f"libtorch_{device}.so") for device in ("cpu", "cuda")
+    ]
+    result, scratch, call, *freed = lines_of(library, SCRIPT, "torch", *shims)
     assert (result["dtype"], result["ndim"]) == (6, 4)
     assert scratch == {
         "made": scratch["made"], "dtype": 0, "ndim": 1, "size": WANTED, "on": [1, 3],
@@ -72,10 +74,10 @@ def test_pytorch_lends_bytes_of_the_device(library: str, tmp_path: Path) -> None
     assert call["device"] == 3
     assert freed.count({"freed": scratch["made"]}) == 1
     assert {"freed": result["made"]} in freed
-    assert len(freed) == 4  # the arguments', too
+    assert len(freed) == 4  # also those for the arguments
 
 
-def test_a_failure_to_load_is_not_for_ever(library: str, tmp_path: Path) -> None:
+def test_loading_the_library_is_retried(library: str, tmp_path: Path) -> None:
     first, second, _, call, _ = lines_of(str(tmp_path / "later.so"), SCRIPT, "again", library)
     assert first == {"error": "roi_align: not implemented on device cuda"}
     assert second == {"error": "roi_align: CUDA cannot be used here: not yet"}
@@ -87,7 +89,7 @@ def test_a_failure_to_load_is_not_for_ever(library: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("what", ["lending", "contexts", "capture"])
 def test_on_the_machine_of_cupys_stand_in(get_lib: Callable[[str], Lib], what: str) -> None:
-    """In a process of its own, in which nothing has been called before."""
+    """In a new process, in which roidl has not been called before."""
     get_lib("cupy")
     import cupy
 

@@ -23,7 +23,7 @@ from producers import NumpyArray
 
 HERE = Path(__file__).parent
 C, K, SIZE = 48, 256, 7
-# Denormal: of halves, also those that float32 holds as normal numbers.
+# Denormals; those of half types are normal numbers in float32.
 TINY = {"float16": 3e-6, "bfloat16": 1e-39, "float32": 1e-39, "float64": 1e-309}
 EXTENT = {"NCHW": (2, C, 48, 56), "NHWC": (2, 48, 56, C)}
 NUM_TINY = 8  # channels; the arithmetic of denormals is slow
@@ -42,12 +42,12 @@ def arrays(dtype: str, layout: str) -> tuple[NumpyArray, NumpyArray, NumpyArray]
     gradient = (rng.standard_normal(pooled) * unit).astype(numpy_dtype(dtype))
     centre, half = rng.uniform(4, 44, (K, 2)), rng.uniform(0.5, 24, (K, 2))
     rows = np.concatenate([rng.integers(0, 2, (K, 1)), centre - half, centre + half], axis=1)
-    rows[0, 1:] = 1e-40, 1e-40, 3e-40, 3  # coordinates are numbers, too
+    rows[0, 1:] = 1e-40, 1e-40, 3e-40, 3  # coordinates may be denormal as well
     return features, gradient, rows.astype(np.float64 if dtype == "float64" else np.float32)
 
 
 def calls(dtype: str, layout: str) -> dict[str, Callable[[], Any]]:
-    """Every operator, each of more than 0.3 ms."""
+    """Calls of every operator, each of more than 0.3 ms."""
     x, g, b = arrays(dtype, layout)
     options: dict[str, Any] = {"layout": layout, "spatial_scale": 1.1}
     argmax = roidl.roi_pool(x, b, SIZE, **options, return_argmax=True)[1]
@@ -91,7 +91,7 @@ def _two_threads() -> Iterator[None]:
 
 
 def compare(dtype: str, layout: str, modes: list[str]) -> list[str]:
-    """What differs from the same call in the usual mode."""
+    """The calls whose results differ from those in the usual mode."""
     wrong = []
     for name, call in calls(dtype, layout).items():
         expected = bits(call())
@@ -117,7 +117,7 @@ def test_the_same_bits_in_every_floating_point_mode(dtype: str, layout: str) -> 
 
 
 def born_in_the_mode(mode: str) -> None:
-    """Threads of the pool are born with the mode of whoever calls first."""
+    """Threads of the pool inherit the mode of the thread that makes the first call."""
     x, _, b = arrays("float16", "NCHW")
     with floating_point.mode(mode):
         roidl.set_num_threads(2)
@@ -129,7 +129,7 @@ def born_in_the_mode(mode: str) -> None:
 
 @on_known_machines
 @pytest.mark.parametrize("mode", floating_point.MODES)
-def test_threads_that_are_born_in_the_mode(mode: str) -> None:
+def test_pool_threads_ignore_the_creators_mode(mode: str) -> None:
     code = f"import test_state; test_state.born_in_the_mode({mode!r})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, timeout=60
@@ -140,7 +140,7 @@ def test_threads_that_are_born_in_the_mode(mode: str) -> None:
 @on_known_machines
 @pytest.mark.parametrize("mode", floating_point.MODES)
 def test_checks_in_every_floating_point_mode(mode: str) -> None:
-    """A denormal scale is positive, a denormal index no image; sentences have the same digits."""
+    """A denormal scale is positive, a denormal index is invalid; messages have the same digits."""
     x, _, b = arrays("float32", "NCHW")
     no_image = b.copy()
     no_image[3, 0] = 1e-40
@@ -161,7 +161,7 @@ def test_checks_in_every_floating_point_mode(mode: str) -> None:
 
 
 def signals_are_handled_elsewhere() -> None:
-    """Every signal that can be blocked is, on every thread of the pool and on no other."""
+    """All signals that can be blocked are blocked on the pool's threads, and on no others."""
     threads = set(os.listdir("/proc/self/task"))
     x, _, b = arrays("float32", "NCHW")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -178,7 +178,7 @@ def signals_are_handled_elsewhere() -> None:
         assert not blocked >> (signal.SIGSEGV - 1) & 1  # faulthandler's
 
 
-def test_signals_are_handled_elsewhere() -> None:
+def test_signals_are_blocked_on_pool_threads() -> None:
     code = "import test_state; test_state.signals_are_handled_elsewhere()"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,8 +1,8 @@
 """The tests of results again, with kernels whose constants are tiny (src/cpu/tuning.h).
 
-Their maps are small, and most of what is written for large ones is never run by them: rings of
-packed rows, parts of windows, bands and columns of gradients, batches of tables. A build with
-ROIDL_STRESS=ON has a second library, in which all of that begins at a few rows.
+The maps of tests are small, so that the normal constants leave most code for large maps unused:
+ring buffers of packed rows, parts of windows, bands and columns of gradients, batches of tables. A
+build with ROIDL_STRESS=ON has a second library, which uses all of that from a few rows on.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import sys, pytest, roidl
 assert roidl.build_info()["stress"]
 sys.exit(pytest.main(sys.argv[1:]))
 """
-# Another library computes by the same kernels; what is about processes, Python's threads or memory
-# asks something else. How many channels are read where they lie depends on how many there are, and
-# there the sums of a tall window come in one piece: rounded otherwise than in parts.
+# Left out are other front ends of the same kernels, tests of processes, Python's threads and
+# memory, and bits that depend on constants: the number of channels decides whether maps are read in
+# place, where the sums of a tall window are rounded otherwise than in parts.
 LEFT_OUT = (
     *("torch", "jax", "tensorflow", "cupy"),
     *("another_instruction_set", "process_of_its_own", "python_threads", "memory_is_bounded"),
-    "past_the_caches",
+    "streamed_stores",
 )
 
 

@@ -1,6 +1,6 @@
 """Threads: the same bits for any number of them, from any thread, after fork, without the GIL.
 
-What needs a process with a young pool, or may hang, runs in a process of its own, by name.
+Tests that need a process without a pool, or may hang, run in their own process, by name.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import roidl
 from producers import NumpyArray, Producer
 
 HERE = Path(__file__).parent
-SECONDS = 60  # until something hangs; it all takes less than one
+SECONDS = 60  # seconds until a test counts as hanging; all of them take less than one
 
 # Problems of more than 0.3 ms ---------------------------------------------------------------------
 
-C, K, SIZE = 65, 320, 7  # 65 channels: whole blocks and a rest
+C, K, SIZE = 65, 320, 7  # 65 channels: whole blocks and a partial one
 SHAPES = {"NCHW": (2, C, 48, 56), "NHWC": (2, 48, 56, C)}
 
 
@@ -107,7 +107,7 @@ PROBLEMS: dict[str, tuple[Callable[[str, str, int], Any], str]] = {
 
 
 def solve(name: str, layout: str, seed: int = 0) -> bytes:
-    """The result, bit by bit."""
+    """The bytes of the results."""
     problem, mode = PROBLEMS[name]
     result: bytes = problem(mode, layout, seed).tobytes()
     return result
@@ -149,14 +149,14 @@ def test_from_many_python_threads_at_once() -> None:
 
 
 def test_the_gil_is_released() -> None:
-    """Another thread counts from the last line of Python before the work to the first after it."""
+    """Another thread counts while the core computes."""
     roidl.set_num_threads(1)
     shape = (1, 64, 128, 128)
     count, stop = 0, False
     seen: list[int] = []
 
     class Out(Producer):
-        def manage(self, managed: Any) -> int:  # what the core asks for last
+        def manage(self, managed: Any) -> int:  # the last attribute that the core reads
             address = super().manage(managed)
             seen.append(count)
             return address
@@ -169,7 +169,7 @@ def test_the_gil_is_released() -> None:
         nonlocal count
         while not stop:
             count += 1
-            time.sleep(0)  # lets go of the GIL, which is never taken from it otherwise
+            time.sleep(0)  # releases the GIL, which Python does not switch otherwise here
 
     rows = np.tile(np.array([[0, 1, 1, 120, 120]], np.float32), (256, 1))
     out = Out(np.empty(shape, np.float32))
@@ -204,7 +204,7 @@ def in_new_process(function: Callable[[], None]) -> None:
 
 
 def in_child(function: Callable[[], bool]) -> bool:
-    """What the function says in a fork of this process; False also when it hangs or dies."""
+    """The result of a function in a fork of this process; False also if it hangs or dies."""
     child = os.fork()
     if child == 0:
         signal.alarm(SECONDS // 2)
@@ -225,7 +225,7 @@ def _starts_threads(name: str, layout: str) -> bool:
 
 
 def every_problem_is_threaded() -> None:
-    """Or the test of the bits would compare one thread with one thread."""
+    """Otherwise the test of bits would compare one thread with itself."""
     for layout in SHAPES:
         roidl.set_num_threads(1)
         _argmax(layout, 0)
@@ -297,7 +297,7 @@ def the_environment_says_how_many() -> None:
         assert in_child(partial(refused, text)), text
     cpus = len(os.sched_getaffinity(0))
     assert in_child(lambda: 1 <= default(None) <= cpus)
-    # OpenMP's own: a list is of nested levels, and what it does not understand it ignores.
+    # As in OpenMP: a list is for nested levels, and invalid values are ignored.
     for text, threads in [*numbers[:6], ("4,2", 4), (" 6 , 2,1 ", 6), ("5000", 1024)]:
         assert in_child(partial(lambda t, n: default(None, t) == n, text, threads)), text
         assert in_child(partial(lambda t, n: default("", t) == n, text, threads)), text
@@ -309,7 +309,7 @@ def the_environment_says_how_many() -> None:
 
 
 def an_error_of_a_worker_arrives() -> None:
-    """Memory for scratch is what a worker can lack: 4 GiB a thread, for a map of 2**24 columns."""
+    """A worker may lack memory for its workspace: 4 GiB per thread, for a map of 2**24 columns."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**31, mapped + 2**31))
     wide = np.broadcast_to(np.float32(1), (1, 64, 4, 2**24))
@@ -325,7 +325,7 @@ def an_error_of_a_worker_arrives() -> None:
 
 
 def boxes_may_change_under_way() -> None:
-    """Whatever another thread writes into them after their check: no memory outside is touched."""
+    """Boxes that another thread changes after their check cause no access outside of arrays."""
     k, shape = 20000, (2, 8, 32, 32)
     rows = np.tile(np.array([[0, 0, 0, 3, 3]], np.float32), (k, 1))
     grads, cells = np.ones((k, 8, 1, 1), np.float32), np.zeros((k, 8, 1, 1), np.int32)

@@ -227,13 +227,14 @@ print(alone, new_threads())
 def test_without_the_stable_c_interface() -> None:
     """As in a PyTorch that lacks one of its symbols: kernels in Python, over the same core."""
     code = """
-import ctypes, torch
-class Register:
-    def __call__(self, *paths):
-        return b"torch_get_num_threads"
+import ctypes
+from roidl._bridge import bridge
+native = ctypes.CDLL(bridge("torch"))  # before PyTorch is there: nothing is defined
 class Bridge:
     def __init__(self, path):
-        self.roidl_torch_register = Register()
+        self.roidl_torch_schemas = native.roidl_torch_schemas
+        self.roidl_torch_register = lambda: b"torch_get_num_threads"
+import torch
 ctypes.CDLL = Bridge
 import roidl.torch as ops
 assert ops._library.MISSING == "torch_get_num_threads"

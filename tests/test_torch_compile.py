@@ -202,26 +202,26 @@ def test_opcheck(op: str, mode: str, differentiable: bool) -> None:
         calls: list[tuple[str, tuple[Any, ...]]] = [
             ("roi_pool", (x, boxes, None, False)),
             ("roi_pool", (last, *here, mode == "max")),
-            ("roi_pool_backward", (gradient, *here, argmax, *shape)),
-            ("roi_pool_jvp", (x, *here, argmax)),
+            ("roi_pool_backward", (gradient, argmax, *here, *shape)),
+            ("roi_pool_jvp", (x, argmax, *here)),
         ]
     else:
         calls = [
             ("roi_align", (last, boxes, None)),
-            ("roi_align_backward", (gradient, *here, x, *shape)),
-            ("roi_align_jvp", (x, *here, last)),
+            ("roi_align_backward", (gradient, x, *here, *shape)),
+            ("roi_align_jvp", (x, last, *here)),
         ]
         if mode == "avg":
             moving = corners.clone().requires_grad_(differentiable)
             calls += [
                 ("roi_align", (x, moving, indices)),
-                ("roi_align_backward", (gradient, moving, indices, None, *shape)),
-                ("roi_align_backward_boxes", (gradient, *here, x)),
-                ("roi_align_jvp_boxes", (x, *here, tangent)),
-                ("roi_align_jvp_boxes_backward", (gradient, *here, tangent, *shape)),
+                ("roi_align_backward", (gradient, None, moving, indices, *shape)),
+                ("roi_align_backward_boxes", (gradient, x, *here)),
+                ("roi_align_jvp_boxes", (x, tangent, *here)),
+                ("roi_align_jvp_boxes_backward", (gradient, tangent, *here, *shape)),
             ]
         elif mode == "max":
-            calls.append(("roi_align_backward_boxes", (gradient.detach(), *here, x.detach())))
+            calls.append(("roi_align_backward_boxes", (gradient.detach(), x.detach(), *here)))
     for name, arguments in calls:
         torch.library.opcheck(getattr(torch.ops.roidl, name).default, (*arguments, *params))
 

@@ -91,14 +91,14 @@ def test_derivatives_on_cuda_are_there() -> None:
     pyramid = (SCALES, 6.0, 2.0, 2, 2, 2, 2, False, 0, 0)
     sizes = (2, [6, 6, 3, 3], [False, False])
     single, many = (
-        torch.ops.roidl.roi_align_backward(gradient, boxes, None, None, 2, 6, 6, False, *align),
-        torch.ops.roidl.multiscale_roi_align_backward(gradient, boxes, *none, [], *sizes, *pyramid),
+        torch.ops.roidl.roi_align_backward(gradient, None, boxes, None, 2, 6, 6, False, *align),
+        torch.ops.roidl.multiscale_roi_align_backward(gradient, [], boxes, *none, *sizes, *pyramid),
     )
     for grad, map in zip([single, *many], [maps[0], *maps], strict=True):
         assert (grad.device, grad.shape) == (map.device, map.shape)
     for to_boxes in (
-        torch.ops.roidl.roi_align_backward_boxes(gradient, boxes, None, maps[0], *align),
-        torch.ops.roidl.multiscale_roi_align_backward_boxes(gradient, boxes, *none, maps, *pyramid),
+        torch.ops.roidl.roi_align_backward_boxes(gradient, maps[0], boxes, None, *align),
+        torch.ops.roidl.multiscale_roi_align_backward_boxes(gradient, maps, boxes, *none, *pyramid),
     ):
         assert (to_boxes.device, to_boxes.shape) == (boxes.device, boxes.shape)
 

@@ -109,10 +109,10 @@ def test_tensors_of_one_axis_and_gradients(kind: str) -> None:
             [X, X], CORNERS[:, None], 2, SCALES, counts=indices
         ),
         "grad_output": lambda: torch.ops.roidl.roi_align_backward(
-            spoil(G), BOXES, None, None, 2, 8, 8, False, 2, 2, 1.0, 2, 2, False, 0, 0
+            spoil(G), None, BOXES, None, 2, 8, 8, False, 2, 2, 1.0, 2, 2, False, 0, 0
         ),
         "argmax": lambda: torch.ops.roidl.roi_pool_backward(
-            G, BOXES, None, spoil(G), 2, 8, 8, False, 2, 2, 1.0, 0, 0
+            G, spoil(G), BOXES, None, 2, 8, 8, False, 2, 2, 1.0, 0, 0
         ),
     }
     for name, function in calls.items():

@@ -52,9 +52,9 @@ def kernels_called() -> Iterator[list[str]]:
     names: list[str] = []
     run_kernel = calls._run_kernel
 
-    def record(name: str, call: Any) -> Any:
-        names.append(name)
-        return run_kernel(name, call)
+    def record(operator: Any, call: Any) -> Any:
+        names.append(operator.name)
+        return run_kernel(operator, call)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "_run_kernel", record)
@@ -255,7 +255,7 @@ def test_a_profile_has_the_operators() -> None:
 
 def test_compiled_before_and_after_an_eager_call() -> None:
     """`roidl.roi_align` finds its way to PyTorch at the first eager call."""
-    arrays: Any = importlib.import_module("roidl._libraries")
+    arrays: Any = importlib.import_module("roidl._array_libraries")
     before = dict(arrays.ADAPTED)
     arrays.ADAPTED.clear()
     try:
@@ -295,8 +295,7 @@ def test_other_tensors_take_the_long_way(kind: str) -> None:
         torch.Tensor,
         direct._make,
         direct._DTYPES,
-        direct.ALIGN_MODES,
-        direct.LAYOUTS,
+        direct.choices_of("roi_align"),
         torch.get_num_threads,
         torch.Tensor.is_neg,
     ).bind

@@ -1,4 +1,4 @@
-"""RoIAlign's max modes where samples differ in their last bits: the same winner on every machine.
+"""RoIAlign's max modes where samples differ in the last bits: the same maximum on every machine.
 
 The definition rounds every product before it is added, so a few lines of NumPy give the bits.
 """
@@ -22,7 +22,7 @@ ROWS = 12
 
 
 def plateaus(dtype: str) -> NumpyArray:
-    """Every channel is a number and neighbours of it, a few units in the last place away."""
+    """Features whose values, within a channel, differ by a few units in the last place only."""
     rng = np.random.default_rng(31)
     real = np.float64 if dtype == "float64" else np.float32
     heights = rng.uniform(0.5, 2, (1, SHAPE[1], 1, 1)) * rng.choice([-1, 1], (1, SHAPE[1], 1, 1))
@@ -39,14 +39,14 @@ def boxes(dtype: str) -> NumpyArray:
 
 
 class Sample(NamedTuple):
-    """Where a sample lies along an axis: two cells and their weights."""
+    """A sample along an axis: two cells and their weights."""
 
     cells: tuple[int, int]
     weights: tuple[Any, Any]
 
 
 def samples(low: Any, high: Any, bin: int, accumulator: type[Any]) -> list[Sample]:
-    """Those of a bin, inside of the map, aligned; coordinates are of the type of `low`."""
+    """The samples of a bin on the map, aligned; coordinates have the type of `low`."""
     real = type(low)
     start = real(SCALE) * low - real(0.5)
     step = (real(SCALE) * high - real(0.5) - start) / real(BINS)
@@ -69,7 +69,7 @@ def between(weights: tuple[Any, Any], values: list[NumpyArray]) -> NumpyArray:
 
 
 def candidates(mode: str, plane: NumpyArray, y: Sample, x: Sample) -> list[tuple[Any, Any]]:
-    """The values [C] of a sample, or of its corners, and what each gives to which cell."""
+    """The values [C] of a sample, or of its corners, and the cells and weights of the gradient."""
     corners = [
         (y.weights[i] * x.weights[j], (y.cells[i], x.cells[j])) for i in (0, 1) for j in (0, 1)
     ]
@@ -81,7 +81,7 @@ def candidates(mode: str, plane: NumpyArray, y: Sample, x: Sample) -> list[tuple
 
 @cache
 def expected(mode: str, dtype: str, coordinates: str) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-    """The result, a gradient to it, and the gradient to the features."""
+    """The expected result, a gradient to it, and the gradient to the features."""
     real: Any = np.float64 if dtype == "float64" else np.float32
     maps, rows = plateaus(dtype).astype(real), boxes(coordinates)
     kind = np.float64 if "float64" in (dtype, coordinates) else np.float32
@@ -122,7 +122,7 @@ def expected(mode: str, dtype: str, coordinates: str) -> tuple[NumpyArray, Numpy
         ("bfloat16", "float64"),
     ],
 )
-def test_near_ties_have_the_same_winner_everywhere(
+def test_near_ties_have_the_same_maximum_everywhere(
     get_lib: Callable[[str], Lib], name: str, layout: str, mode: str, dtype: str, coordinates: str
 ) -> None:
     lib = get_lib(name)

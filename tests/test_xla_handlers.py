@@ -1,21 +1,23 @@
-"""The handlers of XLA's custom calls, called as a runtime calls them: no GPU is needed."""
+"""The handlers of XLA's custom calls, called by a minimal runtime, without a GPU."""
 
 from __future__ import annotations
 
+import ctypes
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import roidl
 from cuda_stand_ins import BYTES_OF_A_BOX, compiled, lines_of
+from roidl._bridge import bridge
+from roidl._operators import OPERATORS as CATALOGUE
 from xla_runtime import CAPTURABLE, INTERNAL, OURS, STREAM, THEIRS, UNIMPLEMENTED, Runtime
 
 IS_BUILT = roidl.build_info()["cuda"]["built"]
 
-OPERATORS = ["roi_align", "roi_align_backward", "roi_align_backward_boxes", "roi_align_jvp",
-             "roi_align_jvp_boxes", "roi_align_jvp_boxes_backward", "roi_pool",
-             "roi_pool_backward", "roi_pool_jvp", "assign_levels"]  # fmt: skip
+OPERATORS = [*CATALOGUE, "assign_levels"]
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
@@ -52,19 +54,35 @@ def test_where_cuda_is_not_usable_a_handler_says_why(op: str) -> None:
     assert code == (INTERNAL if IS_BUILT else UNIMPLEMENTED)
 
 
-def test_a_handler_without_operands_says_what_is_missing() -> None:
+def test_a_handler_without_parameters_says_what_is_missing() -> None:
     runtime = Runtime()
     assert runtime.call("roidl_cpu_roi_pool") == OURS
     assert runtime.errors == [
-        (INTERNAL, "roi_pool: the XLA custom call has no operand input"),
+        (INTERNAL, "roi_pool: the XLA custom call has no attribute output_height"),
     ]
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize("op", OPERATORS)
+def test_a_program_of_another_catalogue_is_refused_by_name(op: str, platform: str) -> None:
+    runtime = Runtime()
+    assert runtime.call(f"roidl_{platform}_{op}", attributes={"catalogue": np.int64(99)}) == OURS
+    ((_, sentence),) = runtime.errors
+    assert sentence.startswith(f"{op}: this program was made by another version of roidl")
+
+
+def test_there_is_no_handler_of_another_name() -> None:
+    look_up = ctypes.CDLL(bridge("xla")).roidl_xla_handler
+    look_up.restype = ctypes.c_void_p
+    assert look_up(b"cpu", b"roi_align") is not None
+    assert look_up(b"cpu", b"roi_alig") is None
+
+
 class Told(NamedTuple):
-    """What jax_scripts/handlers.py and tests/cpp/device_library.cpp say."""
+    """The records of jax_scripts/handlers.py and tests/cpp/device_library.cpp."""
 
     addresses: dict[str, int]
-    events: dict[tuple[str, str], list[Any]]  # by the name of a call and of what it is lent
+    events: dict[tuple[str, str], list[Any]]  # by the names of a call and of its workspace
     lends_enough: bool
 
 
@@ -88,7 +106,7 @@ GIVEN = {
     "roi_pool": {"input": "features"},
     "roi_pool with argmax": {"input": "features", "argmax": "argmax"},
     "roi_pool_backward": {"gradient": "features", "argmax": "argmax"},
-    "roi_pool_jvp": {"input": "features"},  # of the average, which is linear: another entry
+    "roi_pool_jvp": {"input": "features"},  # the average is linear and has another entry
 }
 CURRENT_DEVICE, ORDINAL = 7, 3  # of the library; of the runtime
 
@@ -106,7 +124,7 @@ def test_operators_get_the_buffers_the_stream_and_its_device(
         }
         assert call["op"] == name.partition(" ")[0]
         assert call["stream"] == STREAM
-        # The first runtime tells its device, the second does not.
+        # The first runtime reports its device, the second does not.
         assert call["device"] == (ORDINAL if lent == "enough" else CURRENT_DEVICE)
         assert not call["may_wait"]
 

@@ -1,4 +1,4 @@
-"""What comparisons with the oracle share: forms of boxes, layouts, selection, error budgets."""
+"""Helpers for comparisons with the oracle: forms of boxes, layouts, selection, error budgets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOX_DTYPES = ("float32", "int64", "float64", "float16", "int32", "bfloat16", "ui
 class Boxes(NamedTuple):
     """Boxes in one of the forms that the operators take."""
 
-    rows: Float64  # [K, 5], every number one that `dtype` has: what the oracle is given
+    rows: Float64  # [K, 5], representable in `dtype`: the oracle's boxes
     form: str
     dtype: str
     images: int
@@ -45,14 +45,14 @@ class Boxes(NamedTuple):
                 return {"boxes": lib.asarray(corners)}
 
     def corners_of(self, lib: Lib, gradient: Any) -> NumpyArray:
-        """[K, 4] from a gradient that is shaped like what `arguments` passed."""
+        """[K, 4] from a gradient shaped like the boxes of `arguments`."""
         parts = gradient if self.form == "list" else [gradient]
         joined = np.concatenate([lib.to_numpy(part) for part in parts])
         return joined.reshape(-1, joined.shape[-1])[:, -4:]
 
 
 def arrange(rows: Float64, form: str, dtype: str, images: int) -> Boxes:
-    """Boxes [K, 5] rounded to a dtype and brought into the order that a form has room for."""
+    """Boxes [K, 5] rounded to a dtype, in an order that the form can represent."""
     limits: Any = (ml_dtypes.iinfo if "int" in dtype else ml_dtypes.finfo)(numpy_dtype(dtype))
     limit = 1e15 if dtype == "int64" else float(limits.max)  # a whole number in float64, too
     rows = np.clip(rows, max(float(limits.min), -limit), limit)
@@ -124,7 +124,7 @@ BUDGET = {"float32": 1e-6, "float64": 1e-14}
 
 
 def assert_close(got: NumpyArray, expected: Float64, budget: float | None = None) -> None:
-    """Hold a result to the oracle's: NaN and Inf where it has them, the rest within the budget.
+    """Compare a result with the oracle's: the same NaN and Inf, the rest within the budget.
 
     Half types are computed in float32 and rounded once: half a unit in the last place on top.
     """

@@ -1,4 +1,4 @@
-"""Producers that say what is untrue or extreme: for `bad_calls`, in the place of every array."""
+"""Producers with false or extreme fields, for `bad_calls`, in the place of every array."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shapeless(Producer):
 
 
 class Twice(Producer):
-    """Gives the same capsule whenever it is asked."""
+    """Returns the same capsule for every export."""
 
     def __dlpack__(self, **_: Any) -> Any:
         return self.capsules[0] if self.capsules else super().__dlpack__()
@@ -45,7 +45,7 @@ def _used_twice(array: NumpyArray) -> Twice:
 
 
 class Refusing(np.ndarray[Any, Any]):
-    """Has to be read without DLPack."""
+    """Refuses DLPack, so that NumPy's interface is used."""
 
     def __dlpack__(self, **_: Any) -> Any:
         raise BufferError("no")
@@ -124,7 +124,7 @@ def _stretched(axis: int, stride: int, kind: type[Producer] = Producer) -> Spoil
     def spoil(array: NumpyArray) -> Producer:
         strides = [step // array.itemsize for step in array.strides]
         strides[axis] = stride
-        # The first and the last of two elements would be that far from each other.
+        # The distance between the first and the last of two elements.
         return kind(array, strides=tuple(strides))
 
     return spoil
@@ -159,7 +159,7 @@ FIELDS: dict[str, Spoiler] = {
     "an offset of almost everything": lambda a: Producer(a, byte_offset=2**64 - 4),
     "an offset of half of everything": lambda a: Producer(a, byte_offset=2**63, data=2**63),
     "at the end of all addresses": lambda a: Producer(a, data=2**64 - 4),
-    "on xpu": lambda a: Producer(a, device_type=14),  # cuda might be there and believe it
+    "on xpu": lambda a: Producer(a, device_type=14),  # not CUDA, which might be present
     "on no device": lambda a: Producer(a, device_type=0),
     "on a negative device": lambda a: Producer(a, device_type=-1),
     "backwards beyond address 0": _stretched(0, -(2**58)),

@@ -1,7 +1,7 @@
-"""A runtime for XLA's handlers to answer to: the C structs of a call, in ctypes.
+"""A minimal runtime for XLA's handlers: the C structs of a call, in ctypes.
 
-What is declared here is what src/abi/xla_ffi.h has, which tests/cpp/abi_xla_ffi.cpp compares with
-the official header.
+The declarations are those of src/abi/xla_ffi.h, which tests/cpp/abi_xla_ffi.cpp compares with the
+official header.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roidl._bridge import bridge
+from roidl._operators import VERSION
 
 NumpyArray = npt.NDArray[Any]
 
@@ -148,7 +149,7 @@ SCALAR = 3
 DTYPES = {"bool": 1, "int32": 4, "int64": 5, "uint8": 6, "float32": 11, "float64": 12}
 UNIMPLEMENTED, INTERNAL = 12, 13
 CAPTURABLE = 1
-OURS, THEIRS, STREAM = 0x1234, 0x5678, 0x9ABC  # addresses that only have to come back
+OURS, THEIRS, STREAM = 0x1234, 0x5678, 0x9ABC  # arbitrary addresses, which are only compared
 
 
 def _pointers(structs: Sequence[Any], kept: list[Any]) -> int | None:
@@ -188,9 +189,9 @@ def _attributes(attributes: Mapping[str, Any], kept: list[Any]) -> Attributes:
 
 
 class Runtime:
-    """What a handler sees of XLA: a stream or an error in its place, and errors kept as words.
+    """The runtime that a handler calls: returns a stream or an error, and records errors as text.
 
-    Without an `ordinal` of its device it is one that does not tell it.
+    Without an `ordinal` the runtime does not report its device.
     """
 
     version = (0, 77)
@@ -226,19 +227,24 @@ class Runtime:
         results: Sequence[NumpyArray] = (),
         attributes: Mapping[str, Any] | None = None,
     ) -> int | None:
-        """The error that a handler answers, or None; attributes are NumPy's numbers, or bool."""
-        handler = getattr(ctypes.CDLL(bridge("xla")), name)
-        handler.restype = ctypes.c_void_p
+        """Call a handler; return its error or None. Attributes are NumPy scalars or bool."""
+        _, platform, op = name.split("_", 2)
+        look_up = ctypes.CDLL(bridge("xla")).roidl_xla_handler
+        look_up.restype = ctypes.c_void_p
+        handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(
+            look_up(platform.encode(), op.encode())
+        )
         kept: list[Any] = []
+        given = {"catalogue": np.int64(VERSION), **(attributes or {})}
         frame = Frame(
             ctypes.sizeof(Frame), extension, ctypes.pointer(self._api), None, stage,
-            _arrays(operands, kept), _arrays(results, kept), _attributes(attributes or {}, kept),
+            _arrays(operands, kept), _arrays(results, kept), _attributes(given, kept),
         )  # fmt: skip
-        answer: int | None = handler(ctypes.byref(frame))
+        answer: int | None = handler(ctypes.addressof(frame))
         return answer
 
     def metadata(self, name: str) -> Metadata:
-        """What a handler says of itself, into a struct that says something else."""
+        """A handler's metadata, written to a struct with other values."""
         asked = Metadata(ctypes.sizeof(Metadata), Version(ctypes.sizeof(Version), None, 5, 5), 0)
         extension = MetadataExtension(
             ctypes.sizeof(MetadataExtension), METADATA, None, ctypes.pointer(asked)

@@ -7,65 +7,15 @@ from ._params import Pyramid
 
 _Allocate = Callable[[tuple[int, ...], str], Any]
 
-def roi_align(
-    op: bytes,
+def run(
+    op: str,
     params: tuple[Any, ...],
     boxes: Any,
     batch_indices: Any,
     allocate: _Allocate,
     device: Any,
     out: Any,
-    input: Any,
-    pyramid: Pyramid | None,
-) -> Any: ...
-def roi_align_backward(
-    op: bytes,
-    params: tuple[Any, ...],
-    boxes: Any,
-    batch_indices: Any,
-    allocate: _Allocate,
-    device: Any,
-    out: Any,
-    grad_output: Any,
-    input_shape: Any,
-    input: Any,
-    pyramid: Pyramid | None,
-) -> Any: ...
-def roi_align_backward_boxes(
-    op: bytes,
-    params: tuple[Any, ...],
-    boxes: Any,
-    batch_indices: Any,
-    allocate: _Allocate,
-    device: Any,
-    out: None,
-    grad_output: Any,
-    input: Any,
-    pyramid: Pyramid | None,
-) -> tuple[Any, list[tuple[int, ...]], bool]: ...
-def roi_pool(
-    op: bytes,
-    params: tuple[Any, ...],
-    boxes: Any,
-    batch_indices: Any,
-    allocate: _Allocate,
-    device: Any,
-    out: Any,
-    input: Any,
-    return_argmax: bool,
-    pyramid: Pyramid | None,
-) -> Any: ...
-def roi_pool_backward(
-    op: bytes,
-    params: tuple[Any, ...],
-    boxes: Any,
-    batch_indices: Any,
-    allocate: _Allocate,
-    device: Any,
-    out: Any,
-    grad_output: Any,
-    argmax: Any,
-    input_shape: Any,
+    arguments: tuple[Any, ...],
     pyramid: Pyramid | None,
 ) -> Any: ...
 def assign_levels(
@@ -78,13 +28,11 @@ def assign_levels(
 def run_operator(
     op: str,
     params: tuple[Any, ...],
-    leader: Any,
+    reads: list[Any],
     boxes: Any,
     batch_indices: Any,
-    other: Any,
-    input_shape: Sequence[Any] | None,
-    out: Any,
-    argmax: Any,
+    map_shapes: Sequence[Any] | None,
+    writes: list[Any],
     threads: int,
     pyramid: Pyramid | None = None,
 ) -> None: ...
@@ -97,8 +45,7 @@ class Shortcut:
         kind: type,
         make: Callable[[tuple[int, ...], tuple[int, ...], Any], Any] | None,
         dtypes: dict[str, Any],
-        modes: dict[str, int],
-        layouts: dict[str, int],
+        choices: dict[str, dict[str, int]],
         limit: Callable[[], int] | None = None,
         altered: Callable[[Any], bool] | None = None,
     ) -> None: ...
@@ -118,6 +65,7 @@ class BoundCall:
     boxes: Any
     batch_indices: Any
     return_argmax: bool
+    is_average: bool
     def run(self, with_argmax: bool = False) -> Any: ...
     def params(self) -> tuple[Any, ...]: ...
     def map_shape(self) -> tuple[int, int, int, bool]: ...
@@ -126,7 +74,7 @@ _Metadata = tuple[Sequence[int], str]  # shape, name of the dtype
 
 def result_shape(
     op: str,
-    params: dict[str, Any],
+    params: dict[str, Any] | tuple[Any, ...],
     input: _Metadata | list[_Metadata],
     boxes: _Metadata,
     batch_indices: _Metadata | None,
@@ -135,7 +83,7 @@ def result_shape(
 def cuda_workspace(
     op: str,
     entry: str,
-    params: dict[str, Any],
+    params: dict[str, Any] | tuple[Any, ...],
     input: _Metadata | list[_Metadata],
     boxes: _Metadata,
     batch_indices: _Metadata | None,
@@ -143,7 +91,7 @@ def cuda_workspace(
 ) -> int: ...
 def check_array(op: str, name: str, value: Any) -> None: ...
 def check_box_list(op: str, boxes: list[_Metadata], images: int) -> None: ...
-def param_fields() -> dict[str, tuple[str, ...]]: ...
+def catalogue() -> tuple[int, list[Any], list[Any]]: ...
 def answering_signals(function: Callable[..., Any], *args: Any) -> Any: ...
 def rounded(array: Any, dtype: str) -> Any: ...
 def get_num_threads() -> int: ...

@@ -1,4 +1,4 @@
-"""The operators on several maps at once (a feature pyramid) as users see them, like `_ops`."""
+"""Signature, docstring and parameters of the operators on several maps (a feature pyramid)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ._params import (
 Array = Any
 
 
-def _leader(arrays: Any) -> Any:
-    """The first of a list of arrays; what is no list is refused by `pyramid_of`."""
+def _first_map(arrays: Any) -> Any:
+    """The first of a list of arrays; other values are refused by `pyramid_of`."""
     return arrays[0] if isinstance(arrays, (list, tuple)) and arrays else arrays
 
 
@@ -49,9 +49,9 @@ def multiscale_roi_align(
 
     The map of a box is chosen by its size, as in Feature Pyramid Networks: the map whose scale is
     ``2**-k`` with ``k = floor(canonical_level + log2(sqrt(width * height) / canonical_scale))``,
-    or the nearest that there is. Its index is ``k - k0``, where ``2**-k0`` is the first scale and k
-    is none beyond the last one's, as in torchvision: so of maps that all have one scale, the first
-    gets every box. The results are in the order of the boxes.
+    or the nearest one. Its index is ``k - k0``, where ``2**-k0`` is the first scale and k is
+    clamped to the range of the scales, as in torchvision. So the first of several maps of equal
+    scale gets all their boxes. The results are in the order of the boxes.
 
     Parameters
     ----------
@@ -62,20 +62,20 @@ def multiscale_roi_align(
     output_size : int or (height, width)
         Bins per region.
     scales : list of floats
-        Cells of each map per pixel of the image, e.g. [1/4, 1/8, 1/16, 1/32]; none larger than the
-        one before it, unless ``levels`` is given.
+        Cells of each map per pixel of the image, e.g. [1/4, 1/8, 1/16, 1/32]; in
+        descending order (equal scales are allowed), unless ``levels`` is given.
     sampling_ratio, aligned, mode, layout, batch_indices
         As for `roi_align`.
     counts : integer array [N], optional
-        How many of the L rows of an image are boxes, when ``boxes`` is [N, L, 4]. The rows after
-        them are padding, whatever they hold: their results are 0, and they have no gradient.
+        How many of the L rows of an image are boxes, when ``boxes`` is [N, L, 4]. The other rows
+        are padding: they are not read, their results are 0, and they have no gradient.
     levels : integer array [K] (or [N, L]), optional
-        The index of every box's map, in place of the rule.
+        The index of every box's map, instead of the rule.
     canonical_scale, canonical_level : float
-        Of the rule: a box of ``canonical_scale`` pixels belongs to the map of scale
+        Parameters of the rule: a box of ``canonical_scale`` pixels belongs to the map of scale
         ``2**-canonical_level``.
     out : array, optional
-        Where to put the result; of its shape and dtype.
+        An array of the result's shape and dtype that gets the result.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def multiscale_roi_align(
     op = "multiscale_roi_align"
     pyramid = pyramid_of(op, inputs, scales, canonical_scale, canonical_level, levels, counts)
     params = align_params(op, output_size, 1.0, sampling_ratio, aligned, mode, layout)
-    return Call(op, params, boxes, batch_indices, out, _leader(inputs), (list(inputs),), pyramid)
+    return Call(op, params, boxes, batch_indices, out, _first_map(inputs), (list(inputs),), pyramid)
 
 
 def multiscale_roi_align_backward(
@@ -127,7 +127,7 @@ def multiscale_roi_align_backward(
     Parameters
     ----------
     grad_output : array [K, C, PH, PW] (or [K, PH, PW, C])
-        The gradient to the result; any strides.
+        The gradient to the result of the forward call; any strides.
     input_shapes : list of shapes
         Of the forward call's ``inputs``.
     inputs : list of arrays, optional
@@ -161,7 +161,7 @@ def multiscale_roi_align_backward(
     size = grid_of(op, grad_output, layout)
     params = align_params(op, size, 1.0, sampling_ratio, aligned, mode, layout)
     shapes = _shapes(op, input_shapes)
-    arguments = (grad_output, shapes, None if inputs is None else list(inputs))
+    arguments = (grad_output, None if inputs is None else list(inputs), shapes)
     return Call(op, params, boxes, batch_indices, None, grad_output, arguments, pyramid)
 
 
@@ -195,7 +195,7 @@ def multiscale_roi_align_backward_boxes(
     Returns
     -------
     array shaped like ``boxes`` (a list of arrays for a list)
-        As `roi_align_backward_boxes`; the choice of the map counts as a constant.
+        As `roi_align_backward_boxes`; the choice of the map is treated as a constant.
 
     Raises
     ------
@@ -242,16 +242,16 @@ def multiscale_roi_pool(
     counts, levels, canonical_scale, canonical_level
         As for `multiscale_roi_align`.
     mode : {"max", "avg"}
-        The maximum of a bin (a NaN wins), or its mean.
+        The maximum of a bin (NaN if it has one), or its mean.
     return_argmax : bool
-        Also return where each maximum was found, for `multiscale_roi_pool_backward`.
+        Also return the position of each maximum, for `multiscale_roi_pool_backward`.
 
     Returns
     -------
     array [K, C, PH, PW] (or [K, PH, PW, C]; [N, L, ...] for boxes [N, L, 4])
         Of the library, dtype and device of ``inputs``.
     argmax : int32 array of the same shape, if ``return_argmax``
-        ``y * W + x`` on the box's map, -1 for an empty bin or a padding row.
+        ``y * W + x`` on the box's map; -1 for an empty bin or a padding row.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def multiscale_roi_pool(
     pyramid = pyramid_of(op, inputs, scales, canonical_scale, canonical_level, levels, counts)
     params = pool_params(op, output_size, 1.0, mode, layout)
     arguments = (list(inputs), check_flag(op, "return_argmax", return_argmax))
-    return Call(op, params, boxes, batch_indices, None, _leader(inputs), arguments, pyramid)
+    return Call(op, params, boxes, batch_indices, None, _first_map(inputs), arguments, pyramid)
 
 
 def multiscale_roi_pool_backward(
@@ -294,9 +294,9 @@ def multiscale_roi_pool_backward(
     Parameters
     ----------
     grad_output : array [K, C, PH, PW] (or [K, PH, PW, C])
-        The gradient to the result; any strides.
+        The gradient to the result of the forward call; any strides.
     argmax : int32 array shaped like grad_output, or None for mode "avg"
-        What ``multiscale_roi_pool(..., return_argmax=True)`` returned.
+        The argmax that ``multiscale_roi_pool(..., return_argmax=True)`` returned.
     input_shapes : list of shapes
         Of the forward call's ``inputs``.
     boxes, scales, mode, layout, batch_indices, counts, levels, canonical_scale, canonical_level
@@ -332,7 +332,7 @@ def multiscale_roi_pool_backward(
 
 
 class LevelsCall(NamedTuple):
-    """One call of `assign_levels`, ready to be run by a front end."""
+    """A call of `assign_levels`, which a front end runs."""
 
     op: str
     boxes: Any
@@ -353,7 +353,7 @@ def assign_levels(
     boxes : array [K, 5], array [K, 4], array [N, L, 4], or a list of arrays [L_i, 4]
         In pixels of the image.
     scales : list of floats
-        Cells of each map per pixel of the image; none larger than the one before it.
+        Cells of each map per pixel of the image, in descending order (equal ones are allowed).
     canonical_scale, canonical_level : float
         A box of ``canonical_scale`` pixels belongs to the map of scale ``2**-canonical_level``.
 
@@ -365,7 +365,7 @@ def assign_levels(
     Raises
     ------
     ValueError, TypeError
-        For boxes or scales that `multiscale_roi_align` would refuse.
+        As `multiscale_roi_align`.
 
     Examples
     --------

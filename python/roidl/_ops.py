@@ -1,7 +1,7 @@
-"""The operators as users see them: signature, docstring, parameters, said once for all front ends.
+"""Signature, docstring and parameters of the operators, shared by all front ends.
 
-A function here turns its arguments into a `Call` and leaves the rest to whoever runs it; a front
-end makes its public functions from these with `_params.front_end(run)`.
+A function here checks its parameters and returns a `Call`; a front end makes its public functions
+from these with `_params.front_end(run)`, which runs the call.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def roi_align(
 
     Every box is divided into ``output_size`` bins, the features are interpolated at regularly
     spaced samples in each bin, and the samples of a bin are averaged (or their maximum is taken).
-    Samples further than one cell outside the map count as 0.
+    Samples more than one cell outside the map are 0.
 
     Parameters
     ----------
     input : array [N, C, H, W] (or [N, H, W, C])
-        Features: float16, bfloat16, float32 or float64; any strides; never copied nor written to.
+        Features: float16, bfloat16, float32 or float64; any strides; neither copied nor modified.
     boxes : array [K, 5], array [K, 4], array [N, L, 4], or a list of N arrays [L_i, 4]
         Rows ``(batch index, x1, y1, x2, y2)``, or ``(x1, y1, x2, y2)``, in pixels of the image, of
         any float or integer type. Coordinates are computed in float32, in float64 if ``input`` or
@@ -46,20 +46,20 @@ def roi_align(
     spatial_scale : float
         Cells of the map per pixel of the image, e.g. 1/16.
     sampling_ratio : int or (height, width)
-        Samples per bin along each axis; 0 or less: as many as the bin has cells, rounded up.
+        Samples per bin along each axis; 0 or less: the bin's size in cells, rounded up.
     aligned : bool
         Shift by half a cell, so that pixel centres lie at integers + 1/2 (detectron2's and ONNX's
         ``half_pixel``). False, torchvision's default, also enlarges boxes smaller than one cell.
     mode : {"avg", "max", "max_onnx"}
         The mean of the samples, their maximum, or the maximum over weight * value of their corners
-        (what ONNX and ONNX Runtime call max). For a maximum every product is rounded before it is
-        added, so that on every machine the same sample wins.
+        (the max of ONNX and ONNX Runtime). For the max modes every product is rounded before it is
+        added, so that the same sample is chosen on every machine.
     layout : {"NCHW", "NHWC"}
         The order of the axes of ``input`` and of the result.
     batch_indices : integer array [K], optional
         The image of each box, when ``boxes`` is [K, 4].
     out : array, optional
-        Where to put the result; of its shape and dtype.
+        An array of the result's shape and dtype that gets the result.
 
     Returns
     -------
@@ -69,10 +69,10 @@ def roi_align(
     Raises
     ------
     ValueError
-        For wrong shapes and values: a batch index that no image has, a coordinate that is NaN or
-        infinite.
+        For wrong shapes and values, e.g. a batch index without an image, or a coordinate that is
+        NaN or infinite.
     TypeError
-        For what is no array, or has a dtype that is not supported.
+        For an argument that is not an array, or has an unsupported dtype.
 
     References
     ----------
@@ -111,7 +111,7 @@ def roi_align_backward(
     Parameters
     ----------
     grad_output : array [K, C, PH, PW] (or [K, PH, PW, C])
-        The gradient to the result; any strides.
+        The gradient to the result of the forward call; any strides.
     boxes, spatial_scale, sampling_ratio, aligned, mode, layout, batch_indices
         As in the forward call.
     input_shape : four ints
@@ -119,7 +119,7 @@ def roi_align_backward(
     input : array, optional
         The forward call's ``input``; needed by the max modes.
     out : array, optional
-        Where to put the result; of its shape and dtype.
+        An array of the result's shape and dtype that gets the result.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def roi_align_backward(
     op = "roi_align_backward"
     size = grid_of(op, grad_output, layout)
     params = align_params(op, size, spatial_scale, sampling_ratio, aligned, mode, layout)
-    arguments = (grad_output, shape_of(op, "input_shape", input_shape), input)
+    arguments = (grad_output, input, shape_of(op, "input_shape", input_shape))
     return Call(op, params, boxes, batch_indices, out, grad_output, arguments)
 
 
@@ -161,8 +161,8 @@ def roi_align_backward_boxes(
 ) -> Call:
     """Compute the gradient of `roi_align` to its boxes, for mode "avg" or "max".
 
-    The number of adaptive samples counts as a constant; where a sample was clamped to the map, or
-    lies off it, it does not follow the box.
+    The number of adaptive samples is treated as a constant; samples that were clamped to the map,
+    or are off the map, have no derivative.
 
     Parameters
     ----------
@@ -174,8 +174,8 @@ def roi_align_backward_boxes(
     Returns
     -------
     array shaped like ``boxes`` (a list of arrays for a list)
-        0 in the batch column. Of the boxes' dtype if that is float32 or float64, else float32 or
-        float64 as the coordinates were.
+        0 in the batch column. The dtype is that of the boxes if they are float32 or float64, else
+        that of the coordinates.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def roi_pool(
     Parameters
     ----------
     input : array [N, C, H, W] (or [N, H, W, C])
-        Features: float16, bfloat16, float32 or float64; any strides; never copied nor written to.
+        Features: float16, bfloat16, float32 or float64; any strides; neither copied nor modified.
     boxes : array [K, 5], array [K, 4], array [N, L, 4], or a list of N arrays [L_i, 4]
         As for `roi_align`.
     output_size : int or (height, width)
@@ -229,22 +229,22 @@ def roi_pool(
     spatial_scale : float
         Cells of the map per pixel of the image.
     mode : {"max", "avg"}
-        The maximum of a bin (a NaN wins), or its mean.
+        The maximum of a bin (NaN if it has one), or its mean.
     layout : {"NCHW", "NHWC"}
         The order of the axes of ``input`` and of the result.
     batch_indices : integer array [K], optional
         The image of each box, when ``boxes`` is [K, 4].
     return_argmax : bool
-        Also return where each maximum was found, for `roi_pool_backward`.
+        Also return the position of each maximum, for `roi_pool_backward`.
     out : array, optional
-        Where to put the result; of its shape and dtype.
+        An array of the result's shape and dtype that gets the result.
 
     Returns
     -------
     array [K, C, PH, PW] (or [K, PH, PW, C]; [N, L, ...] for boxes [N, L, 4])
         Of the library, dtype and device of ``input``.
     argmax : int32 array of the same shape, if ``return_argmax``
-        ``y * W + x`` of the first maximum in row-major order, -1 for an empty bin.
+        ``y * W + x`` of the first maximum in row-major order; -1 for an empty bin.
 
     Raises
     ------
@@ -289,15 +289,15 @@ def roi_pool_backward(
     Parameters
     ----------
     grad_output : array [K, C, PH, PW] (or [K, PH, PW, C])
-        The gradient to the result; any strides.
+        The gradient to the result of the forward call; any strides.
     boxes, spatial_scale, mode, layout, batch_indices
         As in the forward call.
     argmax : int32 array shaped like grad_output, or None for mode "avg"
-        What ``roi_pool(..., return_argmax=True)`` returned.
+        The argmax that ``roi_pool(..., return_argmax=True)`` returned.
     input_shape : four ints
         The shape of the forward call's ``input``.
     out : array, optional
-        Where to put the result; of its shape and dtype.
+        An array of the result's shape and dtype that gets the result.
 
     Returns
     -------
@@ -307,8 +307,8 @@ def roi_pool_backward(
     Raises
     ------
     ValueError, TypeError
-        As `roi_align`; also for an argmax that is not on the map, on CPU also for one that is in
-        no row of its box.
+        As `roi_align`; also for an argmax outside the map, on CPU also for one outside the rows of
+        its box.
 
     Examples
     --------

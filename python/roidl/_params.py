@@ -8,14 +8,23 @@ import operator as _operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints
 
+from ._operators import operator_of
+
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")  # a Call, or what stands for one
 
-# The numbers are those of the C++ enums AlignMode, PoolMode and Layout.
-ALIGN_MODES = {"avg": 0, "max": 1, "max_onnx": 2}
-POOL_MODES = {"max": 0, "avg": 1}
-LAYOUTS = {"NCHW": 0, "NHWC": 1}
+LAYOUTS = {"NCHW": 0, "NHWC": 1}  # the numbers of the C++ enum Layout
+
+
+def choices_of(op: str) -> dict[str, dict[str, int]]:
+    """The words that parameters of an operator's family may be, and their numbers."""
+    modes = operator_of(op).family.modes
+    return {"mode": {name: number for number, name in enumerate(modes)}, "layout": LAYOUTS}
+
+
+ALIGN_MODES = choices_of("roi_align")["mode"]
+POOL_MODES = choices_of("roi_pool")["mode"]
 
 # Along an axis; the limits of the C++ core.
 MAX_BINS = 2**24
@@ -47,6 +56,9 @@ class RoiPoolParams(NamedTuple):
     layout: int
 
 
+Params = RoiAlignParams | RoiPoolParams
+
+
 class Pyramid(NamedTuple):
     """How boxes find their map among several; the fields of the C++ struct of the same name."""
 
@@ -61,7 +73,7 @@ class Call(NamedTuple):
     """One call of an operator, ready to be run by a front end."""
 
     op: str  # the name of the compiled function
-    params: RoiAlignParams | RoiPoolParams
+    params: Params
     boxes: Any
     batch_indices: Any
     out: Any

@@ -1,7 +1,6 @@
-"""Memory for large results in NumPy, used again once nobody holds a result any more.
+"""Memory for large NumPy results, which is recycled after the last reference to a result is gone.
 
-The system clears every page that it hands out, which can take longer than to compute what goes
-there.
+The system clears every newly mapped page, which can take longer than computing the result.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-_MADV_FREE = 8  # Linux's; Python knows the name only where it was built on a recent system
+_MADV_FREE = 8  # Linux's value; Python has the name only if it was built on a recent system
 
-_kept: dict[int, mmap.mmap] = {}  # the longest unused first
+_kept: dict[int, mmap.mmap] = {}  # by id, the least recently used first
 
 
 @functools.cache
-def _most() -> int:
-    """Bytes to keep for results to come; the system may take them back whenever it runs short."""
+def _max_kept_bytes() -> int:
+    """How many bytes to keep for later results; the system may take them back at any time."""
     text = os.environ.get("ROIDL_KEEP_MB", "") or "512"
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"roidl: ROIDL_KEEP_MB must be an integer of at least 0, got {text!r}")
@@ -32,31 +31,31 @@ def _keep(memory: mmap.mmap) -> None:
     try:
         memory.madvise(_MADV_FREE)
     except OSError:
-        return  # what the system cannot take back is not kept from it
+        return  # memory that the system could not take back is not kept
     _kept[id(memory)] = memory
-    while sum(map(len, list(_kept.values()))) > _most():
+    while sum(map(len, list(_kept.values()))) > _max_kept_bytes():
         _kept.pop(next(iter(list(_kept)), 0), None)
 
 
 def _take(size: int) -> mmap.mmap:
-    """The smallest that is kept, if it is not much too large; else a new one."""
+    """The smallest kept memory of `size` to 2 * `size` bytes, or else new memory."""
     for memory in sorted(_kept.values(), key=len):
-        # Whoever pops it has it, whatever other threads do meanwhile.
+        # `pop` is atomic: of several threads only one gets the memory.
         if size <= len(memory) <= 2 * size and _kept.pop(id(memory), None) is not None:
             return memory
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def empty_bytes(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """`size` bytes that nothing else uses, from the beginning of a cache line."""
-    if size <= _most():
+    """An uninitialised array of `size` bytes, aligned to a cache line."""
+    if size <= _max_kept_bytes():
         try:
             memory = _take(size)
         except OSError:
-            _kept.clear()  # and NumPy says in its own words what there is no room for
+            _kept.clear()  # there is no room; NumPy below succeeds or raises its own MemoryError
         else:
             whole = np.frombuffer(memory, np.uint8)
-            # Whatever looks at it, by DLPack too, holds this array: when it goes, they are gone.
+            # Every view, and every DLPack capsule, keeps this array alive until it is gone itself.
             weakref.finalize(whole, _keep, memory).atexit = False
             return whole[:size]
     line = 64

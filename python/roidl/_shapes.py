@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._libraries import numpy_dtype
-from ._params import Pyramid, RoiAlignParams, RoiPoolParams
+from ._array_libraries import numpy_dtype
+from ._operators import operator_of
+from ._params import Params, Pyramid
 
-Params = RoiAlignParams | RoiPoolParams
 Sizes = Sequence[int | None]  # None where a size is not known yet
 Metadata = tuple[Sizes, str]  # and the name of the dtype
 
@@ -20,10 +20,10 @@ Metadata = tuple[Sizes, str]  # and the name of the dtype
 NO_IMAGE = -(2**30)
 
 
-def check_params(op: str, params: Params) -> None:
+def check_params(op: str, params: Params | tuple[Any, ...]) -> None:
     """Raise the core's error of parameters that are wrong for any arrays."""
-    nothing = (1, 1, 1, 1), "float32"
-    _core.result_shape(op, params._asdict(), nothing, ((0, 5), "float32"), None)
+    nothing = (1, 0, 0, 0), "float32"
+    _core.result_shape(op, params, nothing, ((0, 5), "float32"), None)
 
 
 def check_known(
@@ -47,7 +47,7 @@ def check_known(
         pyramid = pyramid._replace(levels=levels, counts=counts)
     leader = inputs[0] if pyramid is None else inputs
     try:
-        _core.result_shape(op, params._asdict(), leader, rows, images, pyramid)
+        _core.result_shape(op, params, leader, rows, images, pyramid)
     except ValueError as error:
         shapes = [each[0] for each in given if each is not None]
         if not any(None in sizes for sizes in shapes):
@@ -70,10 +70,12 @@ def check_known_levels(op: str, pyramid: Pyramid, boxes: Metadata) -> None:
     _core.assign_levels(op.encode(), rows, pyramid)
 
 
-def known_result(params: Params, input: Sizes, boxes: Sizes) -> tuple[int | None, ...]:
+def known_result(op: str, params: Params, input: Sizes, boxes: Sizes) -> tuple[int | None, ...]:
     """What is known of the shape of a result; `boxes` are rows or grouped by image."""
     bins = params.output_height, params.output_width
     channels = input[3 if params.layout else 1]
+    if channels is not None and operator_of(op).family.channels_per_bin:
+        channels //= bins[0] * bins[1]
     tail = (*bins, channels) if params.layout else (channels, *bins)
     return (*boxes[:-1], *tail)
 
@@ -82,7 +84,7 @@ def _that_fit(params: Params, shapes: Sequence[Sizes | None]) -> list[Sizes | No
     """The same sizes, with some that fit where they are not known.
 
     Of the maps, the boxes, the batch indices, levels and counts: as many images as there are groups
-    of boxes, or one; no boxes; as many channels as the first map has of which it is known, or one.
+    of boxes, or one; no boxes; as many channels as the first map has of which it is known, or bins.
     """
     *maps, boxes, indices, levels, counts = shapes
     assert boxes is not None
@@ -91,7 +93,8 @@ def _that_fit(params: Params, shapes: Sequence[Sizes | None]) -> list[Sizes | No
     owners: list[tuple[Sizes | None, int]] = [*((each, 0) for each in maps)]
     owners += [(boxes if grouped else None, 0), (counts, 0)]
     images = _first_known(owners)
-    channels = _first_known([(each, channel_axis) for each in maps])
+    bins = params.output_height * params.output_width
+    channels = _first_known([(each, channel_axis) for each in maps], bins)
     like = [images, channels, 1, 1] if channel_axis == 1 else [images, 1, 1, channels]
     inputs = [each and _filled(each, like) for each in maps]
     if grouped:

@@ -82,6 +82,7 @@ struct Functions {
                                            ShapeHandle*, Status*);
   void (*TF_ShapeInferenceContextConcatenateShapes)(ShapeContext*, ShapeHandle*, ShapeHandle*,
                                                     ShapeHandle*, Status*);
+  ShapeHandle* (*TF_ShapeInferenceContextVectorFromSize)(ShapeContext*, size_t size);
   void (*TF_ShapeInferenceContextDim)(ShapeContext*, ShapeHandle*, int64_t axis, DimensionHandle*);
   int (*TF_DimensionHandleValueKnown)(DimensionHandle*);
   int64_t (*TF_DimensionHandleValue)(DimensionHandle*);
@@ -140,6 +141,7 @@ void visit_functions(Functions& functions, Visit&& visit) {
   visit("TF_ShapeInferenceContextWithRank", f.TF_ShapeInferenceContextWithRank);
   visit("TF_ShapeInferenceContextSubshape", f.TF_ShapeInferenceContextSubshape);
   visit("TF_ShapeInferenceContextConcatenateShapes", f.TF_ShapeInferenceContextConcatenateShapes);
+  visit("TF_ShapeInferenceContextVectorFromSize", f.TF_ShapeInferenceContextVectorFromSize);
   visit("TF_ShapeInferenceContextDim", f.TF_ShapeInferenceContextDim);
   visit("TF_DimensionHandleValueKnown", f.TF_DimensionHandleValueKnown);
   visit("TF_DimensionHandleValue", f.TF_DimensionHandleValue);

@@ -40,6 +40,9 @@ enum class TorchDtype : int32_t {
 inline constexpr int32_t kTorchCpu = 0, kTorchCuda = 1;
 
 struct TorchShim {
+  TorchError (*aoti_torch_library_init_def)(const char* ns, const char* file, uint32_t line,
+                                            TorchLibraryHandle* library);
+  TorchError (*aoti_torch_library_def)(TorchLibraryHandle library, const char* schema);
   TorchError (*aoti_torch_library_init_impl)(const char* ns, const char* dispatch_key,
                                              const char* file, uint32_t line,
                                              TorchLibraryHandle* library);
@@ -71,9 +74,18 @@ struct TorchCudaShim {
   TorchError (*aoti_torch_get_current_cuda_stream)(int32_t device_index, void** stream);
 };
 
+// In PyTorch 2.12 and later.
+struct TorchTagShim {
+  TorchError (*torch_library_def_with_tags)(TorchLibraryHandle library, const char* schema,
+                                            const int32_t* tags, int32_t num_tags);
+  int32_t (*torch_tag_pt2_compliant_tag)();
+};
+
 // Calls visit(name, pointer) for each.
 template <class Visit>
 void visit_symbols(TorchShim& shim, Visit&& visit) {
+  visit("aoti_torch_library_init_def", shim.aoti_torch_library_init_def);
+  visit("aoti_torch_library_def", shim.aoti_torch_library_def);
   visit("aoti_torch_library_init_impl", shim.aoti_torch_library_init_impl);
   visit("aoti_torch_library_impl", shim.aoti_torch_library_impl);
   visit("aoti_torch_get_data_ptr", shim.aoti_torch_get_data_ptr);
@@ -98,6 +110,12 @@ void visit_symbols(TorchShim& shim, Visit&& visit) {
 template <class Visit>
 void visit_symbols(TorchCudaShim& shim, Visit&& visit) {
   visit("aoti_torch_get_current_cuda_stream", shim.aoti_torch_get_current_cuda_stream);
+}
+
+template <class Visit>
+void visit_symbols(TorchTagShim& shim, Visit&& visit) {
+  visit("torch_library_def_with_tags", shim.torch_library_def_with_tags);
+  visit("torch_tag_pt2_compliant_tag", shim.torch_tag_pt2_compliant_tag);
 }
 
 }  // namespace roidl::abi

@@ -2,9 +2,10 @@
 // API when tf.load_op_library loads this library.
 #include <dlfcn.h>
 
-#include <cstring>
+#include <cctype>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "bridge/tensorflow_operators.h"
 #include "bridge/tensorflow_shapes.h"
@@ -36,40 +37,65 @@ void find_functions() {
 
 // ---- kernels -----------------------------------------------------------------------------------
 
-// The name, in a type of its own as a C interface takes functions, is the operator's on several
-// maps; one map's is what follows "multiscale_".
-template <class AttributesType, void (*function)(Call&, const AttributesType&), const char* op>
-struct Operator {
-  using Attributes = AttributesType;
-  static constexpr const char* name = op;
-  static void compute(Call& call, const Attributes& attributes) { function(call, attributes); }
+// A kernel of TensorFlow's: what it is made with, and what it computes.
+template <int index, bool on_several_maps, bool makes_optional>
+struct OperatorKernel {
+  using Attributes = bridge::Attributes;
+  static constexpr const Operator& op = kOperators[index];
+  static constexpr bool several = on_several_maps, optional = makes_optional;
+
+  static const char* called() {
+    static const std::string name = std::string(several ? "multiscale_" : "") + op.name;
+    return name.c_str();
+  }
+  static void read(tf::KernelConstruction* construction, Attributes& attributes) {
+    read_attributes(construction, op.family, several, attributes);
+  }
+  static void compute(Call& call, const Attributes& attributes) {
+    compute_operator(op, optional, call, attributes);
+  }
 };
 
-// What an operator on several maps is called on one.
-const char* on_one_map(const char* name) {
-  constexpr const char* prefix = "multiscale_";
-  const size_t length = std::strlen(prefix);
-  return std::strncmp(name, prefix, length) == 0 ? name + length : name;
-}
+struct LevelsKernel {
+  using Attributes = LevelsRule;
+  static const char* called() { return "assign_levels"; }
+  static void read(tf::KernelConstruction* construction, Attributes& attributes) {
+    read_attributes(construction, attributes);
+  }
+  static void compute(Call& call, const Attributes& attributes) {
+    compute_assign_levels(call, attributes);
+  }
+};
 
-template <class Attributes, bool several>
+struct RefusalKernel {
+  using Attributes = Refusal;
+  static const char* called() { return "roidl"; }
+  static void read(tf::KernelConstruction* construction, Attributes& attributes) {
+    read_attributes(construction, attributes);
+  }
+  static void compute(Call& call, const Attributes& attributes) {
+    compute_refusal(call, attributes);
+  }
+};
+
+template <class Kernel>
 void* create_kernel(tf::KernelConstruction* construction) {
-  auto* attributes = new (std::nothrow) Attributes{};
+  auto* attributes = new (std::nothrow) typename Kernel::Attributes{};
   guarded(
       [&] {
         if (attributes == nullptr) throw std::bad_alloc();
-        read_attributes(construction, several, *attributes);
+        Kernel::read(construction, *attributes);
       },
       [&](tf::Status* status) { api.TF_OpKernelConstruction_Failure(construction, status); });
   return attributes;
 }
 
-template <class Operator, bool several, bool on_gpu>
+template <class Kernel, bool on_gpu>
 void compute_kernel(void* attributes, tf::KernelContext* context) {
   guarded(
       [&] {
-        Call call(several ? Operator::name : on_one_map(Operator::name), context, on_gpu);
-        Operator::compute(call, *static_cast<const typename Operator::Attributes*>(attributes));
+        Call call(Kernel::called(), context, on_gpu);
+        Kernel::compute(call, *static_cast<const typename Kernel::Attributes*>(attributes));
       },
       [&](tf::Status* status) { api.TF_OpKernelContext_Failure(context, status); });
 }
@@ -80,25 +106,6 @@ void delete_kernel(void* attributes) {
 }
 
 // ---- definitions -------------------------------------------------------------------------------
-
-enum class Kind { pooled, map, like_boxes, argmax };  // of an input or an output
-
-struct Argument {
-  const char* name;
-  Kind kind;
-
-  std::string spec(bool several) const {
-    const char* type = kind == Kind::argmax ? "int32" : kind == Kind::like_boxes ? "B" : "T";
-    return std::string(name) + (several && kind == Kind::map ? ": num_maps * " : ": ") + type;
-  }
-};
-
-struct Definition {
-  const char* name;                     // what follows "Roidl" or "RoidlMultiscale"
-  std::initializer_list<Argument> own;  // after boxes and grid, before the lists
-  std::initializer_list<Argument> outputs;
-  void (*infer)(tf::ShapeContext*, tf::Status*);
-};
 
 constexpr const char* kFloats = "{half, bfloat16, float, double}";
 constexpr const char* kNumbers =
@@ -119,7 +126,7 @@ class Builder {
   }
 
   // `on_host`: what a kernel for a GPU has in the host's memory all the same.
-  template <class Operator, bool several>
+  template <class Kernel>
   void finish(void (*infer)(tf::ShapeContext*, tf::Status*),
               std::initializer_list<const char*> on_host) {
     api.TF_OpDefinitionBuilderSetShapeInferenceFunction(op_, infer);
@@ -128,16 +135,15 @@ class Builder {
     check(status);
     const auto add = [&](const char* device, auto* compute,
                          std::initializer_list<const char*> names) {
-      using Attributes = typename Operator::Attributes;
       tf::KernelBuilder* kernel =
-          api.TF_NewKernelBuilder(name_.c_str(), device, create_kernel<Attributes, several>,
-                                  compute, delete_kernel<Attributes>);
+          api.TF_NewKernelBuilder(name_.c_str(), device, create_kernel<Kernel>, compute,
+                                  delete_kernel<typename Kernel::Attributes>);
       for (const char* name : names) api.TF_KernelBuilder_HostMemory(kernel, name);
       api.TF_RegisterKernelBuilder(name_.c_str(), kernel, status);
       check(status);
     };
-    add("CPU", compute_kernel<Operator, several, false>, {});
-    if (cuda_library() != nullptr) add("GPU", compute_kernel<Operator, several, true>, on_host);
+    add("CPU", compute_kernel<Kernel, false>, {});
+    if (cuda_library() != nullptr) add("GPU", compute_kernel<Kernel, true>, on_host);
   }
 
  private:
@@ -145,73 +151,72 @@ class Builder {
   tf::OpDefinition* op_;
 };
 
-template <class Operator, bool several>
-void define_one(const Definition& what) {
-  Builder op(std::string(several ? "RoidlMultiscale" : "Roidl") + what.name);
-  op.input("boxes: B");
-  op.input("grid: uint8");
-  for (const Argument& argument : what.own) op.input(argument.spec(several));
-  op.optional("batch_indices", "num_indices");
-  if (several) {
-    op.optional("levels", "num_levels");
-    op.optional("counts", "num_counts");
-    op.attribute("num_maps: int >= 1");
+// roi_align as RoiAlign: TensorFlow makes the one of the other for Python.
+std::string capitalised(const char* name) {
+  std::string result;
+  bool first = true;
+  for (; *name != '\0'; ++name) {
+    if (*name != '_') result += first ? static_cast<char>(std::toupper(*name)) : *name;
+    first = *name == '_';
   }
-  for (const Argument& argument : what.outputs) op.output(argument.spec(several));
-  op.attribute(std::string("T: ") + kFloats);
-  op.attribute(kNumbers);
-  op.attribute("params: string");
-  op.finish<Operator, several>(what.infer, {"grid"});
+  return result;
 }
 
-// On one map and on several.
-template <class Operator>
-void define(const Definition& what) {
-  define_one<Operator, false>(what);
-  define_one<Operator, true>(what);
+std::string spec(const char* name, Role role, bool several) {
+  const char* const type = role == Role::argmax ? "int32" : role == Role::boxes ? "B" : "T";
+  return std::string(name) + (several && role == Role::maps ? ": num_maps * " : ": ") + type;
 }
 
-constexpr char kRoiAlign[] = "multiscale_roi_align";
-constexpr char kRoiAlignBackward[] = "multiscale_roi_align_backward";
-constexpr char kRoiAlignBackwardBoxes[] = "multiscale_roi_align_backward_boxes";
-constexpr char kRoiAlignJvp[] = "multiscale_roi_align_jvp";
-constexpr char kRoiAlignJvpBoxes[] = "multiscale_roi_align_jvp_boxes";
-constexpr char kRoiAlignJvpBoxesBackward[] = "multiscale_roi_align_jvp_boxes_backward";
-constexpr char kRoiPool[] = "multiscale_roi_pool";
-constexpr char kRoiPoolArgmax[] = "multiscale_roi_pool";
-constexpr char kRoiPoolBackward[] = "multiscale_roi_pool_backward";
-constexpr char kRoiPoolJvp[] = "multiscale_roi_pool_jvp";
-constexpr char kAssignLevels[] = "assign_levels";
+template <class Kernel>
+void define() {
+  constexpr const Operator& op = Kernel::op;
+  std::string name = std::string(Kernel::several ? "RoidlMultiscale" : "Roidl");
+  name += capitalised(op.name);
+  if (Kernel::optional) name += capitalised(op.writes[1].name);
+  Builder builder(name);
+  builder.input("boxes: B");
+  builder.input("grid: uint8");
+  for (int i = 0; i < op.num_reads(); ++i)
+    builder.input(spec(op.reads[i].name, op.reads[i].role, Kernel::several));
+  if (needs_shapes(op)) builder.input(spec("input", Role::maps, Kernel::several));
+  builder.optional("batch_indices", "num_indices");
+  if (Kernel::several) {
+    builder.optional("levels", "num_levels");
+    builder.optional("counts", "num_counts");
+    builder.attribute("num_maps: int >= 1");
+  }
+  for (int i = 0; i < op.num_writes(); ++i)
+    if (Kernel::optional || !op.writes[i].optional)
+      builder.output(spec(op.writes[i].name, op.writes[i].role, Kernel::several));
+  builder.attribute(std::string("T: ") + kFloats);
+  builder.attribute(kNumbers);
+  builder.attribute("params: string");
+  constexpr int maps = place_of_maps(op);
+  constexpr bool channels_per_bin = family_of(op).channels_per_bin;
+  constexpr Role made = op.writes[0].role;
+  if constexpr (made == Role::maps)
+    builder.finish<Kernel>(infer_maps<maps>, {"grid"});
+  else if constexpr (made == Role::boxes)
+    builder.finish<Kernel>(infer_like<0>, {"grid"});
+  else
+    builder.finish<Kernel>(infer_pooled < maps, channels_per_bin, Kernel::optional ? 2 : 1 >,
+                           {"grid"});
+}
 
-void define_operators() {
-  constexpr Argument pooled{"pooled", Kind::pooled}, input{"input", Kind::map};
-  constexpr Argument grad_output{"grad_output", Kind::pooled}, grad_input{"grad_input", Kind::map};
-  constexpr Argument input_tangent{"input_tangent", Kind::map};
-  constexpr Argument boxes_tangent{"boxes_tangent", Kind::like_boxes};
-  constexpr Argument grad_boxes{"grad_boxes", Kind::like_boxes}, argmax{"argmax", Kind::argmax};
-  define<Operator<Align, compute_roi_align, kRoiAlign>>(
-      {"RoiAlign", {input}, {pooled}, infer_pooled<2>});
-  define<Operator<Align, compute_roi_align_backward, kRoiAlignBackward>>(
-      {"RoiAlignBackward", {grad_output, input}, {grad_input}, infer_maps<3>});
-  define<Operator<Align, compute_roi_align_backward_boxes, kRoiAlignBackwardBoxes>>(
-      {"RoiAlignBackwardBoxes", {grad_output, input}, {grad_boxes}, infer_like<0>});
-  define<Operator<Align, compute_roi_align_jvp, kRoiAlignJvp>>(
-      {"RoiAlignJvp", {input_tangent, input}, {pooled}, infer_pooled<2>});
-  define<Operator<Align, compute_roi_align_jvp_boxes, kRoiAlignJvpBoxes>>(
-      {"RoiAlignJvpBoxes", {boxes_tangent, input}, {pooled}, infer_pooled<3>});
-  define<Operator<Align, compute_roi_align_jvp_boxes_backward, kRoiAlignJvpBoxesBackward>>(
-      {"RoiAlignJvpBoxesBackward",
-       {grad_output, boxes_tangent, input},
-       {grad_input},
-       infer_maps<4>});
-  define<Operator<Pool, compute_roi_pool, kRoiPool>>(
-      {"RoiPool", {input}, {pooled}, infer_pooled<2>});
-  define<Operator<Pool, compute_roi_pool_argmax, kRoiPoolArgmax>>(
-      {"RoiPoolArgmax", {input}, {pooled, argmax}, infer_pooled<2, 2>});
-  define<Operator<Pool, compute_roi_pool_backward, kRoiPoolBackward>>(
-      {"RoiPoolBackward", {grad_output, argmax, input}, {grad_input}, infer_maps<4>});
-  define<Operator<Pool, compute_roi_pool_jvp, kRoiPoolJvp>>(
-      {"RoiPoolJvp", {argmax, input_tangent}, {pooled}, infer_pooled<3>});
+// An operator on one map and on several, each without what is optional and, if there is such, with.
+template <int index>
+void define_operator() {
+  define<OperatorKernel<index, false, false>>();
+  define<OperatorKernel<index, true, false>>();
+  if constexpr (kOperators[index].writes[1].optional) {
+    define<OperatorKernel<index, false, true>>();
+    define<OperatorKernel<index, true, true>>();
+  }
+}
+
+template <int... index>
+void define_operators(std::integer_sequence<int, index...>) {
+  (..., define_operator<index>());
 }
 
 void define_the_rest() {
@@ -220,20 +225,19 @@ void define_the_rest() {
   levels.output("levels: int32");
   levels.attribute(kNumbers);
   levels.attribute("params: string");
-  levels.finish<Operator<Rule, compute_assign_levels, kAssignLevels>, true>(infer_levels, {});
+  levels.finish<LevelsKernel>(infer_levels, {});
 
   Builder refusal("RoidlRefusal");
   refusal.input("refused: bool");
   refusal.output("zero: float");
   refusal.attribute("sentence: string");
-  refusal.finish<Operator<Refusal, compute_refusal, kRoiAlign>, true>(infer_like<0>,
-                                                                      {"refused", "zero"});
+  refusal.finish<RefusalKernel>(infer_like<0>, {"refused", "zero"});
 }
 
 [[maybe_unused]] const bool registered = [] {
   try {
     find_functions();
-    define_operators();
+    define_operators(std::make_integer_sequence<int, kNumOperators>{});
     define_the_rest();
     return true;
   } catch (const std::exception& error) {

@@ -5,28 +5,24 @@
 #include <type_traits>
 
 #include "bridge/tensorflow_status.h"
-#include "roi_align.h"
-#include "roi_pool.h"
+#include "run.h"
 
 namespace roidl::bridge {
 
-// A node's parameters are one attribute, the bytes `params`, 8 for each number: the fields of the
-// struct in their order (every attribute of its own costs an eager call 0.4 us, and a list of
-// integers 0.5 more than bytes). Those that the shape of a result depends on are not among them: a
-// shape function cannot read attributes. They are the shape of the input `grid`, [PH, PW, 0], or
-// [0, PH, PW] when channels come first. Of several maps, canonical_scale, canonical_level and
-// their scales follow.
+// A node's parameters are one attribute, the bytes `params`, 8 for each number: the catalogue's
+// version, then the fields of the struct in their order (every attribute of its own costs an eager
+// call 0.4 us, and a list of integers 0.5 more than bytes). Those that the shape of a result
+// depends on are not among them: a shape function cannot read attributes. They are the shape of the
+// input `grid`, [PH, PW, 0], or [0, PH, PW] when channels come first. Of several maps,
+// canonical_scale, canonical_level and their scales follow.
 inline bool is_of_grid(const char* name) {
   for (const char* other : {"output_height", "output_width", "layout"})
     if (std::strcmp(name, other) == 0) return true;
   return false;
 }
 
-template <class ParamsType>
 struct Attributes {
-  using Params = ParamsType;
-
-  Params params{};
+  AnyParams params;
   int maps = 1;
   bool has_pyramid = false;
   Pyramid pyramid;  // without levels and counts, which are inputs
@@ -60,6 +56,7 @@ class Values {
     count_ = static_cast<int>(bytes.size() / sizeof *values_);
     if (count_ > kMost || bytes.size() % sizeof *values_ != 0) refuse();
     std::memcpy(values_, bytes.data(), bytes.size());
+    if (whole() != kCatalogueVersion) refuse();
   }
 
   int left() const { return count_ - next_; }
@@ -84,8 +81,9 @@ class Values {
 
  private:
   [[noreturn]] void refuse() const {
-    fail(ErrorKind::value, "roidl", "a node has ", count_,
-         " parameters: it was made by another version of roidl");
+    fail(ErrorKind::value, "roidl", "this node was made by another version of roidl (catalogue ",
+         values_[0], ", here ", kCatalogueVersion, "), or its parameters are not whole: ", count_,
+         " numbers");
   }
 
   static constexpr int kMost = 32;
@@ -93,11 +91,11 @@ class Values {
   int count_ = 0, next_ = 0;
 };
 
-template <class Params>
-void read_attributes(tf::KernelConstruction* construction, bool several,
-                     Attributes<Params>& attributes) {
+inline void read_attributes(tf::KernelConstruction* construction, Family family, bool several,
+                            Attributes& attributes) {
   Values values(construction);
-  visit_fields(attributes.params, [&](const char* name, auto& field) {
+  attributes.params = params_of(family);
+  visit_params(attributes.params, [&](const char* name, auto& field) {
     using Field = std::decay_t<decltype(field)>;
     if (is_of_grid(name)) return;
     if constexpr (std::is_same_v<Field, double>)
@@ -116,12 +114,12 @@ void read_attributes(tf::KernelConstruction* construction, bool several,
 }
 
 // Of assign_levels.
-struct Rule {
+struct LevelsRule {
   int maps = 0;
   Pyramid pyramid;
 };
 
-inline void read_attributes(tf::KernelConstruction* construction, bool, Rule& rule) {
+inline void read_attributes(tf::KernelConstruction* construction, LevelsRule& rule) {
   rule.maps = Values(construction).pyramid(rule.pyramid);
 }
 
@@ -129,7 +127,7 @@ struct Refusal {
   std::string sentence;
 };
 
-inline void read_attributes(tf::KernelConstruction* construction, bool, Refusal& refusal) {
+inline void read_attributes(tf::KernelConstruction* construction, Refusal& refusal) {
   refusal.sentence = read_bytes(construction, "sentence");
 }
 

@@ -6,7 +6,7 @@
 #include "bridge/tensorflow_attributes.h"
 #include "bridge/tensorflow_status.h"
 #include "device_library.h"
-#include "problem.h"
+#include "run.h"
 #include "tensor.h"
 
 namespace roidl::bridge {
@@ -51,8 +51,8 @@ class Call {
 
   // Runs the core's operator. All outputs are there: their memory may still be in use by what the
   // device has been given to do before.
-  template <class ProblemType, class Run>
-  void run(ProblemType& problem, Run&& run) {
+  template <class Run>
+  void run(Problem& problem, Run&& run) {
     problem.lender = {
         [](void* call, int64_t bytes) { return static_cast<Call*>(call)->lend(bytes); }, this};
     wait_around(problem, run);
@@ -129,76 +129,57 @@ class Call {
   int count_ = 0;
 };
 
-template <class Params>
-Params with_grid(Params params, const Call& call, const Tensor& grid) {
+// The fields that the shape of the grid tells.
+inline AnyParams with_grid(AnyParams params, const Call& call, const Tensor& grid) {
   if (grid.ndim != 3) fail(ErrorKind::value, call.op(), "grid must have 3 dimensions");
   const bool channels_first = grid.shape[0] == 0;
-  params.layout = static_cast<int32_t>(channels_first ? Layout::nchw : Layout::nhwc);
-  params.output_height = grid.shape[channels_first ? 1 : 0];
-  params.output_width = grid.shape[channels_first ? 2 : 1];
+  std::visit(
+      [&](auto& fields) {
+        fields.layout = static_cast<int32_t>(channels_first ? Layout::nchw : Layout::nhwc);
+        fields.output_height = grid.shape[channels_first ? 1 : 0];
+        fields.output_width = grid.shape[channels_first ? 2 : 1];
+      },
+      params);
   return params;
 }
 
-// One array for every map: the features, a tangent or a gradient of them.
+// What a read or a write is: one tensor, or as many as there are maps.
 class MapList {
  public:
-  explicit MapList(const char* op) : op_(op) {}
   void append(const Tensor& tensor) { tensors_[count_++] = tensor; }
-  operator Maps() const { return Maps(op_, tensors_, count_); }
-  abi::DLDataType dtype() const { return tensors_[0].dtype; }
+  Maps maps(const char* op) const { return Maps(op, tensors_, count_); }
+  Maps if_any(const char* op) const { return count_ == 0 ? Maps() : maps(op); }
 
  private:
-  const char* op_;
   Tensor tensors_[kMaxMaps];
   int64_t count_ = 0;
 };
 
-// The inputs of a node: boxes, grid, what is the operator's own, the maps, and lists of no or one
-// tensor: batch_indices, levels and counts.
-template <class AttributesType>
-class Inputs {
+// What follows the reads among the inputs of a node: lists of no or one tensor.
+class BoxLists {
  public:
-  Inputs(Call& call, const AttributesType& attributes)
-      : boxes(call.input(0)),
-        params(with_grid(attributes.params, call, call.input(1))),
-        call_(call),
-        attributes_(attributes),
-        pyramid_(attributes.pyramid) {}
-  Inputs(const Inputs&) = delete;
-  Inputs& operator=(const Inputs&) = delete;
-
-  Tensor own() { return call_.input(next_++); }
-  MapList maps() {
-    MapList list(call_.op());
-    for (int i = 0; i < attributes_.maps; ++i) list.append(own());
-    return list;
+  BoxLists(Call& call, const Attributes& attributes, int first)
+      : call_(call), next_(first), pyramid_(attributes.pyramid) {
+    indices = optional(attributes.num_indices, indices_);
+    pyramid_.levels = optional(attributes.num_levels, levels_);
+    pyramid_.counts = optional(attributes.num_counts, counts_);
+    pyramid = attributes.has_pyramid ? &pyramid_ : nullptr;
   }
+  BoxLists(const BoxLists&) = delete;
+  BoxLists& operator=(const BoxLists&) = delete;
 
-  // The last to be read: make_roi_align or make_roi_pool.
-  template <class Problem>
-  Problem problem(const Maps& input,
-                  Problem (*make)(const char*, const typename AttributesType::Params&, const Maps&,
-                                  const Tensor&, const Tensor*, const Pyramid*)) {
-    const Tensor* indices = optional(attributes_.num_indices, indices_);
-    pyramid_.levels = optional(attributes_.num_levels, levels_);
-    pyramid_.counts = optional(attributes_.num_counts, counts_);
-    return make(call_.op(), params, input, boxes, indices,
-                attributes_.has_pyramid ? &pyramid_ : nullptr);
-  }
-
-  const Tensor boxes;
-  const typename AttributesType::Params params;
+  const Tensor* indices;
+  const Pyramid* pyramid;
 
  private:
   const Tensor* optional(int64_t count, Tensor& tensor) {
     if (count == 0) return nullptr;
-    tensor = own();
+    tensor = call_.input(next_++);
     return &tensor;
   }
 
   Call& call_;
-  const AttributesType& attributes_;
-  int next_ = 2;
+  int next_;
   Tensor indices_, levels_, counts_;
   Pyramid pyramid_;
 };

@@ -6,123 +6,59 @@
 
 namespace roidl::bridge {
 
-using Align = Attributes<RoiAlignParams>;
-using Pool = Attributes<RoiPoolParams>;
+// A node's inputs are the boxes, the grid, the reads of the operator in the catalogue's order, and
+// the lists. Where maps are made and none are read, the input `input` says their shapes.
+inline constexpr int kFirstRead = 2;
 
-inline MapList map_outputs(Call& call, const Problem& problem) {
-  MapList list(call.op());
-  for (int i = 0; i < problem.num_maps; ++i)
-    list.append(call.output(i, problem.dtype, input_shape(problem, i)));
-  return list;
+constexpr bool needs_shapes(const Operator& op) {
+  return op.makes_maps() && op.find_read(Role::maps) < 0;
 }
 
-inline Tensor pooled_output(Call& call, const Problem& problem) {
-  return call.output(0, problem.dtype, pooled_shape(problem));
+// The place of the first map among a node's inputs: arrays of other roles are one tensor each.
+constexpr int place_of_maps(const Operator& op) {
+  const int read = op.find_read(Role::maps);
+  return kFirstRead + (read < 0 ? op.num_reads() : read);
 }
 
-inline void compute_roi_align(Call& call, const Align& node) {
-  Inputs<Align> inputs(call, node);
-  const MapList input = inputs.maps();
-  RoiAlignProblem problem = inputs.problem(input, make_roi_align);
-  const Tensor pooled = pooled_output(call, problem);
-  call.run(problem, [&] { roi_align_forward(problem, input, inputs.boxes, pooled); });
+// `optional`: whether results that are optional are made.
+inline void compute_operator(const Operator& op, bool optional, Call& call,
+                             const Attributes& node) {
+  const Tensor boxes = call.input(0);
+  const AnyParams params = with_grid(node.params, call, call.input(1));
+  const bool average = is_average(op, params);
+  int next = kFirstRead;
+  const auto read = [&](Role role) {
+    MapList list;
+    for (int i = 0; i < (role == Role::maps ? node.maps : 1); ++i) list.append(call.input(next++));
+    return list;
+  };
+  MapList reads[kMaxReads], writes[kMaxWrites];
+  for (int i = 0; i < op.num_reads(); ++i) reads[i] = read(op.reads[i].role);
+  const int maps_read = op.find_read(Role::maps);
+  const MapList maps = maps_read < 0 ? read(Role::maps) : reads[maps_read];
+  const BoxLists lists(call, node, next);
+  AnyProblem any;
+  describe(any, op, call.op(), params, maps.maps(call.op()), boxes, lists.indices, lists.pyramid);
+  Problem& problem = base_of(any);
+  Arrays arrays;
+  int made = 0;
+  for (int i = 0; i < op.num_writes(); ++i) {
+    const Role role = op.writes[i].role;
+    if (op.writes[i].optional && !optional) continue;
+    const abi::DLDataType dtype = role == Role::argmax  ? kInt32
+                                  : role == Role::boxes ? boxes.dtype
+                                                        : problem.dtype;
+    for (int map = 0; map < (role == Role::maps ? problem.num_maps : 1); ++map)
+      writes[i].append(call.output(made++, dtype, written_shape(problem, role, boxes, map)));
+    arrays.writes[i] = writes[i].maps(call.op());
+  }
+  for (int i = 0; i < op.num_reads(); ++i)
+    if (!(average && op.reads[i].need == Need::of_maximum))
+      arrays.reads[i] = reads[i].maps(call.op());
+  call.run(problem, [&] { run(op, any, boxes, arrays); });
 }
 
-inline void compute_roi_align_backward(Call& call, const Align& node) {
-  Inputs<Align> inputs(call, node);
-  const Tensor grad_output = inputs.own();
-  const MapList input = inputs.maps();
-  RoiAlignProblem problem = inputs.problem(input, make_roi_align);
-  const MapList grad_input = map_outputs(call, problem);
-  call.run(problem,
-           [&] { roi_align_backward(problem, grad_output, inputs.boxes, input, grad_input); });
-}
-
-inline void compute_roi_align_backward_boxes(Call& call, const Align& node) {
-  Inputs<Align> inputs(call, node);
-  const Tensor grad_output = inputs.own();
-  const MapList input = inputs.maps();
-  RoiAlignProblem problem = inputs.problem(input, make_roi_align);
-  const Tensor grad_boxes = call.output(0, inputs.boxes.dtype, shape_of(inputs.boxes));
-  call.run(problem, [&] {
-    roi_align_backward_boxes(problem, grad_output, input, inputs.boxes, grad_boxes);
-  });
-}
-
-inline void compute_roi_align_jvp(Call& call, const Align& node) {
-  Inputs<Align> inputs(call, node);
-  const MapList input_tangent = inputs.maps(), input = inputs.maps();
-  RoiAlignProblem problem = inputs.problem(input, make_roi_align);
-  const Tensor pooled = pooled_output(call, problem);
-  call.run(problem, [&] { roi_align_jvp(problem, input_tangent, inputs.boxes, input, pooled); });
-}
-
-inline void compute_roi_align_jvp_boxes(Call& call, const Align& node) {
-  Inputs<Align> inputs(call, node);
-  const Tensor boxes_tangent = inputs.own();
-  const MapList input = inputs.maps();
-  RoiAlignProblem problem = inputs.problem(input, make_roi_align);
-  const Tensor pooled = pooled_output(call, problem);
-  call.run(problem,
-           [&] { roi_align_jvp_boxes(problem, input, inputs.boxes, boxes_tangent, pooled); });
-}
-
-inline void compute_roi_align_jvp_boxes_backward(Call& call, const Align& node) {
-  Inputs<Align> inputs(call, node);
-  const Tensor grad_output = inputs.own(), boxes_tangent = inputs.own();
-  const MapList input = inputs.maps();
-  RoiAlignProblem problem = inputs.problem(input, make_roi_align);
-  const MapList grad_input = map_outputs(call, problem);
-  call.run(problem, [&] {
-    roi_align_jvp_boxes_backward(problem, grad_output, inputs.boxes, boxes_tangent, grad_input);
-  });
-}
-
-inline void compute_roi_pool(Call& call, const Pool& node) {
-  Inputs<Pool> inputs(call, node);
-  const MapList input = inputs.maps();
-  RoiPoolProblem problem = inputs.problem(input, make_roi_pool);
-  const Tensor pooled = pooled_output(call, problem);
-  call.run(problem, [&] { roi_pool_forward(problem, input, inputs.boxes, pooled, nullptr); });
-}
-
-inline void compute_roi_pool_argmax(Call& call, const Pool& node) {
-  Inputs<Pool> inputs(call, node);
-  const MapList input = inputs.maps();
-  RoiPoolProblem problem = inputs.problem(input, make_roi_pool);
-  const Tensor pooled = pooled_output(call, problem);
-  const Tensor argmax = call.output(1, kInt32, pooled_shape(problem));
-  call.run(problem, [&] { roi_pool_forward(problem, input, inputs.boxes, pooled, &argmax); });
-}
-
-// The average has none: then it is empty.
-inline const Tensor* argmax_or_null(const Pool& node, const Tensor& argmax) {
-  return node.params.mode == static_cast<int32_t>(PoolMode::max) ? &argmax : nullptr;
-}
-
-inline void compute_roi_pool_backward(Call& call, const Pool& node) {
-  Inputs<Pool> inputs(call, node);
-  const Tensor grad_output = inputs.own(), argmax = inputs.own();
-  const MapList input = inputs.maps();
-  RoiPoolProblem problem = inputs.problem(input, make_roi_pool);
-  const MapList grad_input = map_outputs(call, problem);
-  call.run(problem, [&] {
-    roi_pool_backward(problem, grad_output, inputs.boxes, argmax_or_null(node, argmax), grad_input);
-  });
-}
-
-inline void compute_roi_pool_jvp(Call& call, const Pool& node) {
-  Inputs<Pool> inputs(call, node);
-  const Tensor argmax = inputs.own();
-  const MapList input_tangent = inputs.maps();
-  RoiPoolProblem problem = inputs.problem(input_tangent, make_roi_pool);
-  const Tensor pooled = pooled_output(call, problem);
-  call.run(problem, [&] {
-    roi_pool_jvp(problem, input_tangent, inputs.boxes, argmax_or_null(node, argmax), pooled);
-  });
-}
-
-inline void compute_assign_levels(Call& call, const Rule& rule) {
+inline void compute_assign_levels(Call& call, const LevelsRule& rule) {
   const Tensor boxes = call.input(0);
   if (boxes.ndim < 2)
     fail(ErrorKind::value, call.op(), "boxes must have shape [K, 5], got ", shape_of(boxes));

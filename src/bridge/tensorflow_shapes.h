@@ -7,6 +7,7 @@ namespace roidl::bridge {
 class ShapeHandle {
  public:
   ShapeHandle() : handle_(api.TF_NewShapeHandle()) {}
+  explicit ShapeHandle(tf::ShapeHandle* made) : handle_(made) {}
   ~ShapeHandle() { api.TF_DeleteShapeHandle(handle_); }
   ShapeHandle(const ShapeHandle&) = delete;
   ShapeHandle& operator=(const ShapeHandle&) = delete;
@@ -42,13 +43,19 @@ class Inference {
   bool rank_is_known(ShapeHandle& shape) {
     return ok() && api.TF_ShapeInferenceContextRankKnown(context_, shape) != 0;
   }
-  bool is_zero(ShapeHandle& shape, int64_t axis) {
-    if (!ok()) return false;
+  // The size of an axis; -1 where it is not known.
+  int64_t size(ShapeHandle& shape, int64_t axis) {
+    if (!ok()) return -1;
     tf::DimensionHandle* size = api.TF_NewDimensionHandle();
     api.TF_ShapeInferenceContextDim(context_, shape, axis, size);
-    const bool zero = api.TF_DimensionHandleValueKnown(size) && !api.TF_DimensionHandleValue(size);
+    const bool known = api.TF_DimensionHandleValueKnown(size) != 0;
+    const int64_t value = known ? api.TF_DimensionHandleValue(size) : -1;
     api.TF_DeleteDimensionHandle(size);
-    return zero;
+    return value;
+  }
+  // A shape of one axis of this size; of an unknown one if it is -1.
+  ShapeHandle axis(int64_t size) {
+    return ShapeHandle(api.TF_ShapeInferenceContextVectorFromSize(context_, size));
   }
   bool ok() const { return api.TF_GetCode(status_) == tf::kOk; }
 
@@ -79,8 +86,8 @@ void infer_maps(tf::ShapeContext* context, tf::Status* status) {
 }
 
 // [K, PH, PW, C] and so on, of the boxes and the grid, the first of all inputs, and the map at
-// `map`.
-template <int map, int outputs = 1>
+// `map`. Where every bin has channels of its own, the map has as many times more.
+template <int map, bool channels_per_bin, int outputs>
 void infer_pooled(tf::ShapeContext* context, tf::Status* status) {
   Inference infer(context, status);
   ShapeHandle features, rows, bins, channels, pooled;
@@ -91,17 +98,24 @@ void infer_pooled(tf::ShapeContext* context, tf::Status* status) {
   if (!infer.rank_is_known(rows) || !infer.rank_is_known(bins)) return infer.unknown_outputs();
   infer.with_rank(bins, 3);
   infer.part(rows, 0, -1, pooled);
-  if (infer.is_zero(bins, 0)) {
-    infer.part(features, 1, 2, channels);
-    infer.part(bins, 1, 3, bins);
-    infer.append(pooled, channels);
-    infer.append(pooled, bins);
-  } else {
-    infer.part(features, 3, 4, channels);
-    infer.part(bins, 0, 2, bins);
-    infer.append(pooled, bins);
-    infer.append(pooled, channels);
-  }
+  const bool channels_first = infer.size(bins, 0) == 0;
+  const int64_t first = channels_first ? 1 : 0;
+  infer.part(bins, first, first + 2, bins);
+  const auto append_channels = [&] {
+    const int64_t place = channels_first ? 1 : 3;
+    if (!channels_per_bin) {
+      infer.part(features, place, place + 1, channels);
+      return infer.append(pooled, channels);
+    }
+    const int64_t count = infer.size(features, place);
+    const int64_t height = infer.size(bins, 0), width = infer.size(bins, 1);
+    const bool known = count >= 0 && height > 0 && width > 0;
+    ShapeHandle divided = infer.axis(known ? count / (height * width) : -1);
+    infer.append(pooled, divided);
+  };
+  if (channels_first) append_channels();
+  infer.append(pooled, bins);
+  if (!channels_first) append_channels();
   for (int i = 0; i < outputs; ++i) infer.output(i, pooled);
 }
 

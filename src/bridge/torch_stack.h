@@ -6,15 +6,29 @@
 #include <type_traits>
 
 #include "abi/torch.h"
+#include "operators.h"
 #include "problem.h"
 
 namespace roidl::bridge {
 
 extern abi::TorchShim shim;
 extern abi::TorchCudaShim cuda_shim;  // of no symbols where PyTorch is not built for CUDA
+extern abi::TorchTagShim tag_shim;    // of none before PyTorch 2.12
 
-inline constexpr int kMaxArguments = 24;  // of a schema
-inline constexpr int kMaxResults = kMaxMaps;
+inline constexpr int kMaxArguments = 32;  // of a schema
+inline constexpr int kMaxResults = kMaxMaps + kMaxWrites;
+
+// What an argument is, which says what of it has to be freed.
+enum class Kind : uint8_t { number, tensor, optional, tensors, numbers };
+
+struct Signature {
+  int count = 0;
+  Kind kinds[kMaxArguments] = {};
+
+  constexpr void add(Kind kind, int times = 1) {
+    while (times-- > 0) kinds[count++] = kind;
+  }
+};
 
 inline void check_shim(const char* op, abi::TorchError error) {
   if (error != 0) fail(ErrorKind::runtime, op, "PyTorch's own function failed");
@@ -77,32 +91,31 @@ inline abi::DLDevice device_of(int32_t type, int32_t index) {
              : abi::DLDevice{type == abi::kTorchCuda ? abi::kDLCUDA : kElsewhere, index};
 }
 
-// The maps of a call, or what is shaped like them: one tensor, as many as were given, or none.
-struct MapList {
+// The tensors of one argument or result: one, as many as a list has, or none.
+struct TensorList {
   int64_t count = 0;
   Tensor tensors[kMaxMaps];  // more are refused when they become Maps
 
+  void add(const Tensor& tensor) { tensors[count++] = tensor; }
   Maps needed(const char* op) const { return Maps(op, tensors, count); }
   Maps if_any(const char* op) const { return count == 0 ? Maps() : needed(op); }
 };
 
 class Stack {
  public:
-  // `owned` has a letter for each of the first arguments, up to the last that owns something: t, a
-  // tensor; o, an optional one; T, a list of them; n, a number; N, a list of numbers. All are taken
-  // over at once, so that whatever fails they are freed. `several`: of a call on several maps.
-  Stack(const char* op, const char* owned, bool several, abi::StableIValue* values, uint64_t count)
-      : op_(op), owned_(owned), several_(several), values_(values) {
-    std::memcpy(arguments_, values, count * sizeof *values);
-    for (int i = 0; owned_[i] != '\0'; ++i) {
-      if (owned_[i] != 'o' || arguments_[i] == 0) continue;
+  // All arguments are taken over at once, so that whatever fails they are freed.
+  Stack(const char* op, const Signature& signature, abi::StableIValue* values)
+      : op_(op), signature_(signature), values_(values) {
+    std::memcpy(arguments_, values, signature.count * sizeof *values);
+    for (int i = 0; i < signature.count; ++i) {
+      if (signature.kinds[i] != Kind::optional || arguments_[i] == 0) continue;
       const auto* inner = reinterpret_cast<abi::StableIValue*>(arguments_[i]);
       arguments_[i] = *inner;
       delete inner;
     }
   }
   ~Stack() {
-    for (int i = 0; owned_[i] != '\0'; ++i) free_argument(owned_[i], arguments_[i]);
+    for (int i = 0; i < signature_.count; ++i) free_argument(signature_.kinds[i], arguments_[i]);
     for (const abi::AtenTensorHandle result : results_)
       if (result != nullptr) shim.aoti_torch_delete_tensor_object(result);
     if (lent_ != nullptr) shim.aoti_torch_delete_tensor_object(lent_);
@@ -111,7 +124,6 @@ class Stack {
   Stack& operator=(const Stack&) = delete;
 
   const char* op() const { return op_; }
-  bool several() const { return several_; }
 
   // Every read takes the next argument.
   Tensor tensor(const char* name) { return describe(tensor_of(arguments_[next_++]), name); }
@@ -120,19 +132,17 @@ class Stack {
     if (handle == nullptr) return std::nullopt;
     return describe(handle, name);
   }
-  MapList maps(const char* name) {
-    MapList maps;
-    const bool listed = owned_[next_] == 'T';
+  // One, a list, or what is absent.
+  void tensors(const char* name, TensorList& list) {
+    const bool listed = signature_.kinds[next_] == Kind::tensors;
     const abi::StableIValue given = arguments_[next_++];
     if (!listed) {
-      maps.count = given != 0;
-      if (given != 0) maps.tensors[0] = describe(tensor_of(given), name);
-      return maps;
+      if (given != 0) list.add(describe(tensor_of(given), name));
+      return;
     }
-    maps.count = read_elements(given, kMaxMaps, [&](int64_t i, abi::StableIValue element) {
-      maps.tensors[i] = describe(tensor_of(element), name);
+    list.count = read_elements(given, kMaxMaps, [&](int64_t i, abi::StableIValue element) {
+      list.tensors[i] = describe(tensor_of(element), name);
     });
-    return maps;
   }
 
   template <class T>
@@ -147,12 +157,13 @@ class Stack {
     });
   }
 
-  // A new tensor on the device of the first that was read: the kernel's result number `place`.
-  Tensor result(int place, const Shape& shape, const int64_t* strides, abi::DLDataType dtype) {
+  // A new tensor on the device of the first that was read, to be handed over.
+  Tensor make(const Shape& shape, const int64_t* strides, abi::DLDataType dtype) {
+    abi::AtenTensorHandle& result = results_[made_++];
     check_shim(op_,
                shim.aoti_torch_empty_strided(shape.ndim, shape.size, strides, torch_dtype(dtype),
-                                             device_type_, device_index_, &results_[place]));
-    return describe(results_[place], "the result");
+                                             device_type_, device_index_, &result));
+    return describe(result, "the result");
   }
 
   // What the kernel has to run on: PyTorch's current stream of that device, if it has streams.
@@ -169,18 +180,15 @@ class Stack {
             this};
   }
 
-  // Hands the results over to the caller.
-  void finish(int count) {
-    for (int place = 0; place < count; ++place) values_[place] = hand_over(place);
-  }
-  // The same for results shaped like the maps, which are a list where there are several.
-  void finish_maps(int count) {
-    if (!several_) return finish(count);
+  // Hand what was made over to the caller, in the order in which it was made: the next one, or the
+  // next ones as a list.
+  void return_tensor() { values_[returned_++] = hand_over(); }
+  void return_list(int count) {
     abi::StableListHandle list = nullptr;
     check_shim(op_, shim.torch_new_list_reserve_size(count, &list));
     // What was reserved can be pushed.
-    for (int place = 0; place < count; ++place) shim.torch_list_push_back(list, hand_over(place));
-    values_[0] = reinterpret_cast<uintptr_t>(list);
+    for (int i = 0; i < count; ++i) shim.torch_list_push_back(list, hand_over());
+    values_[returned_++] = reinterpret_cast<uintptr_t>(list);
   }
 
  private:
@@ -201,20 +209,21 @@ class Stack {
     return reinterpret_cast<abi::StableListHandle>(static_cast<uintptr_t>(value));
   }
 
-  abi::StableIValue hand_over(int place) {
-    const auto value = static_cast<abi::StableIValue>(reinterpret_cast<uintptr_t>(results_[place]));
-    results_[place] = nullptr;
+  abi::StableIValue hand_over() {
+    abi::AtenTensorHandle& result = results_[handed_over_++];
+    const auto value = static_cast<abi::StableIValue>(reinterpret_cast<uintptr_t>(result));
+    result = nullptr;
     return value;
   }
 
-  static void free_argument(char kind, abi::StableIValue value) {
-    if (kind == 'n' || value == 0) return;
-    if (kind == 't' || kind == 'o') {
+  static void free_argument(Kind kind, abi::StableIValue value) {
+    if (kind == Kind::number || value == 0) return;
+    if (kind == Kind::tensor || kind == Kind::optional) {
       shim.aoti_torch_delete_tensor_object(tensor_of(value));
       return;
     }
     size_t size = 0;
-    if (kind == 'T') shim.torch_list_size(list_of(value), &size);
+    if (kind == Kind::tensors) shim.torch_list_size(list_of(value), &size);
     for (size_t i = 0; i < size; ++i) {
       abi::StableIValue element = 0;
       shim.torch_list_get_item(list_of(value), i, &element);
@@ -273,10 +282,10 @@ class Stack {
   }
 
   const char* op_;
-  const char* owned_;
-  bool several_;
+  const Signature& signature_;
   abi::StableIValue* values_;
-  int next_ = 0;
+  int next_ = 0;  // of the arguments
+  int made_ = 0, handed_over_ = 0, returned_ = 0;
   int32_t device_type_ = -1, device_index_ = 0;  // of the first tensor that was read
   abi::StableIValue arguments_[kMaxArguments];
   abi::AtenTensorHandle results_[kMaxResults] = {};

@@ -1,17 +1,19 @@
-// The operators as XLA custom calls: one FFI handler each, by the C interface alone.
+// The operators as XLA custom calls: an FFI handler for each, by the C interface alone.
 //
-// Operands come in the order: what is differentiated along, boxes, and if there are any
-// batch_indices, levels and counts. Several maps are as many operands, one after the other, and as
-// many results. Attributes are the parameters, by the names of visit_fields; xla_call.h has those
-// of several maps. The result of a backward tells the shape of the input.
+// Operands come in the order: the operator's reads, as the catalogue has them, without those that
+// only a maximum needs where the mode is the average; boxes; batch_indices, levels and counts, each
+// if there are any. Several maps are as many operands, one after the other, and as many results.
+// Attributes are the parameters, by the names of visit_fields, and the catalogue's version;
+// xla_call.h has those of several maps. Results tell the shape of maps that are made.
 #include <algorithm>
 #include <new>
+#include <string_view>
+#include <utility>
 
 #include "abi/xla_ffi.h"
 #include "cpu/parallel.h"
 #include "pyramid.h"
-#include "roi_align.h"
-#include "roi_pool.h"
+#include "run.h"
 #include "xla_call.h"
 
 namespace roidl {
@@ -22,107 +24,47 @@ namespace xla = abi::xla;
 
 // ---- the operators -----------------------------------------------------------------------------
 
-RoiAlignProblem align_problem(const Call& call, const Maps& input, const BoxOperands& b) {
-  RoiAlignProblem problem = make_roi_align(call.op(), call.params<RoiAlignParams>(), input, b.boxes,
-                                           b.indices(), b.pyramid());
-  call.place(problem);
-  return problem;
+// The arrays of a call, where the C++ structs that point to them find them.
+struct Operands {
+  MapList reads[kMaxReads], writes[kMaxWrites];
+
+  Arrays arrays() const {
+    Arrays arrays;
+    for (int i = 0; i < kMaxReads; ++i) arrays.reads[i] = reads[i];
+    for (int i = 0; i < kMaxWrites; ++i) arrays.writes[i] = writes[i];
+    return arrays;
+  }
+};
+
+void run_operator(const Operator& op, const Call& call) {
+  const AnyParams params = call.params(op.family);
+  const bool average = is_average(op, params);
+  Operands operands;
+  int64_t next = 0;
+  for (int i = 0; i < op.num_reads(); ++i) {
+    const Read& read = op.reads[i];
+    if (average && read.need == Need::of_maximum) continue;
+    operands.reads[i] = call.operands(next, read.role, read.name);
+    next += operands.reads[i].count;
+  }
+  const BoxOperands boxes(call, next);
+  int64_t made = 0;
+  for (int i = 0; i < op.num_writes(); ++i) {
+    const Write& write = op.writes[i];
+    // A runtime that wants two results of each call gets a second one that is not asked for.
+    if (write.optional && (average || !call.has_result(made))) continue;
+    operands.writes[i] = call.results(made, write.role, write.name);
+    made += operands.writes[i].count;
+  }
+  const int read_maps = op.find_read(Role::maps);
+  const MapList& maps = op.makes_maps() ? operands.writes[0] : operands.reads[read_maps];
+  AnyProblem problem;
+  describe(problem, op, call.op(), params, maps, boxes.boxes, boxes.indices(), boxes.pyramid());
+  call.place(base_of(problem));
+  run(op, problem, boxes.boxes, operands.arrays());
 }
 
-void align_forward(const Call& call) {
-  const MapList input = call.map_operands(0, "input");
-  const BoxOperands b(call, input.count);
-  RoiAlignProblem problem = align_problem(call, input, b);
-  roi_align_forward(problem, input, b.boxes, call.result(0, "out"));
-}
-
-// The max modes look at the input; it follows the gradient or the tangent.
-bool needs_input(const Call& call) {
-  return call.params<RoiAlignParams>().mode != static_cast<int32_t>(AlignMode::avg);
-}
-
-void align_backward(const Call& call) {
-  const MapList grad_input = call.map_results("out");
-  const MapList input = needs_input(call) ? call.map_operands(1, "input") : MapList{};
-  const BoxOperands b(call, 1 + input.count);
-  RoiAlignProblem problem = align_problem(call, grad_input, b);
-  roi_align_backward(problem, call.operand(0, "grad_output"), b.boxes, input, grad_input);
-}
-
-void align_backward_boxes(const Call& call) {
-  const MapList input = call.map_operands(1, "input");
-  const BoxOperands b(call, 1 + input.count);
-  RoiAlignProblem problem = align_problem(call, input, b);
-  roi_align_backward_boxes(problem, call.operand(0, "grad_output"), input, b.boxes,
-                           call.result(0, "grad_boxes"));
-}
-
-void align_jvp(const Call& call) {
-  const MapList tangent = call.map_operands(0, "input_tangent");
-  const MapList input = needs_input(call) ? call.map_operands(tangent.count, "input") : MapList{};
-  const BoxOperands b(call, tangent.count + input.count);
-  RoiAlignProblem problem = align_problem(call, tangent, b);
-  roi_align_jvp(problem, tangent, b.boxes, input, call.result(0, "out"));
-}
-
-void align_jvp_boxes(const Call& call) {
-  const MapList input = call.map_operands(0, "input");
-  const BoxOperands b(call, input.count + 1);
-  RoiAlignProblem problem = align_problem(call, input, b);
-  roi_align_jvp_boxes(problem, input, b.boxes, call.operand(input.count, "boxes_tangent"),
-                      call.result(0, "out"));
-}
-
-void align_jvp_boxes_backward(const Call& call) {
-  const MapList grad_input = call.map_results("out");
-  const BoxOperands b(call, 2);
-  RoiAlignProblem problem = align_problem(call, grad_input, b);
-  roi_align_jvp_boxes_backward(problem, call.operand(0, "grad_output"), b.boxes,
-                               call.operand(1, "boxes_tangent"), grad_input);
-}
-
-RoiPoolProblem pool_problem(const Call& call, const Maps& input, const BoxOperands& b) {
-  RoiPoolProblem problem = make_roi_pool(call.op(), call.params<RoiPoolParams>(), input, b.boxes,
-                                         b.indices(), b.pyramid());
-  call.place(problem);
-  return problem;
-}
-
-// The mode max has an argmax: it may be asked for, and the derivatives need it, as the operand that
-// follows the gradient or the tangent.
-bool has_argmax(const Call& call) {
-  return call.params<RoiPoolParams>().mode == static_cast<int32_t>(PoolMode::max);
-}
-
-void pool_forward(const Call& call) {
-  const MapList input = call.map_operands(0, "input");
-  const BoxOperands b(call, input.count);
-  RoiPoolProblem problem = pool_problem(call, input, b);
-  const bool two = has_argmax(call) && call.has_result(1);
-  const Tensor argmax = two ? call.result(1, "argmax") : Tensor{};
-  roi_pool_forward(problem, input, b.boxes, call.result(0, "out"), two ? &argmax : nullptr);
-}
-
-void pool_backward(const Call& call) {
-  const bool two = has_argmax(call);
-  const MapList grad_input = call.map_results("out");
-  const Tensor argmax = two ? call.operand(1, "argmax") : Tensor{};
-  const BoxOperands b(call, two ? 2 : 1);
-  RoiPoolProblem problem = pool_problem(call, grad_input, b);
-  roi_pool_backward(problem, call.operand(0, "grad_output"), b.boxes, two ? &argmax : nullptr,
-                    grad_input);
-}
-
-void pool_jvp(const Call& call) {
-  const bool two = has_argmax(call);
-  const MapList tangent = call.map_operands(0, "input_tangent");
-  const Tensor argmax = two ? call.operand(tangent.count, "argmax") : Tensor{};
-  const BoxOperands b(call, tangent.count + (two ? 1 : 0));
-  RoiPoolProblem problem = pool_problem(call, tangent, b);
-  roi_pool_jvp(problem, tangent, b.boxes, two ? &argmax : nullptr, call.result(0, "out"));
-}
-
-// vmap puts more dimensions in front: they are so many more rows.
+// The map of every box. vmap puts more dimensions in front: they are so many more rows.
 void levels(const Call& call) {
   Tensor boxes = call.operand(0, "boxes");
   while (boxes.ndim > 2) {
@@ -136,7 +78,8 @@ void levels(const Call& call) {
                 /*may_wait=*/false, call.pass());
 }
 
-// ---- the doors ---------------------------------------------------------------------------------
+// ---- the handlers
+// ---------------------------------------------------------------------------------
 
 // Asks the runtime for what not every one tells; false where it does not.
 template <class Args>
@@ -196,11 +139,20 @@ bool answer_metadata(const xla::CallFrame& frame) {
   return true;
 }
 
-// `op` is what the operator on several maps is called.
-xla::Failure* execute(const char* op, void (*run)(const Call&), const xla::CallFrame* frame,
-                      Place place) noexcept {
+// The number of an operator, or of the rule that finds a box's map, which is none of the catalogue.
+constexpr int kLevels = kNumOperators, kNumHandlers = kNumOperators + 1;
+
+const char* name_of(int handler) {
+  return handler == kLevels ? "assign_levels" : kOperators[handler].name;
+}
+
+xla::Failure* execute(int handler, const xla::CallFrame* frame, Place place) noexcept {
   try {
-    run(Call(op, *frame, place));
+    const Call call(name_of(handler), *frame, place);
+    if (handler == kLevels)
+      levels(call);
+    else
+      run_operator(kOperators[handler], call);
     return nullptr;
   } catch (const Error& error) {
     return failure(*frame, code_of(error.kind()), error.what());
@@ -213,51 +165,44 @@ xla::Failure* execute(const char* op, void (*run)(const Call&), const xla::CallF
   }
 }
 
-xla::Failure* on_cpu(const char* op, void (*run)(const Call&),
-                     const xla::CallFrame* frame) noexcept {
+template <int handler>
+xla::Failure* on_cpu(const xla::CallFrame* frame) noexcept {
   if (answer_metadata(*frame) || frame->stage != xla::kExecute) return nullptr;
   const cpu::ThreadLimit limit(threads_of(*frame));
-  return execute(op, run, frame, Place());
+  return execute(handler, frame, Place());
 }
 
 // XLA may capture what is executed in a graph, and initializes before that.
-xla::Failure* on_cuda(const char* op, void (*run)(const Call&),
-                      const xla::CallFrame* frame) noexcept {
+template <int handler>
+xla::Failure* on_cuda(const xla::CallFrame* frame) noexcept {
   const bool executes = frame->stage == xla::kExecute;
   if (answer_metadata(*frame) || !(executes || frame->stage == xla::kInitialize)) return nullptr;
   xla::StreamGetArgs args{sizeof args, nullptr, frame->ctx, nullptr};
   if (xla::Failure* const failure = frame->api->Stream_Get(&args)) return failure;
   const Pass pass = executes ? Pass::run : Pass::load;
-  return execute(op, run, frame, Place{true, args.stream, device_ordinal_of(*frame), pass});
+  return execute(handler, frame, Place{true, args.stream, device_ordinal_of(*frame), pass});
+}
+
+using Handler = xla::Failure* (*)(const xla::CallFrame*);
+
+template <int... handler>
+Handler find_handler(bool cuda, const std::string_view name,
+                     std::integer_sequence<int, handler...>) {
+  Handler found = nullptr;
+  (...,
+   (name == name_of(handler) ? void(found = cuda ? on_cuda<handler> : on_cpu<handler>) : void()));
+  return found;
 }
 
 }  // namespace
 
 }  // namespace roidl
 
-// Declared in a C linkage block, so that Python finds them by name: roidl_<platform>_<operator>.
-#define ROIDL_HANDLER(platform, name, op, run)                                                \
-  __attribute__((visibility("default"))) roidl::abi::xla::Failure* roidl_##platform##_##name( \
-      const roidl::abi::xla::CallFrame* frame) {                                              \
-    return roidl::on_##platform(op, roidl::run, frame);                                       \
-  }
-#define ROIDL_HANDLERS(name, op, run) \
-  ROIDL_HANDLER(cpu, name, op, run)   \
-  ROIDL_HANDLER(cuda, name, op, run)
-
-extern "C" {
-
-ROIDL_HANDLERS(roi_align, "multiscale_roi_align", align_forward)
-ROIDL_HANDLERS(roi_align_backward, "multiscale_roi_align_backward", align_backward)
-ROIDL_HANDLERS(roi_align_backward_boxes, "multiscale_roi_align_backward_boxes",
-               align_backward_boxes)
-ROIDL_HANDLERS(roi_align_jvp, "multiscale_roi_align_jvp", align_jvp)
-ROIDL_HANDLERS(roi_align_jvp_boxes, "multiscale_roi_align_jvp_boxes", align_jvp_boxes)
-ROIDL_HANDLERS(roi_align_jvp_boxes_backward, "multiscale_roi_align_jvp_boxes_backward",
-               align_jvp_boxes_backward)
-ROIDL_HANDLERS(roi_pool, "multiscale_roi_pool", pool_forward)
-ROIDL_HANDLERS(roi_pool_backward, "multiscale_roi_pool_backward", pool_backward)
-ROIDL_HANDLERS(roi_pool_jvp, "multiscale_roi_pool_jvp", pool_jvp)
-ROIDL_HANDLERS(assign_levels, "assign_levels", levels)
-
-}  // extern "C"
+// The handler of an operator on a platform, "cpu" or "cuda"; NULL where there is none.
+extern "C" __attribute__((visibility("default"))) void* roidl_xla_handler(const char* platform,
+                                                                          const char* op) {
+  using namespace roidl;
+  const bool cuda = std::string_view(platform) == "cuda";
+  const auto all = std::make_integer_sequence<int, kNumHandlers>{};
+  return reinterpret_cast<void*>(find_handler(cuda, op, all));
+}

@@ -6,7 +6,7 @@
 
 #include "abi/xla_ffi.h"
 #include "device_library.h"
-#include "problem.h"
+#include "run.h"
 
 namespace roidl {
 
@@ -96,12 +96,11 @@ class Call {
   Call(const char* op, const xla::CallFrame& frame, Place place)
       : op_(op), frame_(frame), place_(place), num_results_(frame.rets.size) {
     has_pyramid_ = find("maps", maps_);
-    constexpr std::string_view kSeveral = "multiscale_";
-    if (!has_pyramid_ && std::string_view(op_).substr(0, kSeveral.size()) == kSeveral)
-      op_ += kSeveral.size();
+    if (has_pyramid_ && op != std::string_view("assign_levels")) op_ = "multiscale_" + op_;
+    check_version();
     if (maps_ < 1 || maps_ > kMaxMaps) missing("attribute", "maps");
     if (place.is_cuda) {
-      const abi::DLDevice current = current_cuda_device(op_);
+      const abi::DLDevice current = current_cuda_device(op_.c_str());
       place_.device = {abi::kDLCUDA, place.ordinal < 0 ? current.device_id : place.ordinal};
       find_workspace();
     }
@@ -109,7 +108,7 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
-  const char* op() const { return op_; }
+  const char* op() const { return op_.c_str(); }
   int maps() const { return static_cast<int>(maps_); }
   bool has_pyramid() const { return has_pyramid_; }
   void* stream() const { return place_.stream; }
@@ -117,11 +116,11 @@ class Call {
 
   Tensor operand(int64_t index, const char* name) const {
     if (index >= frame_.args.size) missing("operand", name);
-    return read_buffer(op_, name, frame_.args.args[index], place_.device);
+    return read_buffer(op(), name, frame_.args.args[index], place_.device);
   }
   Tensor result(int64_t index, const char* name) const {
     if (index >= num_results_) missing("result", name);
-    return read_buffer(op_, name, frame_.rets.rets[index], place_.device);
+    return read_buffer(op(), name, frame_.rets.rets[index], place_.device);
   }
   int64_t num_operands() const { return frame_.args.size; }
   bool has_result(int64_t index) const { return index < num_results_; }
@@ -141,22 +140,23 @@ class Call {
                       &lent_};
   }
 
-  MapList map_operands(int64_t first, const char* name) const {
+  // As many arrays as there are maps where the role is theirs, else one.
+  MapList operands(int64_t first, Role role, const char* name) const {
     MapList list;
-    for (; list.count < maps_; ++list.count)
+    for (; list.count < count_of(role); ++list.count)
       list.tensors[list.count] = operand(first + list.count, name);
     return list;
   }
-  MapList map_results(const char* name) const {
+  MapList results(int64_t first, Role role, const char* name) const {
     MapList list;
-    for (; list.count < maps_; ++list.count) list.tensors[list.count] = result(list.count, name);
+    for (; list.count < count_of(role); ++list.count)
+      list.tensors[list.count] = result(first + list.count, name);
     return list;
   }
 
-  template <class Params>
-  Params params() const {
-    Params params{};
-    visit_fields(params, [&](const char* name, auto& field) { read(name, field); });
+  AnyParams params(Family family) const {
+    AnyParams params = params_of(family);
+    visit_params(params, [&](const char* name, auto& field) { read(name, field); });
     return params;
   }
   bool flag(const char* name) const {
@@ -176,6 +176,15 @@ class Call {
   }
 
  private:
+  int64_t count_of(Role role) const { return role == Role::maps ? maps_ : 1; }
+
+  void check_version() const {
+    int64_t version = 0;
+    if (!find("catalogue", version) || version != kCatalogueVersion)
+      fail(ErrorKind::value, op(), "this program was made by another version of roidl (catalogue ",
+           version, ", here ", kCatalogueVersion, "); export it again");
+  }
+
   // On CUDA, a result of bytes that comes last.
   void find_workspace() {
     if (num_results_ == 0) return;
@@ -186,7 +195,7 @@ class Call {
   }
 
   [[noreturn]] void missing(const char* what, const char* name) const {
-    fail(ErrorKind::runtime, op_, "the XLA custom call has no ", what, " ", name);
+    fail(ErrorKind::runtime, op(), "the XLA custom call has no ", what, " ", name);
   }
 
   template <class T>
@@ -224,7 +233,7 @@ class Call {
     }
   }
 
-  const char* op_;
+  std::string op_;  // as the user calls it
   const xla::CallFrame& frame_;
   Place place_;
   int64_t num_results_;  // without the workspace

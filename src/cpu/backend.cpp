@@ -14,16 +14,27 @@ void cpu::assign_levels(const Problem& problem, int32_t* levels) {
   }
 }
 
-const Backend cpu_backend = {"cpu",
-                             cpu::roi_align_forward,
-                             cpu::roi_align_backward,
-                             cpu::roi_align_backward_boxes,
-                             cpu::roi_align_jvp,
-                             cpu::roi_align_jvp_boxes,
-                             cpu::roi_align_jvp_boxes_backward,
-                             cpu::roi_pool_forward,
-                             cpu::roi_pool_backward,
-                             cpu::roi_pool_jvp,
-                             cpu::assign_levels};
+namespace {
+
+constexpr Backend make_backend() {
+  using namespace cpu;
+  Backend backend{};
+  backend.name = "cpu";
+  backend[Op::roi_align] = entry<RoiAlignProblem, roi_align_forward>;
+  backend[Op::roi_align_backward] = entry<RoiAlignProblem, roi_align_backward>;
+  backend[Op::roi_align_backward_boxes] = entry<RoiAlignProblem, roi_align_backward_boxes>;
+  backend[Op::roi_align_jvp] = entry<RoiAlignProblem, roi_align_jvp>;
+  backend[Op::roi_align_jvp_boxes] = entry<RoiAlignProblem, roi_align_jvp_boxes>;
+  backend[Op::roi_align_jvp_boxes_backward] = entry<RoiAlignProblem, roi_align_jvp_boxes_backward>;
+  backend[Op::roi_pool] = entry<RoiPoolProblem, roi_pool_forward>;
+  backend[Op::roi_pool_backward] = entry<RoiPoolProblem, roi_pool_backward>;
+  backend[Op::roi_pool_jvp] = entry<RoiPoolProblem, roi_pool_jvp>;
+  backend.assign_levels = cpu::assign_levels;
+  return backend;
+}
+
+}  // namespace
+
+const Backend cpu_backend = make_backend();
 
 }  // namespace roidl

@@ -48,17 +48,7 @@ void release(const Problem&, char* memory) {
   std::free(memory);
 }
 
-template <class P>
-const void* argmax_of(const P&) {
-  return nullptr;
-}
-template <>
-const void* argmax_of(const RoiPoolProblem& problem) {
-  return problem.argmax.data;
-}
-
-template <class P>
-void say(const P& problem) {
+void say(const Problem& problem) {
   const char* const lent = problem.workspace->take(kFirst * problem.rois);
   const char* const more = problem.workspace->take(kSecond * problem.rois);
   if (problem.pass == Pass::estimate || problem.pass == Pass::measure) return;
@@ -74,7 +64,7 @@ void say(const P& problem) {
   print("gradient", problem.maps[0].gradient.data);
   print("pooled", problem.pooled.data);
   print("boxes", problem.boxes.data);
-  print("argmax", argmax_of(problem));
+  print("argmax", problem.argmax.data);
   std::printf("\"may_wait\": %s}\n", problem.may_wait ? "true" : "false");
   std::fflush(stdout);
 }
@@ -82,11 +72,9 @@ void say(const P& problem) {
 Backend make_backend() {
   Backend backend{};
   backend.name = "cuda";
-  backend.roi_align_forward = say<RoiAlignProblem>;
-  backend.roi_align_backward = say<RoiAlignProblem>;
-  backend.roi_align_backward_boxes = say<RoiAlignProblem>;
-  backend.roi_pool_forward = say<RoiPoolProblem>;
-  backend.roi_pool_backward = say<RoiPoolProblem>;
+  for (const Op op : {Op::roi_align, Op::roi_align_backward, Op::roi_align_backward_boxes,
+                      Op::roi_pool, Op::roi_pool_backward})
+    backend[op] = say;
   return backend;
 }
 

@@ -12,13 +12,13 @@
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "geometry.h"
-#include "roi_align.h"
-#include "roi_pool.h"
+#include "run.h"
 
 namespace {
 
 using roidl::AlignMode;
 using roidl::Layout;
+using roidl::Op;
 using roidl::PoolMode;
 using roidl::Tensor;
 
@@ -138,6 +138,18 @@ double align_bin(Case<T>& problem, int64_t k, int64_t c, int64_t p, int64_t q, b
   return max ? best : sum / static_cast<double>(y.grid * x.grid);
 }
 
+roidl::AnyProblem describe(Op op, const roidl::AnyParams& params, const Tensor& map,
+                           const Tensor& boxes) {
+  const roidl::Operator& row = roidl::operator_of(op);
+  return roidl::describe(row, row.name, params, map, boxes, nullptr, nullptr);
+}
+
+template <class T>
+void run(Op op, const roidl::AnyParams& params, const Case<T>& given, const roidl::Arrays& arrays) {
+  roidl::AnyProblem problem = describe(op, params, given.input.tensor, given.boxes_tensor);
+  roidl::run(roidl::operator_of(op), problem, given.boxes_tensor, arrays);
+}
+
 template <class T>
 void test_align(const char* name, Case<T>& problem, AlignMode mode, int64_t ratio,
                 double rounding) {
@@ -149,9 +161,7 @@ void test_align(const char* name, Case<T>& problem, AlignMode mode, int64_t rati
                                      false,
                                      static_cast<int32_t>(mode),
                                      static_cast<int32_t>(problem.layout)};
-  auto forward = roidl::make_roi_align("roi_align", params, problem.input.tensor,
-                                       problem.boxes_tensor, nullptr);
-  roidl::roi_align_forward(forward, problem.input.tensor, problem.boxes_tensor, problem.out.tensor);
+  run(Op::roi_align, params, problem, {{problem.input.tensor}, {problem.out.tensor}});
   double error = 0, largest = 0;
   for (int64_t k = 0; k < K; ++k)
     for (int64_t c = 0; c < C; ++c)
@@ -165,10 +175,8 @@ void test_align(const char* name, Case<T>& problem, AlignMode mode, int64_t rati
   expect(largest > 0.1 && error <= rounding * largest, name, error, rounding * largest);
 
   // <G, A x> = <A^T G, x>: for the maximum too, at the samples that won.
-  auto backward = roidl::make_roi_align("roi_align_backward", params, problem.input.tensor,
-                                        problem.boxes_tensor, nullptr);
-  roidl::roi_align_backward(backward, problem.grad.tensor, problem.boxes_tensor,
-                            problem.input.tensor, problem.grad_input.tensor);
+  run(Op::roi_align_backward, params, problem,
+      {{problem.grad.tensor, problem.input.tensor}, {problem.grad_input.tensor}});
   const double here = dot(problem.grad, problem.out),
                there = dot(problem.grad_input, problem.input);
   const double allowed = 40 * rounding * std::sqrt(static_cast<double>(K * C * P * Q));
@@ -181,10 +189,7 @@ void test_pool(const char* name, Case<T>& problem, PoolMode mode, double roundin
                                     static_cast<int32_t>(problem.layout)};
   Array<int32_t> argmax(roidl::kInt32, problem.layout, K, C, P, Q);
   const Tensor* cells = mode == PoolMode::max ? &argmax.tensor : nullptr;
-  auto forward =
-      roidl::make_roi_pool("roi_pool", params, problem.input.tensor, problem.boxes_tensor, nullptr);
-  roidl::roi_pool_forward(forward, problem.input.tensor, problem.boxes_tensor, problem.out.tensor,
-                          cells);
+  run(Op::roi_pool, params, problem, {{problem.input.tensor}, {problem.out.tensor, cells}});
   double error = 0;
   for (int64_t k = 0; k < K; ++k) {
     const float* box = &problem.boxes[5 * k];
@@ -213,10 +218,8 @@ void test_pool(const char* name, Case<T>& problem, PoolMode mode, double roundin
   const double budget = mode == PoolMode::max ? 0 : 5 * rounding;
   expect(error <= budget, name, error, budget);
 
-  auto backward = roidl::make_roi_pool("roi_pool_backward", params, problem.input.tensor,
-                                       problem.boxes_tensor, nullptr);
-  roidl::roi_pool_backward(backward, problem.grad.tensor, problem.boxes_tensor, cells,
-                           problem.grad_input.tensor);
+  run(Op::roi_pool_backward, params, problem,
+      {{problem.grad.tensor, cells}, {problem.grad_input.tensor}});
   const double here = dot(problem.grad, problem.out),
                there = dot(problem.grad_input, problem.input);
   const double allowed = 40 * rounding * std::sqrt(static_cast<double>(K * C * P * Q));
@@ -255,7 +258,7 @@ void test_state() {
   rows.shape[0] = 1, rows.shape[1] = 5, rows.strides[0] = 5, rows.strides[1] = 1;
   try {
     roidl::RoiAlignParams params{2, 2, -0.5, 2, 2, true, 0, 0};
-    roidl::make_roi_align("roi_align", params, x.tensor, rows, nullptr, nullptr);
+    describe(Op::roi_align, params, x.tensor, rows);
   } catch (const roidl::Error& error) {
     sentence = error.what();
   }
@@ -267,8 +270,8 @@ void test_state() {
   for (const int mode : {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
     roidl::RoiAlignParams params{2, 2, 0.7, 3, 3, true, 0, 0};
     std::fesetround(mode);
-    auto problem = roidl::make_roi_align("roi_align", params, x.tensor, rows, nullptr, nullptr);
-    roidl::roi_align_forward(problem, x.tensor, rows, y.tensor);
+    roidl::AnyProblem problem = describe(Op::roi_align, params, x.tensor, rows);
+    roidl::run(roidl::operator_of(Op::roi_align), problem, rows, {{x.tensor}, {y.tensor}});
     expect(std::fegetround() == mode, "the rounding mode is put back", mode, 0);
     std::fesetround(FE_TONEAREST);
     if (expected.empty()) expected = y.values;

@@ -1,5 +1,6 @@
 // What the bridge to PyTorch calls of it, for tensors that claim to be on a GPU: a stand-in that
-// says in lines of JSON what is made and freed, and calls the kernels for CUDA.
+// says in lines of JSON what is made and freed, and calls the kernels for CUDA. It stands for both
+// of PyTorch's libraries, under the name that it is linked with.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -55,6 +56,10 @@ StableIValue value_of(double number) {
 
 extern "C" {
 
+TorchError aoti_torch_library_init_def(const char*, const char*, uint32_t, TorchLibraryHandle*) {
+  return 0;
+}
+TorchError aoti_torch_library_def(TorchLibraryHandle, const char*) { return 0; }
 TorchError aoti_torch_library_init_impl(const char*, const char* key, const char*, uint32_t,
                                         TorchLibraryHandle*) {
   registers_for = key;

@@ -1,4 +1,4 @@
-"""Calls operators on arrays that claim to be on a GPU; what lends them memory says so in JSON."""
+"""Calls operators on arrays that claim to be on a GPU; prints the allocations as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from producers import Producer
 from roidl import _core
+from roidl._array_libraries import Device
 from roidl._bridge import bridge
-from roidl._libraries import Device
 from roidl._params import RoiAlignParams, RoiPoolParams
 
 ON_CUDA = 2  # DLPack's number
@@ -27,7 +27,7 @@ def say(**what: Any) -> None:
 
 
 class Array(Producer):
-    """On a GPU, if one believes it."""
+    """An array that claims to be on a GPU."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
         super().__init__(np.zeros(shape, dtype), device_type=ON_CUDA)
@@ -63,35 +63,35 @@ def no_memory(shape: tuple[int, ...], dtype: str) -> Array:
 
 
 def through_dlpack(device: Device, make: Any) -> None:
-    """By every operator of the array front end."""
+    """Calls of every operator of the array front end."""
     x, boxes, grad = (Array(shape, "float32") for shape in ((1, 2, 5, 5), (2, 5), (2, 2, 3, 3)))
     argmax, shape = Array((2, 2, 3, 3), "int32"), (1, 2, 5, 5)
     first = boxes, None, make, device, None
-    _core.roi_align(b"roi_align", ALIGN, *first, x, None)
-    _core.roi_align_backward(b"roi_align_backward", ALIGN, *first, grad, shape, None, None)
-    _core.roi_align_backward_boxes(b"roi_align_backward_boxes", ALIGN, *first, grad, x, None)
-    _core.roi_pool(b"roi_pool", POOL, *first, x, True, None)
-    _core.roi_pool_backward(b"roi_pool_backward", POOL, *first, grad, argmax, shape, None)
+    _core.run("roi_align", ALIGN, *first, (x,), None)
+    _core.run("roi_align_backward", ALIGN, *first, (grad, None, shape), None)
+    _core.run("roi_align_backward_boxes", ALIGN, *first, (grad, x), None)
+    _core.run("roi_pool", POOL, *first, (x, True), None)
+    _core.run("roi_pool_backward", POOL, *first, (grad, argmax, shape), None)
 
 
-def through_pytorch(shim: str) -> None:
-    ctypes.CDLL(shim, ctypes.RTLD_GLOBAL)
+def through_pytorch(shim: str, cuda_shim: str) -> None:
+    ctypes.CDLL(cuda_shim)
+    ctypes.CDLL(shim)
     library = ctypes.CDLL(bridge("torch"))
     library.roidl_torch_register.restype = ctypes.c_char_p
-    problem = library.roidl_torch_register(shim.encode(), shim.encode())
+    problem = library.roidl_torch_register()
     assert problem is None, problem
     assert ctypes.CDLL(shim).call_roi_align() == 0
 
 
 def again(library: str) -> None:
-    """What fails at first, because there is no library and then no device, works when they are."""
+    """Calls that fail without the library or a device succeed once these are available."""
     os.environ["ROIDL_STAND_IN_IS_LATE"] = "1"
     x, boxes = Array((1, 2, 5, 5), "float32"), Array((2, 5), "float32")
     for _ in range(3):
         try:
-            _core.roi_align(
-                b"roi_align", ALIGN, boxes, None, empty, Device(STREAM, None, None), None, x, None
-            )
+            device = Device(STREAM, None, None)
+            _core.run("roi_align", ALIGN, boxes, None, empty, device, None, (x,), None)
         except (NotImplementedError, RuntimeError) as error:
             say(error=str(error))
         if not os.path.exists(os.environ["ROIDL_CUDA_LIBRARY"]):
@@ -111,4 +111,4 @@ match sys.argv[1]:
         except MemoryError as error:
             say(error=str(error))
     case _:
-        through_pytorch(sys.argv[2])
+        through_pytorch(*sys.argv[2:])

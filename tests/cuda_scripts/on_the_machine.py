@@ -1,4 +1,4 @@
-"""What a process that calls roidl for the first time does to the machine of CuPy's stand-in."""
+"""The effects of a process's first calls of roidl on the machine of CuPy's stand-in."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from operators import OPERATORS, call
 
 ON_CUDA = 2
 RNG = np.random.default_rng(3)
-COUNT = 300  # more than what a call plans without memory
+COUNT = 300  # more than a call plans without a workspace
 
 
 class OnSecondDevice(cupy.ndarray):  # type: ignore[misc]
-    """Says that it lies on the second device, which is the first by another number."""
+    """An array that claims to be on the second device, an alias of the first."""
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return ON_CUDA, 1
@@ -39,14 +39,14 @@ def problem() -> tuple[Any, Any, Any]:
 
 
 def lending() -> None:
-    """CuPy lends all that kernels use."""
+    """CuPy allocates all memory that kernels use."""
     for op, mode in OPERATORS:
         call(op, mode, *problem())
     assert cupy.machine.own_allocations() == 0
 
 
 def contexts() -> None:
-    """Of a call on a device that is not the current one nothing is left but its own context."""
+    """A call on another than the current device leaves only that device's context behind."""
     features, boxes, _ = (array.view(OnSecondDevice) for array in problem())
     out = cupy.empty((COUNT, 3, 2, 2)).view(OnSecondDevice)
     assert cupy.machine.context() == -1
@@ -57,7 +57,7 @@ def contexts() -> None:
 
 
 def capture() -> None:
-    """Kernels are loaded, and allowed more shared memory, although a stream is captured."""
+    """Kernels are loaded and configured for more shared memory during a capture."""
     arrays = problem()
     cupy.machine.capture(1)
     for op, mode in OPERATORS:

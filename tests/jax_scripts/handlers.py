@@ -1,4 +1,4 @@
-"""Calls the handlers for CUDA; ROIDL_CUDA_LIBRARY names one whose operators say what they get."""
+"""Calls the handlers for CUDA with a recording library, which ROIDL_CUDA_LIBRARY names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xla_runtime import EXECUTE, INITIALIZE, Runtime
 
 ORDINAL = 3
 features = np.zeros((1, 2, 5, 5), np.float32)
-boxes = np.array([[0, 1, 1, 4, 4], [9, 1, 1, 4, np.nan]], np.float32)  # nobody looks at them
+boxes = np.array([[0, 1, 1, 4, 4], [9, 1, 1, 4, np.nan]], np.float32)  # not read
 pooled = np.zeros((2, 2, 3, 3), np.float32)
 argmax = np.zeros(pooled.shape, np.int32)
 enough = np.zeros(2 * BYTES_OF_A_BOX, np.uint8)
@@ -50,8 +50,8 @@ for name, (params, operands, results) in CALLS.items():
     for workspace in (enough, little):
         op = name.partition(" ")[0]
         shapes = (features.shape,)
-        site = Site(op, params, shapes, 1, indexed=False, grouped=False, results=1)
-        # A runtime that tells its device, and an older one that does not.
+        site = Site(op, params, shapes, indexed=False, grouped=False, results=1)
+        # A runtime that reports its device, and an older one that does not.
         runtime = Runtime(ordinal=ORDINAL if workspace is enough else None)
         print(json.dumps({"name": name, "lent": NAMES[id(workspace)]}), flush=True)
         for stage in (INITIALIZE, EXECUTE):

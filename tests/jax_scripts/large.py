@@ -1,4 +1,4 @@
-"""Run by test_jax.py with an XLA of few threads: calls that ask for more of our own."""
+"""Run by test_jax.py with few XLA threads: calls that request more threads of roidl."""
 
 import os
 
@@ -32,7 +32,7 @@ def many(x: jax.Array, b: jax.Array) -> list[jax.Array]:
 
 results = [jax.jit(many)(features, boxes) for _ in range(3)]
 jax.block_until_ready(results)
-# XLA has a thread for every CPU at most, and it does not let us have more than it has itself.
+# XLA has at most one thread per CPU, and roidl uses at most as many as XLA.
 assert threads_of_the_process() - before < max(CPUS, 2), (before, threads_of_the_process())
 expected = roidl.roi_align(features, boxes, 7)
 for result in jax.tree.leaves(results):

@@ -1,4 +1,4 @@
-"""Run by test_jax.py where JAX has no 64-bit types, its default."""
+"""Run by test_jax.py without 64-bit types, JAX's default."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from roidl.jax import assign_levels, multiscale_roi_align, roi_align
 
 assert not jax.config.read("jax_enable_x64")
-image = np.arange(2.0)[:, None, None, None] * np.ones((2, 1, 4, 4))  # float64, as NumPy has it
+image = np.arange(2.0)[:, None, None, None] * np.ones((2, 1, 4, 4))  # float64, NumPy's default
 boxes = np.array([[1.0, 1.0, 3.0, 3.0]] * 2)
 
 
@@ -18,7 +18,7 @@ def pooled(indices: list[int]) -> jax.Array:
 
 assert pooled([1, 0]).dtype == np.float32
 assert pooled([1, 0]).tolist() == [1.0, 0.0]
-for wrong in (2**32, 2**40 + 1, -(2**32)):  # whose lower half is the index of an image
+for wrong in (2**32, 2**40 + 1, -(2**32)):  # its lower half is a valid index
     with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="batch index of row 1 is "):
         pooled([1, wrong]).block_until_ready()
 

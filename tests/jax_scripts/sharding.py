@@ -1,4 +1,4 @@
-"""Run by test_jax_sharding.py on eight devices: prints, case by case, collectives and divisions."""
+"""Run by test_jax_sharding.py on eight devices: prints collectives and shardings of each case."""
 
 import importlib
 import json
@@ -101,13 +101,13 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Any]] = {
         (put(FEATURES, "r", "c"), put(GROUPED, "r")),
         backward(),
     ),
-    # Fifteen regions have no halves: they stay whole, and nothing is padded.
+    # Fifteen regions are not divisible by two: they are not sharded, and nothing is padded.
     "odd": (
         lambda x, b: align(x, jax.lax.with_sharding_constraint(b, NamedSharding(MESH, P()))),
         (X, put(ODD)),
         forward()[:15],
     ),
-    # The regions may belong to any image: the images have to come together.
+    # The regions may belong to any image, so the images are gathered.
     "images of all regions": (align, (put(FEATURES, "r"), put(ROWS)), forward()),
 }
 
@@ -126,7 +126,7 @@ CASES["shard_map to both"] = (
     (backward(), backward_boxes()),
 )
 
-# Two maps; regions of one image belong to one or the other in turns.
+# Two maps; the regions of an image belong to them in turns.
 HALF = RNG.standard_normal((2, 8, 5, 6)).astype(np.float32)
 LEVELS = np.arange(16) % 2
 PADDED = np.where(np.arange(8)[:, None] < 5, GROUPED, np.nan).astype(np.float32)
@@ -138,7 +138,7 @@ def align_two(maps: Any, boxes: Any, levels: Any, counts: Any = None) -> Any:
 
 
 def of_two(function: Callable[..., Any], kept: Any = True) -> list[Any]:
-    """What an oracle says of each map and the rows that belong to it."""
+    """The oracle's results of each map for the rows that belong to it."""
     rows = [np.flatnonzero(kept & (level == LEVELS)) for level in range(2)]
     return [
         function(features, rows, scale)
@@ -189,7 +189,7 @@ CASES["maps of images, padded, to maps"] = (
     (BY_IMAGE, put(PADDED, "r"), put(NUMBERS, "r"), put(FIVE, "r")),
     of_two(backward_two, KEPT),
 )
-# Rows are counted from the first: they have to come together.
+# Rows are counted from the first, so they are gathered.
 CASES["maps, padded, rows divided"] = (
     lambda *arrays: jax.lax.with_sharding_constraint(
         align_two(*arrays), NamedSharding(MESH, P(None, None, "c"))
@@ -209,7 +209,7 @@ if hasattr(jax.sharding, "reshard"):  # types that say how an array is divided, 
         assert jax.typeof(pooled).sharding.spec == P("r", "c", None, None)
         return (pooled * typed(WEIGHTS, "r", "c")).sum()
 
-    with jax.set_mesh(EXPLICIT):  # of arrays that know nothing of it
+    with jax.set_mesh(EXPLICIT):  # of arrays that are not sharded by it
         for got, right in (
             (align(FEATURES, ROWS), forward()),
             (jax.jit(jax.grad(lambda x: (align(x, ROWS) * WEIGHTS).sum()))(FEATURES), backward()),
@@ -240,7 +240,7 @@ if hasattr(jax.sharding, "reshard"):  # types that say how an array is divided, 
     )
 
 jax.config.update("jax_use_shardy_partitioner", sys.argv[1] == "shardy")
-if sys.argv[1] == "gspmd":  # devices that form no mesh: they get it all
+if sys.argv[1] == "gspmd":  # devices that form no mesh: the array is replicated
     channels = NamedSharding(MESH, P(None, ("c", "r")))._to_xla_hlo_sharding(4)
     nameless = sharding_impls.GSPMDSharding(tuple(MESH.devices.flat), channels)
     got = jax.jit(align)(jax.device_put(FEATURES, nameless), ROWS)
@@ -251,7 +251,7 @@ for name, (function, arguments, expected) in CASES.items():
     results, wanted = jax.tree.leaves(result), jax.tree.leaves(expected)
     for got, right in zip(results, wanted, strict=True):
         np.testing.assert_allclose(got, right, rtol=0, atol=1e-4, err_msg=name)
-    # Where XLA has combined some, each of the arrays counts.
+    # If XLA has combined collectives, each array counts.
     moved = {kind: re.findall(rf"= (\S+|\(.*?\)) {kind}(?:-start)?\(", text) for kind in KINDS}
     counts = {kind: len(re.findall(r"\w\[", " ".join(types))) for kind, types in moved.items()}
     counts = {kind: count for kind, count in counts.items() if count}

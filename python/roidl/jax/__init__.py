@@ -22,8 +22,11 @@ from typing import Any
 
 import jax
 
-from .. import _multiscale, _ops
-from .._params import POOL_MODES, Call, RoiAlignParams, RoiPoolParams, front_end
+from .. import _multiscale
+from .._derivatives import is_average, no_optional
+from .._operators import operator_of
+from .._params import Call, Params, front_end
+from .._public import FORWARD
 from . import _batching, _derivatives  # noqa: F401, they register their rules
 from ._arrays import Described, check, read
 from ._levels import run_levels
@@ -40,26 +43,24 @@ __all__ = [
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepare(
-    op: str, params: RoiAlignParams | RoiPoolParams, return_argmax: bool, described: Described
-) -> tuple[Site, Any]:
+def _prepare(op: str, params: Params, optional: bool, described: Described) -> tuple[Site, Any]:
     """A call that is right, and the same as a compiled function: found out once, it takes longer
     than the smallest call."""
     check(op, params, described)
-    if return_argmax and params.mode != POOL_MODES["max"]:
-        raise ValueError(f"{op}: only mode 'max' has an argmax to return")
+    operator = operator_of(op)
+    if optional and is_average(operator, params):
+        raise ValueError(f"{op}: {no_optional(operator)}")
     maps, (boxes, _), indices, pyramid = described
     if pyramid is not None:
         levels, counts = pyramid.levels is not None, pyramid.counts is not None
         pyramid = pyramid._replace(levels=levels, counts=counts)
     site = Site(
-        op.removeprefix("multiscale_"),
+        operator.name,
         params,
         input_shapes=tuple(shape for shape, _ in maps),
-        leading=1,
         indexed=indices is not None,
         grouped=len(boxes) == 3 and indices is None,
-        results=2 if return_argmax else 1,
+        results=2 if optional else 1,
         pyramid=pyramid,
     )
     return site, jax.jit(functools.partial(bind, site))
@@ -68,15 +69,15 @@ def _prepare(
 def run(call: Call) -> Any:
     """Run or trace one forward call."""
     operands, described = read(call)
-    return_argmax = call.op.endswith("roi_pool") and call.arguments[1]
-    site, compiled = _prepare(call.op, call.params, return_argmax, described)
+    optional = True in call.arguments[1:]  # a flag for each result that is optional
+    site, compiled = _prepare(call.op, call.params, optional, described)
     results = bind(site, *operands) if is_traced(operands) else run_compiled(compiled, operands)
-    return tuple(results) if return_argmax else results[0]
+    return tuple(results) if optional else results[0]
 
 
-_adapt = front_end(run)
-roi_align = _adapt(_ops.roi_align)
-roi_pool = _adapt(_ops.roi_pool)
-multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align)
-multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool)
+_PUBLIC = {name: front_end(run)(describe) for name, describe in FORWARD.items()}
+roi_align = _PUBLIC["roi_align"]
+roi_pool = _PUBLIC["roi_pool"]
+multiscale_roi_align = _PUBLIC["multiscale_roi_align"]
+multiscale_roi_pool = _PUBLIC["multiscale_roi_pool"]
 assign_levels = front_end(run_levels)(_multiscale.assign_levels)

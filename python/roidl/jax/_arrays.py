@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _core
-from .._params import Call, Pyramid, RoiAlignParams, RoiPoolParams
+from .._params import Call, Params, Pyramid
 
 Array = Any
 
@@ -63,7 +63,7 @@ class Described(NamedTuple):
     pyramid: Pyramid | None  # in it, those of levels and counts
 
 
-def check(op: str, params: RoiAlignParams | RoiPoolParams, described: Described) -> None:
+def check(op: str, params: Params, described: Described) -> None:
     """Have the core check a call.
 
     Here and not when the primitive is traced: between the two JAX would add to the sentence.
@@ -80,7 +80,7 @@ def check(op: str, params: RoiAlignParams | RoiPoolParams, described: Described)
         levels, counts = named_or_none(pyramid.levels), named_or_none(pyramid.counts)
         pyramid = pyramid._replace(levels=levels, counts=counts)
     last = named_or_none(indices)
-    _core.result_shape(op, params._asdict(), input, named(op, boxes), last, pyramid)
+    _core.result_shape(op, params, input, named(op, boxes), last, pyramid)
 
 
 def _join(op: str, boxes: Any, input: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from jax.interpreters import batching
 
 from .._shapes import NO_IMAGE
 from ._primitives import PRIMITIVES, bind
-from ._site import BOXES, INDICES, LEVELS, MAP, POOLED, Shape, Site
+from ._site import ARGMAX, BOXES, INDICES, LEVELS, MAPS, POOLED, Shape, Site
 
 Array = Any
 
@@ -52,7 +52,7 @@ def _with_indices(
         indices, mapped = jnp.zeros(boxes.shape[-2], jnp.int32), False
     arrays = []
     for array, role, in_front in zip(operands, site.operand_roles(), batched, strict=True):
-        if role in (POOLED, BOXES, LEVELS) and site.grouped:
+        if role in (POOLED, ARGMAX, BOXES, LEVELS) and site.grouped:
             array = _merge(array, int(in_front))
         arrays.append(array[..., -4:] if role == BOXES else array)
     after = place + 1 + site.indexed
@@ -66,7 +66,7 @@ def _with_indices(
 
 def _fold(site: Site, array: Array, role: str, batched: bool, size: int, shared: bool) -> Array:
     """The mapped axis, in front or not there, folded into the next one."""
-    if role == MAP and shared:
+    if role == MAPS and shared:
         return array
     if not batched:
         array = jnp.broadcast_to(array, (size, *array.shape))
@@ -97,9 +97,9 @@ def _batch(operands: Sequence[Array], dims: Sequence[Any], *, site: Site) -> tup
     ]
     # The same images for every example, if none of them is mapped and no gradient goes to them;
     # not where rows are counted, which is by image.
-    maps = [role == MAP for role in site.operand_roles()]
+    maps = [role == MAPS for role in site.operand_roles()]
     mapped_map = any(is_map and mapped for is_map, mapped in zip(maps, batched, strict=True))
-    shared = not (mapped_map or MAP in site.result_roles() or site.has_counts)
+    shared = not (mapped_map or MAPS in site.result_roles() or site.has_counts)
     inner = site
     if shared or not site.grouped:
         inner, arrays, batched = _with_indices(site, arrays, batched)

@@ -11,9 +11,10 @@ import numpy as np
 
 from .. import _core
 from .._bridge import bridge
-from .._params import POOL_MODES
+from .._derivatives import is_average
+from .._operators import OPERATORS
 from ._arrays import metadata_of, named
-from ._site import COUNTS, INDICES, LEVELS, ROLES, Site
+from ._site import COUNTS, INDICES, LEVELS, Site
 from ._versions import CALLS_MUST_RETURN_PAIRS
 
 Array = Any
@@ -37,8 +38,8 @@ def _cuda_workspace(site: Site, operands: Sequence[Array]) -> int:
         (maps,) = maps
     else:
         pyramid = pyramid._replace(levels=arrays.get(LEVELS), counts=arrays.get(COUNTS))
-    params = site.params._asdict()
-    return _core.cuda_workspace(op, site.op, params, maps, boxes, arrays.get(INDICES), pyramid)
+    given = site.params, maps, boxes, arrays.get(INDICES), pyramid
+    return _core.cuda_workspace(op, site.op, *given)
 
 
 def call(site: Site, *operands: Array) -> tuple[Array, ...]:
@@ -50,9 +51,9 @@ def call(site: Site, *operands: Array) -> tuple[Array, ...]:
     if site.platform == "cuda":
         types.append(jax.ShapeDtypeStruct((_cuda_workspace(site, operands),), np.uint8))
     elif CALLS_MUST_RETURN_PAIRS and len(types) == 1:
-        has_argmax = site.op == "roi_pool" and site.params.mode == POOL_MODES["max"]
-        more = jax.ShapeDtypeStruct(types[0].shape if has_argmax else (0,), jax.numpy.int32)
-        types.append(more)
+        # What is optional is made, and dropped.
+        optional = len(site.operator.writes) > 1 and not is_average(site.operator, site.params)
+        types.append(jax.ShapeDtypeStruct(types[0].shape if optional else (0,), jax.numpy.int32))
     results = jax.ffi.ffi_call(f"roidl_{site.op}", types)(*operands, **site.attributes())
     return tuple(results[: len(site.result_roles())])
 
@@ -63,9 +64,10 @@ _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
 _library = ctypes.CDLL(bridge("xla"))
-for _op in (*ROLES, "assign_levels"):
+_library.roidl_xla_handler.restype = ctypes.c_void_p
+for _op in (*OPERATORS, "assign_levels"):
     for _platform, _jax_platform in (("cpu", "cpu"), ("cuda", "CUDA")):
-        _handler = ctypes.cast(getattr(_library, f"roidl_{_platform}_{_op}"), ctypes.c_void_p)
+        _handler = _library.roidl_xla_handler(_platform.encode(), _op.encode())
         _capsule = _new_capsule(_handler, None, None)
         # On CUDA it is called before a program runs, too, and loads its kernels. Where there is no
         # CUDA, JAX keeps it in a list.

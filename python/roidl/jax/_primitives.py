@@ -10,9 +10,10 @@ import jax
 import jax.extend.core
 from jax.interpreters import mlir
 
-from .._params import ALIGN_MODES
+from .._derivatives import why_not
+from .._operators import OPERATORS
 from ._sharding import divisible_call, in_parts
-from ._site import ROLES, Site
+from ._site import Site
 from ._versions import explicit_mesh, register, result_type, varying_alike
 
 Array = Any
@@ -63,12 +64,10 @@ def _abstract_eval(*operands: Any, site: Site) -> list[Any]:
 
 
 def _check_kernel(site: Site) -> None:
-    # It may be traced all the same: its transpose is the gradient to the boxes.
-    if site.op.startswith("roi_align_jvp_boxes") and site.params.mode != ALIGN_MODES["avg"]:
-        raise NotImplementedError(
-            f"{site.named('roi_align')}: forward mode and second derivatives along the boxes are "
-            "implemented for mode 'avg' only"
-        )
+    # It may be traced all the same: its transpose may be there.
+    reason = why_not(site.op, site.params)
+    if reason is not None:
+        raise NotImplementedError(f"{site.named(site.operator.family.name)}: {reason}")
 
 
 def _lower(platform: str, ctx: Any, *operands: Any, site: Site) -> Any:
@@ -98,5 +97,5 @@ def _make_primitive(op: str) -> Any:
     return primitive
 
 
-for _op in ROLES:
+for _op in OPERATORS:
     PRIMITIVES[_op] = _make_primitive(_op)

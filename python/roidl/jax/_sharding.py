@@ -18,7 +18,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ._custom_call import call
-from ._site import BOXES, COUNTS, INDICES, LEVELS, MAP, Site
+from ._site import BOXES, COUNTS, INDICES, LEVELS, MAPS, Site
 from ._versions import type_of, whole_like
 
 Array = Any
@@ -33,7 +33,8 @@ def factors_of(site: Site, role: str) -> Factors:
     """A name for each dimension of an array; dimensions of one name are divided alike.
 
     n: images, if each has its own regions, else i; c: channels; k: regions; the rest: no more. Rows
-    that are counted from the first, l, stay together.
+    that are counted from the first, l, stay together, and so do the channels of a map where every
+    bin has its own, m, and those of its result, o.
     """
     rows: Factors = ("n", "l" if site.has_counts else "k") if site.grouped else ("k",)
     if role == COUNTS:
@@ -42,10 +43,12 @@ def factors_of(site: Site, role: str) -> Factors:
         return rows
     if role == BOXES:
         return (*rows, "j")
-    first, plane = rows, ("y", "x")
-    if role == MAP:
+    per_bin = site.operator.family.channels_per_bin
+    first, plane, channels = rows, ("y", "x"), "o" if per_bin else "c"
+    if role == MAPS:
         first, plane = ("n" if site.grouped else "i",), ("h", "w")
-    return (*first, *plane, "c") if site.channels_last else (*first, "c", *plane)
+        channels = "m" if per_bin else "c"
+    return (*first, *plane, channels) if site.channels_last else (*first, channels, *plane)
 
 
 def _axes(entry: Any) -> Axes:
@@ -88,7 +91,7 @@ def _local(site: Site, mesh: Any, division: dict[str, Axes]) -> Site:
     """What the operator is to one device."""
     parts = [
         int(np.prod([mesh.shape[axis] for axis in division.get(factor, ())], dtype=int))
-        for factor in factors_of(site, MAP)
+        for factor in factors_of(site, MAPS)
     ]
     shapes = [
         tuple(size // part for size, part in zip(shape, parts, strict=True))
@@ -159,7 +162,7 @@ def _rule(site: Site, mesh: Any, operands: Any, results: Any) -> str:
         arrays, maps = [], 0
         for role in roles:
             names = " ".join(factors_of(site, role))
-            if role == MAP:  # the maps of one slot differ in height and width
+            if role == MAPS:  # the maps of one slot differ in height and width
                 which = maps % len(site.input_shapes)
                 names, maps = names.replace("h", f"h{which}").replace("w", f"w{which}"), maps + 1
             arrays.append(names)

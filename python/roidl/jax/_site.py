@@ -7,45 +7,37 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._params import LAYOUTS, Pyramid, RoiAlignParams, RoiPoolParams
+from .._derivatives import reads
+from .._operators import OPERATORS, VERSION, Operator
+from .._params import LAYOUTS, Params, Pyramid
 
 Shape = tuple[int, ...]
 
-# What an array is shaped like.
-MAP, POOLED, BOXES, INDICES = "map", "pooled", "boxes", "indices"
+# What arrays are to a call: the roles of the catalogue, and what is said of each box.
+MAPS, POOLED, BOXES, ARGMAX = "maps", "pooled", "boxes", "argmax"
+INDICES = "indices"
 LEVELS, COUNTS = "levels", "counts"  # one number for every box, and for every image
-
-# The arrays of each operator: (what comes before boxes and batch_indices, what is returned). Where
-# there are several maps, each MAP stands for one array of every map: together, a slot. The
-# second of roi_align_backward, roi_align_jvp, roi_pool_backward and roi_pool_jvp is what the max
-# modes remember of the forward call (input, or argmax); the average needs none. The second result
-# of roi_pool is the argmax, if it is asked for.
-ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "roi_align": ((MAP,), (POOLED,)),
-    "roi_align_backward": ((POOLED, MAP), (MAP,)),
-    "roi_align_backward_boxes": ((POOLED, MAP), (BOXES,)),
-    "roi_align_jvp": ((MAP, MAP), (POOLED,)),
-    "roi_align_jvp_boxes": ((MAP, BOXES), (POOLED,)),
-    "roi_align_jvp_boxes_backward": ((POOLED, BOXES), (MAP,)),
-    "roi_pool": ((MAP,), (POOLED, POOLED)),
-    "roi_pool_backward": ((POOLED, POOLED), (MAP,)),
-    "roi_pool_jvp": ((MAP, POOLED), (POOLED,)),
-}
 
 
 class Site(NamedTuple):
-    """One use of an operator, without its arrays: the static parameter of its primitive."""
+    """One use of an operator, without its arrays: the static parameter of its primitive.
+
+    The arrays of one read are a slot: one, or one for each map where the role is theirs.
+    """
 
     op: str
-    params: RoiAlignParams | RoiPoolParams
+    params: Params
     input_shapes: tuple[Shape, ...]  # of the maps
-    leading: int  # slots before the boxes
     indexed: bool  # batch_indices follow the boxes
     grouped: bool  # boxes are [N, L, 4]
-    results: int  # slots
+    results: int  # that are made, each a slot
     # Of several maps; its levels and counts say whether there are such operands, the last of all.
     pyramid: Pyramid | None = None
     platform: str = "cpu"  # that it is lowered for: known by then
+
+    @property
+    def operator(self) -> Operator:
+        return OPERATORS[self.op]
 
     @property
     def channels_last(self) -> bool:
@@ -64,31 +56,33 @@ class Site(NamedTuple):
         return op if self.pyramid is None else f"multiscale_{op}"
 
     def _size(self, role: str) -> int:
-        return len(self.input_shapes) if role == MAP else 1
+        return len(self.input_shapes) if role == MAPS else 1
 
-    def slots(self) -> list[slice]:
-        """Where the operands of each slot before the boxes are."""
-        found, start = [], 0
-        for role in ROLES[self.op][0][: self.leading]:
-            found.append(slice(start, start + self._size(role)))
-            start = found[-1].stop
+    def slots(self) -> dict[str, slice]:
+        """Where the operands of each read are, by its name."""
+        found, start = {}, 0
+        for name in reads(self.op, self.params):
+            stop = start + self._size(self.operator.read(name).role)
+            found[name] = slice(start, stop)
+            start = stop
         return found
 
     @property
     def place_of_boxes(self) -> int:
-        place: int = self.slots()[-1].stop
+        place: int = max(slot.stop for slot in self.slots().values())
         return place
 
     @property
     def first_results(self) -> int:
         """How many arrays the first slot of results is."""
-        return self._size(ROLES[self.op][1][0])
+        return self._size(self.operator.writes[0].role)
 
     def _arrays(self, roles: Sequence[str]) -> list[str]:
         return [role for role in roles for _ in range(self._size(role))]
 
     def operand_roles(self) -> tuple[str, ...]:
-        roles = [*self._arrays(ROLES[self.op][0][: self.leading]), BOXES]
+        read = [self.operator.read(name).role for name in reads(self.op, self.params)]
+        roles = [*self._arrays(read), BOXES]
         if self.indexed:
             roles.append(INDICES)
         if self.pyramid is not None:
@@ -96,34 +90,37 @@ class Site(NamedTuple):
         return tuple(roles)
 
     def result_roles(self) -> tuple[str, ...]:
-        return tuple(self._arrays(ROLES[self.op][1][: self.results]))
+        return tuple(self._arrays([write.role for write in self.operator.writes[: self.results]]))
 
     def result_types(self, operands: Sequence[Any]) -> list[tuple[Shape, Any]]:
         """Shape and dtype of each result; `operands` need no more than these."""
         boxes = operands[self.place_of_boxes]
         dtype = operands[0].dtype
-        role = ROLES[self.op][1][0]
-        if role == MAP:
+        role = self.operator.writes[0].role
+        if role == MAPS:
             return [(shape, dtype) for shape in self.input_shapes]
         if role == BOXES:
             return [(tuple(boxes.shape), boxes.dtype)]
         shape = self.pooled_shape(tuple(boxes.shape[:-1]))
-        return [(shape, dtype), (shape, "int32")][: self.results]  # the second is the argmax
+        written = [write.role for write in self.operator.writes[: self.results]]
+        return [(shape, "int32" if role == ARGMAX else dtype) for role in written]
 
     def pooled_shape(self, rows: Shape) -> Shape:
         grid = (self.params.output_height, self.params.output_width)
-        if self.channels_last:
-            return (*rows, *grid, self.input_shapes[0][3])
-        return (*rows, self.input_shapes[0][1], *grid)
+        channels = self.input_shapes[0][3 if self.channels_last else 1]
+        if self.operator.family.channels_per_bin:
+            channels //= grid[0] * grid[1]
+        return (*rows, *grid, channels) if self.channels_last else (*rows, channels, *grid)
 
-    def other(self, op: str, leading: int) -> Site:
+    def other(self, op: str) -> Site:
         """Another operator on the same maps and boxes."""
-        return self._replace(op=op, leading=leading, results=1)
+        return self._replace(op=op, results=1)
 
     def attributes(self) -> dict[str, Any]:
         """What the custom call is told besides its operands."""
         more = {} if self.pyramid is None else pyramid_attributes(self.pyramid)
-        return {name: _attribute(value) for name, value in self.params._asdict().items()} | more
+        given = {"catalogue": VERSION} | self.params._asdict()
+        return {name: _attribute(value) for name, value in given.items()} | more
 
 
 def _attribute(value: Any) -> Any:
@@ -136,6 +133,7 @@ def _attribute(value: Any) -> Any:
 def pyramid_attributes(pyramid: Pyramid) -> dict[str, Any]:
     """How boxes find their map, as src/bridge/xla_call.h reads it."""
     named = {
+        "catalogue": VERSION,
         "maps": len(pyramid.scales),
         "canonical_scale": pyramid.canonical_scale,
         "canonical_level": pyramid.canonical_level,

@@ -17,14 +17,18 @@ from tensorflow.python.eager.context import context as _context
 from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.ops import control_flow_util
 
-from .. import _arrays, _multiscale, _ops
-from .._libraries import ADAPTED
+from .. import _multiscale
+from .._array_libraries import ADAPTED
+from .._derivatives import is_average
 from .._multiscale import LevelsCall
-from .._params import Call, Pyramid, RoiPoolParams, front_end
+from .._numpy import run_here
+from .._operators import FAMILIES, operator_of
+from .._params import Call, Pyramid, front_end
+from .._public import FORWARD
 from . import _gradients as _gradients  # registers them
 from ._arguments import as_tensor, boxes_of, check, check_levels, integers, rows_of_ragged
 from ._direct import shorten, untouched
-from ._operators import Node, node_of, ops, results, rule_of, wants_argmax
+from ._operators import Node, node_of, ops, params_of_rule, results, wanted_result
 
 __all__ = [
     "assign_levels",
@@ -62,14 +66,13 @@ def run(call: Call) -> Any:
         pyramid = Pyramid(*pyramid[:3], levels=None, counts=None)
     context = _context()
     eager = context.executing_eagerly()
-    pools = type(params) is RoiPoolParams
-    asked = pools and arguments[1]
-    argmax = pools and wants_argmax(op, params.mode, asked, eager)
-    node = node_of(op, params, pyramid, argmax)
+    asked = True in arguments[1:]  # a flag for each result that is optional
+    optional = wanted_result(op, is_average(operator_of(op), params), asked, eager)
+    node = node_of(op, params, pyramid, optional)
     made = node.eagerly(context, boxes, *inputs) if eager else None
     if made is None:
         made = _slowly(call, node, boxes, *inputs)
-    return results(made, argmax, asked)
+    return results(made, optional, asked)
 
 
 def _slowly(call: Call, node: Node, boxes: Tensor, *inputs: Any) -> Any:
@@ -99,7 +102,7 @@ def run_levels(call: LevelsCall) -> Any:
 
 
 def _levels(call: LevelsCall, name: str, boxes: Any) -> Tensor:
-    boxes, params = as_tensor(call.op, name, boxes), rule_of(call.pyramid)
+    boxes, params = as_tensor(call.op, name, boxes), params_of_rule(call.pyramid)
     if not _context().executing_eagerly():
         check_levels(call, boxes)
         _refuse_xla(call.op)
@@ -195,23 +198,36 @@ def _adapt(
     vars(function)["__signature__"] = signature.replace(
         parameters=parameters, return_annotation=Any
     )
-    text, _, _ = (describe.__doc__ or "").partition("    >>>")
+    # NumPy's examples give way to TensorFlow's, if there are any.
+    text, _, _ = (describe.__doc__ or "").partition(
+        "    >>>" if name in _EXAMPLES else "    Examples"
+    )
     for pattern, replacement in _DIFFERENT.items():
         text = re.sub(pattern, replacement, text, flags=re.DOTALL)
-    function.__doc__ = text + _EXAMPLES[name]
+    function.__doc__ = text + _EXAMPLES.get(name, "")
     function.__module__ = __name__
     return function
 
 
-roi_align = shorten("roi_align", _adapt(_ops.roi_align, layout="NHWC"))
-roi_pool = shorten("roi_pool", _adapt(_ops.roi_pool, layout="NHWC"))
-multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align, layout="NHWC")
-multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool, layout="NHWC")
+_PUBLIC = {
+    name: shorten(name, function) if name in FAMILIES else function
+    for name, describe in FORWARD.items()
+    for function in [_adapt(describe, layout="NHWC")]
+}
+roi_align = _PUBLIC["roi_align"]
+roi_pool = _PUBLIC["roi_pool"]
+multiscale_roi_align = _PUBLIC["multiscale_roi_align"]
+multiscale_roi_pool = _PUBLIC["multiscale_roi_pool"]
 assign_levels = _adapt(_multiscale.assign_levels, run_levels)
 
+
+def _run_general(call: Call) -> Any:
+    """Run a call of `roidl`'s functions; `out`, which TensorFlow has no way to write to, is
+    refused in the core's words."""
+    return run(call) if call.out is None else run_here(call)
+
+
 # The functions of `roidl` on TensorFlow's tensors.
-_general = front_end(_arrays.run)
 ADAPTED[EagerTensor] = {
-    "roi_align": shorten("roi_align", _general(_ops.roi_align)),
-    "roi_pool": shorten("roi_pool", _general(_ops.roi_pool)),
+    name: shorten(name, front_end(_run_general)(FORWARD[name])) for name in FAMILIES
 }

@@ -1,7 +1,7 @@
-"""The short way: eager calls with arguments that most pass, whose parameters the core binds.
+"""The fast path: eager calls whose usual arguments are bound by the core.
 
-To describe them in Python takes a tenth of a small call. What is unusual, mistakes included, and
-what is in a graph goes the long way.
+To bind them in Python takes a tenth of a small call. Unusual arguments, mistakes included, and
+calls in graphs take the general path.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tensorflow.python.eager.context import context as _context
 from tensorflow.python.framework.ops import EagerTensor
 
 from .. import _core
-from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, F, standing_alone
+from .._params import F, choices_of, standing_alone
 from ._arguments import integers
-from ._operators import node_of, results, wants_argmax
+from ._operators import node_of, results, wanted_result
 
 
 def untouched(function: F) -> F:
@@ -31,11 +31,9 @@ def untouched(function: F) -> F:
 
 
 def shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The public function of an operator, with the short way for the calls that it is for."""
-    pools = op == "roi_pool"
-    modes = POOL_MODES if pools else ALIGN_MODES
+    """The public function of an operator, with a fast path for usual arguments."""
     signature = inspect.signature(function)
-    bind = _core.Shortcut(op, signature, EagerTensor, None, {}, modes, LAYOUTS).bind
+    bind = _core.Shortcut(op, signature, EagerTensor, None, {}, choices_of(op)).bind
 
     @untouched
     @functools.wraps(function)
@@ -44,13 +42,13 @@ def shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if call is not None:
             context = _context()
             if context.executing_eagerly():
-                params, asked = call.params(), call.return_argmax
-                argmax = pools and wants_argmax(op, params[3], asked, eager=True)
+                asked = call.return_argmax
+                optional = wanted_result(op, call.is_average, asked, eager=True)
                 indices = integers(op, "batch_indices", call.batch_indices)
-                node = node_of(op, params, None, argmax)
+                node = node_of(op, call.params(), None, optional)
                 made = node.eagerly(context, call.boxes, call.input, indices)
                 if made is not None:
-                    return results(made, argmax, asked)
+                    return results(made, optional, asked)
         return function(*args, **kwargs)
 
     return shortened

@@ -12,18 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 from .._bridge import bridge
-from .._params import POOL_MODES, Pyramid, RoiAlignParams, RoiPoolParams
+from .._derivatives import no_optional
+from .._operators import VERSION, Family, Operator, operator_of
+from .._params import Pyramid
 from .._shapes import check_params
 
 Tensor = Any
 
 # A node's parameters are the bytes `params`, as src/bridge/tensorflow_attributes.h reads them: the
-# fields in their order, without those that the shape of a result depends on: these are the shape of
-# its input `grid`, as TensorFlow's C API lets a shape function read shapes, not attributes.
+# catalogue's version and the fields in their order, without those that the shape of a result
+# depends on: these are the shape of its input `grid`, as TensorFlow's C API lets a shape function
+# read shapes, not attributes.
 _OF_GRID = ("output_height", "output_width", "layout")
-ALIGN_FIELDS = tuple(name for name in RoiAlignParams._fields if name not in _OF_GRID)
-POOL_FIELDS = tuple(name for name in RoiPoolParams._fields if name not in _OF_GRID)
-NO_ARGMAX = np.zeros(0, np.int32)  # of the average, where a node takes one
 _OF_RULE = 2  # canonical_scale and canonical_level, before the scales of several maps
 
 
@@ -32,10 +32,30 @@ def _pack(numbers: Iterable[float]) -> bytes:
     return b"".join(struct.pack("d" if type(each) is float else "q", each) for each in numbers)
 
 
-def read_params(fields: tuple[str, ...], params: bytes) -> tuple[int, int]:
+class NodeParams(NamedTuple):
+    """What the derivatives of a node depend on."""
+
+    mode: int
+
+
+@functools.lru_cache(maxsize=1024)
+def params_of_node(family: Family, packed: bytes) -> tuple[NodeParams, int]:
     """The mode of a node and, if it is on several maps, how many they are."""
-    numbers = struct.unpack(f"{len(params) // 8}q", params)
-    return numbers[fields.index("mode")], len(numbers) - len(fields) - _OF_RULE
+    fields = [field.name for field in family.fields if field.name not in _OF_GRID]
+    _, *numbers = struct.unpack(f"{len(packed) // 8}q", packed)
+    mode = numbers[fields.index("mode")] if "mode" in fields else 0
+    return NodeParams(mode), len(numbers) - len(fields) - _OF_RULE
+
+
+def needs_shapes(operator: Operator) -> bool:
+    """Whether its nodes have an input that says the shapes of the maps that they make."""
+    return operator.makes_maps and all(read.role != "maps" for read in operator.reads)
+
+
+def name_of(operator: Operator, several: bool, optional: str = "") -> str:
+    """Of TensorFlow's function that makes its nodes, with a result that is optional or without."""
+    called = f"multiscale_{operator.name}" if several else operator.name
+    return f"roidl_{called}_{optional}" if optional else f"roidl_{called}"
 
 
 def _load() -> Any:
@@ -74,21 +94,25 @@ def _unknown() -> bool:
 no_tape = getattr(getattr(ops, "pywrap_tfe", None), "TFE_Py_TapeSetIsEmpty", _unknown)
 
 
-def wants_argmax(op: str, mode: int, asked: bool, eager: bool) -> bool:
-    """Whether a call of RoIPool makes an argmax: to return it, or for a gradient.
+def wanted_result(op: str, average: bool, asked: bool, eager: bool) -> str:
+    """The optional result that a call makes, to return it or for a gradient; "" for none.
 
-    In a graph nobody knows whether there will be one.
+    In a graph it is not known whether there will be a gradient.
     """
-    if mode == POOL_MODES["max"]:
-        return asked or not (eager and no_tape())
+    writes = operator_of(op).writes
+    if len(writes) == 1:
+        return ""
+    if not average:
+        return writes[1].name if asked or not (eager and no_tape()) else ""
     if asked:
-        raise ValueError(f"{op}: only mode 'max' has an argmax to return")
-    return False
+        raise ValueError(f"{op}: {no_optional(operator_of(op))}")
+    return ""
 
 
-def results(made: Any, argmax: bool, asked: bool) -> Any:
-    """What a call returns of what its node made, with an argmax that was asked for or not."""
-    if not argmax:
+def results(made: Any, optional: str, asked: bool) -> Any:
+    """What a call returns of what its node made, with an optional result that was asked for or
+    not."""
+    if not optional:
         return made
     return (made[0], made[1]) if asked else made[0]
 
@@ -118,27 +142,35 @@ def rule_of(pyramid: Pyramid) -> bytes:
     return _pack((pyramid.canonical_scale, pyramid.canonical_level, *pyramid.scales))
 
 
+def params_of_rule(pyramid: Pyramid) -> bytes:
+    """The parameters of a node that finds the map of every box."""
+    return _pack((VERSION,)) + rule_of(pyramid)
+
+
 @functools.lru_cache(maxsize=1024)
 def node_of(
     op: str,
     described: tuple[Any, ...],
     pyramid: Pyramid | None = None,
-    argmax: bool = False,
+    optional: str = "",
 ) -> Node:
     """Check parameters in the words of the core, and bring them into the form of a node.
 
     They are of the types that the fields have, so that those which are equal are the same.
     """
-    params = (RoiPoolParams if op.endswith("roi_pool") else RoiAlignParams)(*described)
-    check_params(op, params)
-    fields = params._asdict().items()
-    values = _pack(value for name, value in fields if name not in _OF_GRID)
+    operator = operator_of(op)
+    check_params(op, described)
+    params = {
+        field.name: value for field, value in zip(operator.family.fields, described, strict=True)
+    }
+    fields = [value for name, value in params.items() if name not in _OF_GRID]
+    values = _pack((VERSION, *fields))
     if pyramid is not None:
         values += rule_of(pyramid)
-    bins = params.output_height, params.output_width
-    grid = np.zeros((*bins, 0) if params.layout else (0, *bins), np.uint8)
-    called = f"{op}_argmax" if argmax else op
-    function = getattr(ops, f"roidl_{called}")
-    name = "Roidl" + "".join(map(str.capitalize, called.split("_")))
+    bins = params["output_height"], params["output_width"]
+    grid = np.zeros((*bins, 0) if params["layout"] else (0, *bins), np.uint8)
+    called = name_of(operator, op != operator.name, optional)
+    function = getattr(ops, called)
+    name = "".join(map(str.capitalize, called.split("_")))
     with tf.init_scope(), tf.device("CPU"):
         return Node(name, function, grid, tf.constant(grid), values)

@@ -7,13 +7,18 @@ mode; they work under `torch.func`, `torch.compile`, `torch.export`, autocast an
 """
 
 from . import _vmap
-from ._front import roi_align, roi_pool
+from ._front import PUBLIC
 from ._modules import RoIAlign, RoIPool
-from ._multiscale import assign_levels, multiscale_roi_align, multiscale_roi_pool
 from ._onnx import onnx_translation_table
 from ._poolers import MultiScaleRoIAlign
 
 _vmap.register()
+
+roi_align = PUBLIC["roi_align"]
+roi_pool = PUBLIC["roi_pool"]
+multiscale_roi_align = PUBLIC["multiscale_roi_align"]
+multiscale_roi_pool = PUBLIC["multiscale_roi_pool"]
+assign_levels = PUBLIC["assign_levels"]
 
 __all__ = [
     "MultiScaleRoIAlign",

@@ -18,10 +18,11 @@ from torch.autograd import forward_ad, profiler
 from torch.autograd.function import _SingleLevelFunction
 
 from .. import _core
-from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES, RoiAlignParams, RoiPoolParams
+from .._derivatives import mode_of
+from .._params import choices_of
+from ._arguments import OPERATORS, MapShapes, Tensor
 from ._calls import apply
-from ._derivatives import AVG, RULES
-from ._library import Arguments, MapShape, Tensor
+from ._derived import MOVED, Rest, derivative
 
 _added_keys = torch._C._dispatch_tls_local_include_set
 _num_function_modes = torch._C._len_torch_function_stack
@@ -61,23 +62,31 @@ def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> Tens
 _make = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", _empty)
 
 
+INPUT = 0  # among the values of a call
+
+
 def _node(op: str, shortcut: Any) -> Callable[..., Tensor]:
     """The operator as a node of autograd's graph; its arguments: the tensors, the bound call."""
-    rule, pools = RULES[op], op == "roi_pool"
-    kind: Any = RoiPoolParams if pools else RoiAlignParams
+    operator = OPERATORS[op]
+    # Of every mode: the derivative along the input, and which other value it reads.
+    rules: list[tuple[Any, int | None]] = []
+    for mode in range(max(len(operator.row.family.modes), 1)):
+        found: Any = derivative(operator, operator.values[INPUT], mode, True)
+        rules.append(
+            (found, next((each for each in found.sources if each not in (None, MOVED)), None))
+        )
 
     class Node(_SingleLevelFunction):  # type: ignore[misc]
         @staticmethod
         def forward(
             ctx: Any, input: Tensor, boxes: Tensor, indices: Tensor | None, call: Any
         ) -> Tensor:
-            params = call.params()
-            if pools:
-                result, other = call.run(params[3] == POOL_MODES["max"]), None
-                if type(result) is tuple:
-                    result, other = result
+            params = operator.params._make(call.params())
+            _, place = rules[mode_of(params)]
+            if place is None or place == INPUT:
+                result, other = call.run(), None if place is None else input
             else:
-                result, other = call.run(), None if params[6] == AVG else input
+                result, other = call.run(True)
             ctx.save_for_backward(boxes, indices, other)
             ctx.params, ctx.map = params, call.map_shape()
             return result
@@ -85,13 +94,17 @@ def _node(op: str, shortcut: Any) -> Callable[..., Tensor]:
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
             boxes, indices, other = ctx.saved_tensors
+            params, map = ctx.params, ctx.map
             if not _is_compiling() and not _is_grad_enabled() and is_quiet():
-                result = shortcut.backward(ctx.params, grad, boxes, indices, other, ctx.map)
+                result = shortcut.backward(params, grad, boxes, indices, other, map)
                 if result is not None:
                     return result, None, None, None
-            needs = True, False, False
-            call = Arguments(other, boxes, indices, other, (), kind(*ctx.params))
-            return rule.pull(apply, call, MapShape(*ctx.map), grad, needs)[0], None, None, None
+            found, place = rules[mode_of(params)]
+            rest = Rest(MapShapes(map[0], map[1:3], map[3:]), (), params)
+            values = {place: other}
+            rows = boxes, indices, None, None
+            result = apply(found.operator, found.arguments(values, grad, rows, rest))
+            return result, None, None, None
 
     Node.__name__ = Node.__qualname__ = op
     return Node.apply  # type: ignore[no-any-return]
@@ -99,15 +112,13 @@ def _node(op: str, shortcut: Any) -> Callable[..., Tensor]:
 
 def shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """The public function of an operator, with the short way for the calls that it is for."""
-    modes = POOL_MODES if op == "roi_pool" else ALIGN_MODES
     shortcut = _core.Shortcut(
         op,
         inspect.signature(function),
         torch.Tensor,
         _make,
         _DTYPES,
-        modes,
-        LAYOUTS,
+        choices_of(op),
         torch.get_num_threads,
         torch.Tensor.is_neg,
     )

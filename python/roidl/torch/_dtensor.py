@@ -13,24 +13,30 @@ from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
 from .._params import LAYOUTS
-from ._library import OPERATORS, OVERLOADS, Operator
+from ._arguments import OPERATORS, Operator
+from ._library import OVERLOADS
 
 Placements = list[Any]
-Way = dict[str, Any]  # where a tensor lies, by the part that it plays
+Way = dict[str, Any]  # where a tensor lies, by its role
 
 
 def _ways(operator: Operator, boxes_ndim: int, layout: int) -> list[Way]:
     first = layout == LAYOUTS["NCHW"]
     lead = boxes_ndim - 1  # axes of the pooled result before C, PH, PW
     rois = Shard(lead - 1)
-    everywhere: Way = dict.fromkeys(("map", "pooled", "boxes", "indices"), Replicate())
+    roles = ("maps", "pooled", "argmax", "boxes", "indices")
+    everywhere: Way = dict.fromkeys(roles, Replicate())
+    channels = Shard(lead + (0 if first else 2))
     by_channel = everywhere | {
-        "map": Shard(1 if first else 3),
-        "pooled": Shard(lead + (0 if first else 2)),
+        "maps": Shard(1 if first else 3),
+        "pooled": channels,
+        "argmax": channels,
         "result boxes": Partial(),
     }
-    by_roi = everywhere | {"pooled": rois, "boxes": rois, "indices": rois, "result map": Partial()}
-    ways = [everywhere, by_channel, by_roi]
+    by_roi = dict.fromkeys(roles, rois) | {"maps": Replicate(), "result maps": Partial()}
+    ways = [everywhere, by_roi]
+    if not operator.row.family.channels_per_bin:  # of a shard, the bins would be others
+        ways.append(by_channel)
     if boxes_ndim == 3:
         ways.append(dict.fromkeys(everywhere, Shard(0)))
     return ways
@@ -39,18 +45,17 @@ def _ways(operator: Operator, boxes_ndim: int, layout: int) -> list[Way]:
 def _rule(operator: Operator) -> Callable[..., list[tuple[Placements, Placements]]]:
     def rule(*flat: Any) -> list[tuple[Placements, Placements]]:
         call = operator.unflat(flat)
-        tensors = [operator.leader[1], "boxes", "indices"]
-        if operator.other is not None:
-            tensors.append(operator.other[1])
+        roles = [*operator.roles, "boxes", "indices"]
         allowed = []
         for way in _ways(operator, call.boxes.ndim, call.params.layout):
-            result = way.get(f"result {operator.result}", way[operator.result])
-            results = [result]
-            if operator.name == "roi_pool":
-                results.append(result if call.extra[0] else Replicate())
+            optional, results = iter(call.make), []
+            for write in operator.row.writes:
+                made = not write.optional or next(optional)
+                place = way.get(f"result {write.role}", way[write.role])
+                results.append(place if made else Replicate())
             given = [
-                None if tensor is None else way[part]
-                for tensor, part in zip(flat, tensors, strict=False)
+                None if tensor is None else way[role]
+                for tensor, role in zip(flat, roles, strict=False)
             ]
             allowed.append((results, given + [None] * (len(flat) - len(given))))
         return allowed
@@ -58,5 +63,6 @@ def _rule(operator: Operator) -> Callable[..., list[tuple[Placements, Placements
     return rule
 
 
-for _name, _operator in OPERATORS.items():
-    register_sharding(OVERLOADS[_name])(_rule(_operator))
+for _operator in OPERATORS.values():
+    if not _operator.several:
+        register_sharding(OVERLOADS[_operator.name])(_rule(_operator))

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._params import align_params, pool_params
+from .._operators import FAMILIES, Family
+from .._params import align_params, choices_of, pool_params
 from .._shapes import check_params
-from ._front import roi_align, roi_pool
+from ._front import PAIRS, PUBLIC
 from ._library import LIBRARY
+
+roi_align, roi_pool = PUBLIC["roi_align"], PUBLIC["roi_pool"]
 
 # torch.jit.script cannot read the functions, but calls what the dispatcher has: these operators are
 # the functions, so that a scripted module checks and computes what the module does. A number stands
@@ -38,22 +41,33 @@ def define_for_scripts(schema: str, function: Callable[..., Any]) -> None:
     LIBRARY.impl(schema.partition("(")[0], function, "CompositeImplicitAutograd")
 
 
-def _roi_align(input: Any, rois: list[Any], is_list: bool, *options: Any) -> Any:
-    *positional, mode = options
-    return roi_align(input, rois if is_list else rois[0], *positional, mode=mode)
+def _options(family: Family) -> dict[str, str]:
+    """The arguments of a public function after the input and the boxes, and their types in schemas;
+    layouts are for arrays of others."""
+    options, words = {}, choices_of(family.name)
+    for name, _ in family.fields:
+        start, _, axis = name.rpartition("_")
+        if axis == "height":
+            options[PAIRS[start]] = "int[2]"
+        elif axis != "width" and name != "layout":
+            options[name] = "str" if name in words else "Scalar"
+    return options
 
 
-def _roi_pool(input: Any, rois: list[Any], is_list: bool, *options: Any) -> Any:
-    *positional, mode = options
-    return roi_pool(input, rois if is_list else rois[0], *positional, mode=mode)
+def _define_function(family: Family) -> None:
+    options, function = _options(family), PUBLIC[family.name]
+
+    def scripted(input: Any, rois: list[Any], is_list: bool, *given: Any) -> Any:
+        named = dict(zip(options, given, strict=True))
+        return function(input, rois if is_list else rois[0], **named)
+
+    typed = ["Tensor input", "Tensor[] rois", "bool is_list"]
+    typed += [f"{kind} {name}" for name, kind in options.items()]
+    define_for_scripts(f"scripted_{family.name}({', '.join(typed)}) -> Tensor", scripted)
 
 
-_ROIS = "Tensor input, Tensor[] rois, bool is_list, int[2] output_size, Scalar spatial_scale"
-define_for_scripts(
-    f"scripted_roi_align({_ROIS}, int[2] sampling_ratio, Scalar aligned, str mode) -> Tensor",
-    _roi_align,
-)
-define_for_scripts(f"scripted_roi_pool({_ROIS}, str mode) -> Tensor", _roi_pool)
+for _family in FAMILIES.values():
+    _define_function(_family)
 
 
 class RoIAlign(nn.Module):  # type: ignore[misc]

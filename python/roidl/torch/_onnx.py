@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._params import ALIGN_MODES, LAYOUTS, POOL_MODES
-from . import _pyramid
-from ._library import OVERLOADS, Tensor
+from . import _levels
+from ._arguments import OPERATORS, PREFIX, Arguments, Operator, Tensor
+from ._library import OVERLOADS
 
 FLOAT, INT32, INT64, DOUBLE = 1, 6, 7, 11  # of onnx.TensorProto
 
@@ -72,44 +73,43 @@ def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
 
     Pool = Callable[[Tensor, float, int, Any, Any], Any]
 
-    def aligning(
-        name: str, size: Sequence[int], samples: Sequence[int], how: Sequence[Any]
-    ) -> Pool:
+    def aligning(name: str, call: Arguments) -> Pool:
         """RoIAlign of (map, scale, type, corners, indices), [K, C, PH, PW] of the type."""
-        aligned, mode, layout = how
-        ratio = max(samples[0], 0)
-        if mode == ALIGN_MODES["max"]:
+        params = call.params
+        ratio, across = max(params.sampling_height, 0), max(params.sampling_width, 0)
+        if params.mode == ALIGN_MODES["max"]:
             raise NotImplementedError(f"{name}: ONNX has modes 'avg' and 'max_onnx', not 'max'")
-        if ratio != max(samples[1], 0):
+        if ratio != across:
             raise NotImplementedError(f"{name}: ONNX has one sampling_ratio for both axes")
+        pixels = "half_pixel" if params.aligned else "output_half_pixel"
 
         def pool(map: Tensor, scale: float, kind: int, corners: Any, indices: Any) -> Any:
             return op.RoiAlign(
-                channels_first(map, kind, layout),
+                channels_first(map, kind, params.layout),
                 op.Cast(corners, to=kind),
                 indices,
-                coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
-                mode="avg" if mode == ALIGN_MODES["avg"] else "max",
-                output_height=size[0],
-                output_width=size[1],
+                coordinate_transformation_mode=pixels,
+                mode="avg" if params.mode == ALIGN_MODES["avg"] else "max",
+                output_height=params.output_height,
+                output_width=params.output_width,
                 sampling_ratio=ratio,
                 spatial_scale=scale,
             )
 
         return pool
 
-    def pooling(name: str, return_argmax: bool, size: Sequence[int], how: Sequence[int]) -> Pool:
+    def pooling(name: str, call: Arguments) -> Pool:
         """RoIPool, in the same way."""
-        mode, layout = how
-        if mode != POOL_MODES["max"] or return_argmax:
+        params = call.params
+        if params.mode != POOL_MODES["max"] or any(call.make):
             raise NotImplementedError(f"{name}: ONNX has mode 'max', without its argmax")
 
         def pool(map: Tensor, scale: float, kind: int, corners: Any, indices: Any) -> Any:
             first = op.Cast(op.Unsqueeze(indices, axes(1)), to=kind)
             return op.MaxRoiPool(
-                channels_first(map, kind, layout),
+                channels_first(map, kind, params.layout),
                 op.Concat(first, op.Cast(corners, to=kind), axis=1),
-                pooled_shape=list(size),
+                pooled_shape=[params.output_height, params.output_width],
                 spatial_scale=scale,
             )
 
@@ -122,40 +122,11 @@ def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
     def no_argmax() -> Any:
         return op.Cast(op.ConstantOfShape(axes(0)), to=INT32)
 
-    # One map ------------------------------------------------------------------------------------
-
-    def of_one(
-        pool: Pool, input: Tensor, scale: float, boxes: Tensor, indices: Tensor | None, layout: int
-    ) -> Any:
-        pooled = pool(input, scale, typed(input, boxes), *rows(input, boxes, indices))
-        return ordered(op.CastLike(pooled, input), boxes, layout)
-
-    def roi_align(
-        input: Tensor,
-        boxes: Tensor,
-        indices: Tensor | None,
-        height: int,
-        width: int,
-        scale: float,
-        *rest: Any,
-    ) -> Any:
-        pool = aligning("roi_align", (height, width), rest[:2], rest[2:])
-        return of_one(pool, input, scale, boxes, indices, rest[-1])
-
-    def roi_pool(
-        input: Tensor,
-        boxes: Tensor,
-        indices: Tensor | None,
-        return_argmax: bool,
-        height: int,
-        width: int,
-        scale: float,
-        *how: int,
-    ) -> Any:
-        pool = pooling("roi_pool", return_argmax, (height, width), how)
-        return of_one(pool, input, scale, boxes, indices, how[-1]), no_argmax()
-
-    # Several maps -------------------------------------------------------------------------------
+    def of_one(pool: Pool, call: Arguments) -> Any:
+        (input,), boxes, params = call.reads, call.boxes, call.params
+        given = rows(input, boxes, call.batch_indices)
+        pooled = pool(input, params.spatial_scale, typed(input, boxes), *given)
+        return ordered(op.CastLike(pooled, input), boxes, params.layout)
 
     def level_by_size(
         corners: Any, kind: int, scales: Sequence[float], rule: Sequence[float]
@@ -176,17 +147,9 @@ def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
         index = op.Cast(op.Sub(level, first), to=INT64)
         return op.Min(index, op.Constant(value_int=len(scales) - 1))
 
-    def of_several(
-        pool: Pool,
-        size: Sequence[int],
-        maps: Sequence[Tensor],
-        boxes: Tensor,
-        said: Sequence[Any],
-        scales: Sequence[float],
-        rule: Sequence[float],
-        layout: int,
-    ) -> Any:
-        batch_indices, levels, counts = said
+    def of_several(pool: Pool, call: Arguments) -> Any:
+        (maps,), boxes, batch_indices, levels, counts = call[:5]
+        (scales, *rule), params = call.rule, call.params
         first, kind = maps[0], typed(maps[0], boxes)
         corners, indices = rows(first, boxes, batch_indices)
         if levels is None:
@@ -202,43 +165,25 @@ def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
             exists = op.Less(places, op.Unsqueeze(op.Cast(counts, to=INT64), axes(1)))
             nowhere = op.Constant(value_int=-1)
             levels = op.Where(op.Reshape(exists, axes(-1)), levels, nowhere)
-        at = 1 if layout == LAYOUTS["NCHW"] else 3
+        at = 1 if params.layout == LAYOUTS["NCHW"] else 3
         shape = [op.Shape(corners, start=0, end=1), op.Shape(first, start=at, end=at + 1)]
         zero = op.Cast(op.Constant(value_float=0.0), to=kind)
-        pooled = op.Expand(zero, op.Concat(*shape, axes(*size), axis=0))
+        size = axes(params.output_height, params.output_width)
+        pooled = op.Expand(zero, op.Concat(*shape, size, axis=0))
         for i, (map, scale) in enumerate(zip(maps, scales, strict=True)):
             here = op.Squeeze(op.NonZero(op.Equal(levels, op.Constant(value_int=i))), axes(0))
             part = pool(map, scale, kind, op.Gather(corners, here), op.Gather(indices, here))
             pooled = op.ScatterND(pooled, op.Unsqueeze(here, axes(1)), part)
-        return ordered(op.CastLike(pooled, first), boxes, layout)
+        return ordered(op.CastLike(pooled, first), boxes, params.layout)
 
-    def multiscale_roi_align(
-        maps: Sequence[Tensor],
-        boxes: Tensor,
-        indices: Tensor | None,
-        levels: Tensor | None,
-        counts: Tensor | None,
-        scales: Sequence[float],
-        *rest: Any,
-    ) -> Any:
-        size, said = rest[2:4], (indices, levels, counts)
-        pool = aligning("multiscale_roi_align", size, rest[4:6], rest[6:])
-        return of_several(pool, size, maps, boxes, said, scales, rest[:2], rest[-1])
+    def translation(operator: Operator, pool_of: Callable[..., Pool]) -> Callable[..., Any]:
+        def translated(*flat: Any) -> Any:
+            call = operator.unflat(flat)
+            pool = pool_of(operator.name, call)
+            pooled = (of_several if operator.several else of_one)(pool, call)
+            return (pooled, no_argmax()) if operator.num_optional else pooled
 
-    def multiscale_roi_pool(
-        maps: Sequence[Tensor],
-        boxes: Tensor,
-        indices: Tensor | None,
-        levels: Tensor | None,
-        counts: Tensor | None,
-        return_argmax: bool,
-        scales: Sequence[float],
-        *rest: Any,
-    ) -> Any:
-        size, said = rest[2:4], (indices, levels, counts)
-        pool = pooling("multiscale_roi_pool", return_argmax, size, rest[4:])
-        pooled = of_several(pool, size, maps, boxes, said, scales, rest[:2], rest[-1])
-        return pooled, no_argmax()
+        return translated
 
     def assign_levels(boxes: Tensor, scales: Sequence[float], *rule: float) -> Any:
         corners = op.Slice(boxes, axes(-4), axes(boxes.shape[-1]), axes(-1))
@@ -247,10 +192,9 @@ def onnx_translation_table() -> dict[Any, Callable[..., Any]]:
         shape = op.Shape(boxes, start=0, end=len(boxes.shape) - 1)
         return op.Cast(op.Reshape(levels, shape, allowzero=1), to=INT32)
 
-    return {
-        OVERLOADS["roi_align"]: roi_align,
-        OVERLOADS["roi_pool"]: roi_pool,
-        _pyramid.OVERLOADS["roi_align"]: multiscale_roi_align,
-        _pyramid.OVERLOADS["roi_pool"]: multiscale_roi_pool,
-        _pyramid.LEVELS_OVERLOAD: assign_levels,
+    table = {
+        OVERLOADS[name]: translation(OPERATORS[name], pool_of)
+        for family, pool_of in (("roi_align", aligning), ("roi_pool", pooling))
+        for name in (family, PREFIX + family)
     }
+    return table | {_levels.OVERLOAD: assign_levels}

@@ -12,10 +12,11 @@ from torch import nn
 
 from .._params import align_params, pyramid_of
 from .._shapes import check_known
+from ._front import PUBLIC
 from ._modules import define_for_scripts, plain
-from ._multiscale import assign_levels, multiscale_roi_align
 
 OP = "multiscale_roi_align"
+assign_levels, multiscale_roi_align = PUBLIC["assign_levels"], PUBLIC[OP]
 # What torchvision's detectors name where nobody says otherwise, also those on a MobileNet, whose
 # maps are "0", "1" and "pool": of these names alone, some may be missing.
 DEFAULT_NAMES = ("0", "1", "2", "3")

@@ -1,11 +1,10 @@
 """The array front end: NumPy, CuPy and any object with `__dlpack__`.
 
-Results are of the input's library; `_libraries` says how its arrays are read and made.
+Results are of the input's library; `_array_libraries` says how its arrays are read and made.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, _multiscale, _ops
-from ._libraries import ADAPTED, NUMPY, library_of, numpy_dtype
+from . import _core
+from ._array_libraries import NUMPY, library_of, numpy_dtype
 from ._multiscale import LevelsCall
-from ._params import ALIGN_MODES, LAYOUTS, POOL_MODES, Call, front_end
+from ._operators import operator_of
+from ._params import Call, choices_of
 from ._recycled import empty_bytes
 
 Array = Any
@@ -42,32 +42,26 @@ def _writable(call: Call) -> Array:
     return library.prepare(call.op, "out", call.out)
 
 
-@functools.cache
-def _function(op: str) -> Callable[..., Any]:
-    return functools.partial(getattr(_core, op.removeprefix("multiscale_")), op.encode())
-
-
-@functools.cache
-def _own_names(op: str) -> list[str]:
-    """The names of a call's `arguments`: between those of all functions and the pyramid."""
-    names = list(inspect.signature(_function(op).func).parameters)  # type: ignore[attr-defined]
-    return names[names.index("out") + 1 : -1]
-
-
 def _compiled(call: Call, allocate: Callable[[tuple[int, ...], str], Array]) -> Any:
     """Call the core's function with arrays that it can read."""
     op, boxes, pyramid = call.op, call.boxes, call.pyramid
     boxes = _prepare(op, "boxes", list(boxes) if isinstance(boxes, tuple) else boxes)
-    arguments = [_prepare(op, *each) for each in zip(_own_names(op), call.arguments, strict=True)]
+    reads = operator_of(op).reads
+    arguments = (
+        *(
+            _prepare(op, *each)
+            for each in zip([read.name for read in reads], call.arguments, strict=False)
+        ),
+        *call.arguments[len(reads) :],
+    )
     indices = _prepare(op, "batch_indices", call.batch_indices)
     if pyramid is not None:
         levels = _prepare(op, "levels", pyramid.levels)
         counts = _prepare(op, "counts", pyramid.counts)
         pyramid = pyramid._replace(levels=levels, counts=counts)
     out = None if call.out is None else _writable(call)
-    function, params = _function(op), call.params
     device = library_of(call.leader).device(call.leader)
-    result = function(params, boxes, indices, allocate, device, out, *arguments, pyramid)
+    result = _core.run(op, call.params, boxes, indices, allocate, device, out, arguments, pyramid)
     if out is None:
         return result
     return (call.out, *result[1:]) if isinstance(result, tuple) else call.out
@@ -141,22 +135,11 @@ def _run_like_boxes(call: Call) -> Any:
     return [like(*each) for each in zip(call.boxes, parts, strict=True)]
 
 
-# Differentiable where there is an adapter; the derivatives by hand belong to this front end alone.
-_OPERATORS = ("roi_align", "roi_pool", "multiscale_roi_align", "multiscale_roi_pool")
-
-
-def run(call: Call) -> Any:
-    """Run one call: by the adapter of the leader's library if there is one, else here."""
-    library = library_of(call.leader)
-    adapter = library.run if call.pyramid is None else library.run_pyramid
-    if adapter is not None and call.op in _OPERATORS and call.out is None:
-        return adapter(call)
-    if call.op.endswith("backward_boxes"):
+def run_here(call: Call) -> Any:
+    """Run one call of any operator, without an adapter."""
+    if operator_of(call.op).writes[0].role == "boxes":
         return _run_like_boxes(call)
     return run_like_leader(call)
-
-
-_adapt = front_end(run)
 
 
 _NAMES = {name: name for name in ("float16", "bfloat16", "float32", "float64", "int32")}
@@ -166,59 +149,19 @@ def _make(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Array
     return _numpy_empty(shape, dtype)  # in C order, whatever the input's
 
 
-def _shorten(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, with a short way for what most calls pass."""
-    modes = POOL_MODES if op == "roi_pool" else ALIGN_MODES
-    bind = _core.Shortcut(
-        op, inspect.signature(function), np.ndarray, _make, _NAMES, modes, LAYOUTS
-    ).bind
-
-    @functools.wraps(function)
-    def shortened(*args: Any, **kwargs: Any) -> Any:
-        kind = type(args[0]) if args else None
-        if kind is np.ndarray:
-            call = bind(args, kwargs)
-            if call is not None:
-                return call.run()
-        elif kind in ADAPTED:
-            return ADAPTED[kind][op](*args, **kwargs)
-        return function(*args, **kwargs)
-
-    return shortened
+def fast_path(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """bind(args, kwargs) of a public function: a call on plain arrays that is ready, or None."""
+    signature = inspect.signature(function)
+    return _core.Shortcut(op, signature, np.ndarray, _make, _NAMES, choices_of(op)).bind
 
 
-roi_align = _shorten("roi_align", _adapt(_ops.roi_align))
-roi_align_backward = _adapt(_ops.roi_align_backward)
-roi_align_backward_boxes = _adapt(_ops.roi_align_backward_boxes)
-roi_pool = _shorten("roi_pool", _adapt(_ops.roi_pool))
-roi_pool_backward = _adapt(_ops.roi_pool_backward)
-multiscale_roi_align = _adapt(_multiscale.multiscale_roi_align)
-multiscale_roi_align_backward = _adapt(_multiscale.multiscale_roi_align_backward)
-multiscale_roi_align_backward_boxes = _adapt(_multiscale.multiscale_roi_align_backward_boxes)
-multiscale_roi_pool = _adapt(_multiscale.multiscale_roi_pool)
-multiscale_roi_pool_backward = _adapt(_multiscale.multiscale_roi_pool_backward)
-
-
-def _run_levels(call: LevelsCall) -> Array:
-    def levels_of(boxes: Array) -> Array:
-        library = library_of(boxes)
-        arguments = call.op.encode(), _prepare(call.op, "boxes", boxes), call.pyramid
-        device, empty = library.device(boxes), library.empty
-        if device is None:
-            return library.adopt(call.op, _core.assign_levels(*arguments), boxes)
-        if empty is None:
-            raise NotImplementedError(_no_result(call.op, boxes))
-        return _core.assign_levels(
-            *arguments, lambda shape, dtype: empty(shape, dtype, boxes), device
-        )
-
-    many = isinstance(call.boxes, (list, tuple))
-    adapter = library_of(call.boxes[0] if many and call.boxes else call.boxes).run_levels
-    if adapter is not None:
-        return adapter(call)
-    if many:
-        return [levels_of(boxes) for boxes in call.boxes]
-    return levels_of(call.boxes)
-
-
-assign_levels = front_end(_run_levels)(_multiscale.assign_levels)
+def levels_of(call: LevelsCall, boxes: Array) -> Array:
+    """The map of every box of one array."""
+    library = library_of(boxes)
+    arguments = call.op.encode(), _prepare(call.op, "boxes", boxes), call.pyramid
+    device, empty = library.device(boxes), library.empty
+    if device is None:
+        return library.adopt(call.op, _core.assign_levels(*arguments), boxes)
+    if empty is None:
+        raise NotImplementedError(_no_result(call.op, boxes))
+    return _core.assign_levels(*arguments, lambda shape, dtype: empty(shape, dtype, boxes), device)

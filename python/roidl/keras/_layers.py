@@ -1,175 +1,19 @@
-"""RoIAlign, also on a pyramid, and RoIPool as layers of Keras 3, on each of its backends."""
+"""RoIAlign, also on a pyramid, and RoIPool as layers of Keras 3."""
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from ._params import (
-    Pyramid,
-    RoiAlignParams,
-    RoiPoolParams,
-    align_params,
-    check_flag,
-    pool_params,
-    pyramid_of,
-)
-from ._shapes import Metadata, check_known, check_known_list, check_params, known_result
-
-__all__ = ["MultiScaleRoIAlign", "RoIAlign", "RoIPool"]
-
-Tensor = Any
-Shape = tuple[int | None, ...]
-
-# Whose functions a backend's tensors are passed to.
-ADAPTERS = {"tensorflow": ".tensorflow", "torch": ".torch", "jax": ".jax", "numpy": "._arrays"}
-LAYOUTS = {"channels_last": "NHWC", "channels_first": "NCHW"}
-
-
-def _adapter() -> Any:
-    backend = keras.backend.backend()
-    if backend not in ADAPTERS:
-        known = ", ".join(ADAPTERS)
-        raise NotImplementedError(
-            f"roidl.keras: not implemented for the backend '{backend}', only for {known}"
-        )
-    return importlib.import_module(ADAPTERS[backend], __package__)
-
-
-def _as_pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-
-
-def _name(kind: str) -> str:
-    """A new name like Keras's own, but that RoI is one word: roi_align, roi_align_1, ..."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.replace("RoI", "Roi")).lower()
-    count = keras.backend.get_uid(words) - 1
-    return f"{words}_{count}" if count else words
-
-
-def _metadata(tensor: Tensor) -> Metadata:
-    return tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype)
-
-
-class _Layer(keras.layers.Layer):  # type: ignore[misc]
-    """What all layers share: the order of axes, boxes and their shapes."""
-
-    op: str
-    params: RoiAlignParams | RoiPoolParams
-
-    def __init__(self, output_size: Any, mode: str, data_format: Any, **kwargs: Any) -> None:
-        kwargs["name"] = kwargs.get("name") or _name(type(self).__name__)
-        # Boxes keep their type: a coordinate of 2049 is none of float16's. The features are cast.
-        super().__init__(autocast=False, **kwargs)
-        self.output_size = _as_pair(output_size)
-        self.mode = mode
-        self.data_format = data_format or keras.config.image_data_format()
-        if self.data_format not in LAYOUTS:
-            names = ", ".join(map(repr, LAYOUTS))
-            raise ValueError(f"{self.op}: data_format must be one of {names}, got {data_format!r}")
-        # Keras compiles with XLA by default; TensorFlow's operators of ours are none of XLA's.
-        self.supports_jit = keras.backend.backend() != "tensorflow"
-
-    @property
-    def layout(self) -> str:
-        return LAYOUTS[self.data_format]
-
-    def _options(self) -> dict[str, Any]:
-        """The arguments of the function, and of the layer."""
-        return {"output_size": self.output_size, "mode": self.mode}
-
-    def _function(self) -> Any:
-        return getattr(_adapter(), self.op)
-
-    def _pair(self, input: Any, boxes: Any) -> Sequence[Any]:
-        """The first two arguments, also where they came as a list, as many layers take theirs."""
-        if boxes is not None:
-            return input, boxes
-        if isinstance(input, (list, tuple)) and len(input) == 2:
-            return input
-        raise TypeError(f"{self.op}: a layer is called with (input, boxes) or ([input, boxes])")
-
-    def _features(self, array: Tensor) -> Metadata:
-        """As they are computed with. Integers are not cast: the operator refuses them."""
-        shape, own = _metadata(array)
-        return shape, self.compute_dtype if keras.backend.is_float_dtype(own) else own
-
-    def _cast(self, features: Any) -> Any:
-        if isinstance(features, (list, tuple)):
-            return [self._cast(each) for each in features]
-        return keras.ops.cast(features, self._features(features)[1])
-
-    def _output_spec(
-        self,
-        maps: Sequence[Tensor],
-        boxes: Any,
-        batch_indices: Tensor | None,
-        pyramid: Pyramid | None = None,
-    ) -> Any:
-        """The result, if what is known of the shapes fits together."""
-        features = [self._features(each) for each in maps]
-        first = features[0][0]
-        if isinstance(boxes, (list, tuple)):
-            images = first[0] if len(first) == 4 else None
-            check_known_list(self.op, [_metadata(part) for part in boxes], images)
-            counts = [part.shape[0] for part in boxes]
-            rows: Metadata = ((None if None in counts else sum(counts), 4), "float32")
-            indices: Metadata | None = ((rows[0][0],), "int32")
-        else:
-            rows = _metadata(boxes)
-            indices = None if batch_indices is None else _metadata(batch_indices)
-        check_known(self.op, self.params, features, rows, indices, pyramid)
-        shape = known_result(self.params, first, rows[0])
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-    def _output_shape(self, first: Shape, boxes: Any) -> Shape:
-        """The shape of the result, of those of the first map and of the boxes."""
-        if isinstance(boxes[0], (list, tuple)):
-            counts = [part[0] for part in boxes]
-            boxes = (None if None in counts else sum(counts), 4)
-        return known_result(self.params, first, boxes)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self._options(), "data_format": self.data_format}
-
-
-class _Pooling(_Layer):
-    """What the layers on one map share."""
-
-    def __init__(
-        self, output_size: Any, spatial_scale: float, mode: str, data_format: Any, **kwargs: Any
-    ) -> None:
-        super().__init__(output_size, mode, data_format, **kwargs)
-        self.spatial_scale = spatial_scale
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "spatial_scale": self.spatial_scale}
-
-    def call(
-        self, input: Tensor, boxes: Tensor = None, batch_indices: Tensor | None = None
-    ) -> Tensor:
-        input, boxes = self._pair(input, boxes)
-        options = {"layout": self.layout, "batch_indices": batch_indices}
-        return self._function()(self._cast(input), boxes, **self._options(), **options)
-
-    def compute_output_spec(
-        self, input: Tensor, boxes: Tensor = None, batch_indices: Tensor | None = None
-    ) -> Any:
-        input, boxes = self._pair(input, boxes)
-        return self._output_spec([input], boxes, batch_indices)
-
-    def compute_output_shape(
-        self, input_shape: Any, boxes_shape: Any = None, batch_indices_shape: Any = None
-    ) -> Shape:
-        return self._output_shape(*self._pair(input_shape, boxes_shape))
+from .._params import align_params, check_flag, pool_params, pyramid_of
+from .._shapes import Metadata, check_known, check_params
+from ._base import Layer, PoolingLayer, Shape, Tensor, as_pair, metadata
 
 
 @keras.saving.register_keras_serializable(package="roidl")
-class RoIAlign(_Pooling):
+class RoIAlign(PoolingLayer):
     """Pool regions of interest by bilinear sampling; see `roidl.roi_align`.
 
     Parameters
@@ -222,19 +66,20 @@ class RoIAlign(_Pooling):
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(output_size, spatial_scale, mode, data_format, **kwargs)
-        self.sampling_ratio = _as_pair(sampling_ratio)
+        super().__init__(output_size, spatial_scale, data_format, **kwargs)
+        self.mode = mode
+        self.sampling_ratio = as_pair(sampling_ratio)
         self.aligned = check_flag(self.op, "aligned", aligned)
         self.params = align_params(self.op, **self._options(), layout=self.layout)
         check_params(self.op, self.params)
 
     def _options(self) -> dict[str, Any]:
-        more = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned}
+        more = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned, "mode": self.mode}
         return {**super()._options(), **more}
 
 
 @keras.saving.register_keras_serializable(package="roidl")
-class RoIPool(_Pooling):
+class RoIPool(PoolingLayer):
     """Pool regions of interest over whole cells; see `roidl.roi_pool`.
 
     Parameters
@@ -278,13 +123,17 @@ class RoIPool(_Pooling):
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(output_size, spatial_scale, mode, data_format, **kwargs)
+        super().__init__(output_size, spatial_scale, data_format, **kwargs)
+        self.mode = mode
         self.params = pool_params(self.op, **self._options(), layout=self.layout)
         check_params(self.op, self.params)
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "mode": self.mode}
+
 
 @keras.saving.register_keras_serializable(package="roidl")
-class MultiScaleRoIAlign(_Layer):
+class MultiScaleRoIAlign(Layer):
     """Pool every region of interest from the map of its size; see `roidl.multiscale_roi_align`.
 
     Parameters
@@ -336,8 +185,9 @@ class MultiScaleRoIAlign(_Layer):
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(output_size, mode, data_format, **kwargs)
-        self.sampling_ratio = _as_pair(sampling_ratio)
+        super().__init__(output_size, data_format, **kwargs)
+        self.mode = mode
+        self.sampling_ratio = as_pair(sampling_ratio)
         self.aligned = check_flag(self.op, "aligned", aligned)
         self.pyramid = pyramid_of(self.op, None, scales, canonical_scale, canonical_level)
         sampling = self.sampling_ratio, self.aligned
@@ -350,6 +200,7 @@ class MultiScaleRoIAlign(_Layer):
     def _options(self) -> dict[str, Any]:
         return {
             **super()._options(),
+            "mode": self.mode,
             "scales": list(self.pyramid.scales),
             "sampling_ratio": self.sampling_ratio,
             "aligned": self.aligned,
@@ -388,8 +239,8 @@ class MultiScaleRoIAlign(_Layer):
         rule = self.pyramid
         pyramid_of(self.op, inputs, rule.scales, rule.canonical_scale, rule.canonical_level)
         pyramid = rule._replace(
-            levels=None if levels is None else _metadata(levels),
-            counts=None if counts is None else _metadata(counts),
+            levels=None if levels is None else metadata(levels),
+            counts=None if counts is None else metadata(counts),
         )
         return self._output_spec(inputs, boxes, batch_indices, pyramid)
 

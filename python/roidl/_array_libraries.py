@@ -1,7 +1,7 @@
 """The array libraries: what each needs beyond the standard, one row each.
 
-A row says what to do before DLPack reads an array, how to make a result, and which adapter runs
-calls on its arrays. A row's module is looked up in `sys.modules`, never imported for itself.
+A row says what to do before DLPack reads an array and how to make a result. A row's module is
+looked up in `sys.modules`, never imported for itself.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from ._params import Call
 
 Array = Any
 
@@ -42,12 +40,9 @@ class Library(NamedTuple):
     device: Callable[[Array], Device | None] = lambda array: None
     # (a result that `empty` made, a dtype's name): the same numbers
     cast: Callable[[Array, str], Array] = lambda array, dtype: array.astype(dtype)
-    # The adapter that runs calls on this library's arrays; None: this front end does
-    run: Callable[[Call], Any] | None = None
-    run_pyramid: Callable[[Call], Any] | None = None  # the same for several maps
-    run_levels: Callable[[Any], Any] | None = None  # and for assign_levels
     # An attribute of its arrays' types, where what else it defines would be taken for one
     mark: str | None = None
+    name: str | None = None  # None: of any other library
 
 
 def _as_it_is(op: str, name: str, array: Array) -> Array:
@@ -233,64 +228,16 @@ def _standard_adopt(op: str, result: Array, like: Array) -> Array:
         ) from error
 
 
-# The public functions of adapters that ran a call, by the type of the arrays that they take before
-# anything is asked about the call; only ever added to.
+# The public functions of adapters that ran a call, by the type of the arrays that they take at
+# once; only ever added to.
 ADAPTED: dict[type, dict[str, Callable[..., Any]]] = {}
 
-# The library is there, or there would be no array of it; its adapter is imported at the first call.
-# Import statements, because PyTorch's compiler follows nothing else.
-
-
-def _torch_run(call: Call) -> Any:
-    from .torch._front import run_first
-
-    return run_first(call)
-
-
-def _torch_run_pyramid(call: Any) -> Any:
-    from .torch._multiscale import run
-
-    return run(call)
-
-
-def _jax_run(call: Call) -> Any:
-    from .jax import run
-
-    return run(call)
-
-
-def _jax_run_levels(call: Any) -> Any:
-    from .jax._levels import run_levels
-
-    return run_levels(call)
-
-
-def _tensorflow_run(call: Call) -> Any:
-    from .tensorflow import run
-
-    return run(call)
-
-
-def _tensorflow_run_levels(call: Any) -> Any:
-    from .tensorflow import run_levels
-
-    return run_levels(call)
-
-
-NUMPY = Library(_as_it_is, _unchanged)
+NUMPY = Library(_as_it_is, _unchanged, name="numpy")
 STANDARD = Library(_as_it_is, _standard_adopt, device=_standard_device)
-JAX = Library(
-    _as_it_is,
-    _jax_adopt,
-    writable=_never,
-    device=_standard_device,
-    run=_jax_run,
-    run_pyramid=_jax_run,
-    run_levels=_jax_run_levels,
-)
+JAX = Library(_as_it_is, _jax_adopt, writable=_never, device=_standard_device, name="jax")
 LIBRARIES = {
     "numpy": NUMPY,
-    "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty, device=_cupy_device),
+    "cupy": Library(_as_it_is, _cupy_adopt, _cupy_empty, device=_cupy_device, name="cupy"),
     "torch": Library(
         _torch_prepare,
         _torch_adopt,
@@ -298,20 +245,13 @@ LIBRARIES = {
         _torch_writable,
         _torch_device,
         _torch_cast,
-        run=_torch_run,
-        run_pyramid=_torch_run_pyramid,
-        run_levels=_torch_run_pyramid,
         mark="__torch_function__",
+        name="torch",
     ),
     "jax": JAX,
     "jaxlib": JAX,
     "tensorflow": Library(
-        _tensorflow_prepare,
-        _tensorflow_adopt,
-        writable=_never,
-        run=_tensorflow_run,
-        run_pyramid=_tensorflow_run,
-        run_levels=_tensorflow_run_levels,
+        _tensorflow_prepare, _tensorflow_adopt, writable=_never, name="tensorflow"
     ),
 }
 

@@ -1,0 +1,215 @@
+// The catalogue: what every family and every operator is, for the core, the bindings and Python.
+// Nothing else describes an operator to a machine.
+#pragma once
+#include <cstdint>
+
+namespace roidl {
+
+// What saved programs say of the table that they were made with. Who changes an operator, its reads
+// or the fields of its parameters counts it up: then programs of before are refused by name.
+inline constexpr int64_t kCatalogueVersion = 1;
+
+enum class Family : int32_t { roi_align, roi_pool };
+inline constexpr int kNumFamilies = 2;
+
+enum class Op : int32_t {
+  none = -1,
+  roi_align,
+  roi_align_backward,
+  roi_align_backward_boxes,
+  roi_align_jvp,
+  roi_align_jvp_boxes,
+  roi_align_jvp_boxes_backward,
+  roi_pool,
+  roi_pool_backward,
+  roi_pool_jvp,
+};
+inline constexpr int kNumOperators = 9;
+
+// What an array is to a call. A map stands for one array, or for one of each level of a pyramid.
+enum class Role : int32_t {
+  maps,    // the input, a tangent of it, or a gradient to it
+  pooled,  // the result, or a gradient to it
+  boxes,   // a float for every coordinate of the boxes
+  argmax,  // an int32 for every number of the result
+};
+
+enum class Need : int32_t {
+  always,
+  of_maximum,  // the average does without it
+};
+
+enum class Linear : int32_t { never, in_average, always };
+
+// A derivative or a transpose: an operator, the direction or cotangent as its read `at`, and its
+// other reads and the boxes as they are, by their names.
+struct Rule {
+  enum class Kind : int32_t { zero, refused, op } kind = Kind::zero;
+  Op op = Op::none;
+  const char* at = nullptr;
+  bool only_average = false;  // in other modes it is refused
+};
+constexpr Rule rule(Op op, const char* at) { return {Rule::Kind::op, op, at}; }
+constexpr Rule average_rule(Op op, const char* at) { return {Rule::Kind::op, op, at, true}; }
+inline constexpr Rule kZero{}, kRefused{Rule::Kind::refused};
+
+struct Read {
+  const char* name = nullptr;
+  Role role = Role::maps;
+  Need need = Need::always;
+  Linear linear = Linear::never;
+  Rule derivative;  // along it, where the operator is not linear in it
+  Rule transpose;   // where it is
+};
+
+struct Write {
+  const char* name = nullptr;
+  Role role = Role::pooled;
+  bool optional = false;  // made where it is asked for
+};
+
+inline constexpr int kMaxReads = 2, kMaxWrites = 2;
+
+struct Operator {
+  Op op;
+  const char* name;
+  Family family;
+  Read reads[kMaxReads];  // those besides the boxes and what is said of each box
+  Write writes[kMaxWrites];
+  Rule boxes;                // the derivative along the boxes
+  uint32_t modes = ~0u;      // in which it is implemented, a bit for each
+  Op in_average = Op::none;  // what it is in the average, with its first read for that one's
+
+  constexpr int num_reads() const {
+    return (reads[0].name != nullptr) + (reads[1].name != nullptr);
+  }
+  constexpr int num_writes() const {
+    return (writes[0].name != nullptr) + (writes[1].name != nullptr);
+  }
+  // The place of a read or a write of this role; -1 where there is none.
+  constexpr int find_read(Role role) const {
+    for (int i = 0; i < num_reads(); ++i)
+      if (reads[i].role == role) return i;
+    return -1;
+  }
+  constexpr bool makes_maps() const { return writes[0].role == Role::maps; }
+};
+
+inline constexpr int kMaxModes = 3;
+
+struct FamilyInfo {
+  const char* name;
+  int columns;                   // of a box, without the index of its image
+  const char* modes[kMaxModes];  // by their numbers
+  int average;                   // the number of the mode that is linear in the input
+  uint32_t modes_with_box_gradient;
+  bool channels_per_bin;  // every bin has channels of its own: the map has PH * PW times as many
+};
+
+inline constexpr FamilyInfo kFamilies[kNumFamilies] = {
+    {"roi_align", 4, {"avg", "max", "max_onnx"}, 0, 0b011, false},
+    {"roi_pool", 4, {"max", "avg"}, 1, 0, false},
+};
+
+inline constexpr uint32_t kOnlyAvg = 0b001, kAvgAndMax = 0b011;  // of RoIAlign
+
+// The operators of a family are closed under derivatives. With A(x; b) the result: A' is its
+// backward, T(x, t; b) the derivative along a direction t of the boxes, T' the backward of that,
+// and B(g, x; b) the gradient to the boxes, the transpose of T along t.
+inline constexpr Operator kOperators[kNumOperators] = {
+    {Op::roi_align,
+     "roi_align",
+     Family::roi_align,
+     {{"input", Role::maps, Need::always, Linear::in_average,
+       rule(Op::roi_align_jvp, "input_tangent"), rule(Op::roi_align_backward, "grad_output")}},
+     {{"out", Role::pooled}},
+     rule(Op::roi_align_jvp_boxes, "boxes_tangent")},
+    {Op::roi_align_backward,
+     "roi_align_backward",
+     Family::roi_align,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::roi_align_jvp, "input_tangent")},
+      {"input", Role::maps, Need::of_maximum, Linear::never, kZero, kZero}},
+     {{"out", Role::maps}},
+     average_rule(Op::roi_align_jvp_boxes_backward, "boxes_tangent")},
+    {Op::roi_align_backward_boxes,
+     "roi_align_backward_boxes",
+     Family::roi_align,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::roi_align_jvp_boxes, "boxes_tangent")},
+      {"input", Role::maps, Need::always, Linear::in_average, kRefused,
+       rule(Op::roi_align_jvp_boxes_backward, "boxes_tangent")}},
+     {{"grad_boxes", Role::boxes}},
+     kRefused,
+     kAvgAndMax},
+    {Op::roi_align_jvp,
+     "roi_align_jvp",
+     Family::roi_align,
+     {{"input_tangent", Role::maps, Need::always, Linear::always, kZero,
+       rule(Op::roi_align_backward, "grad_output")},
+      {"input", Role::maps, Need::of_maximum, Linear::never, kZero, kZero}},
+     {{"out", Role::pooled}},
+     kRefused,
+     ~0u,
+     Op::roi_align},
+    {Op::roi_align_jvp_boxes,
+     "roi_align_jvp_boxes",
+     Family::roi_align,
+     {{"input", Role::maps, Need::always, Linear::in_average, kRefused,
+       rule(Op::roi_align_jvp_boxes_backward, "grad_output")},
+      {"boxes_tangent", Role::boxes, Need::always, Linear::always, kZero,
+       rule(Op::roi_align_backward_boxes, "grad_output")}},
+     {{"out", Role::pooled}},
+     kRefused,
+     kOnlyAvg},
+    {Op::roi_align_jvp_boxes_backward,
+     "roi_align_jvp_boxes_backward",
+     Family::roi_align,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::roi_align_jvp_boxes, "input")},
+      {"boxes_tangent", Role::boxes, Need::always, Linear::always, kZero,
+       rule(Op::roi_align_backward_boxes, "input")}},
+     {{"out", Role::maps}},
+     kRefused,
+     kOnlyAvg},
+    {Op::roi_pool,
+     "roi_pool",
+     Family::roi_pool,
+     {{"input", Role::maps, Need::always, Linear::in_average,
+       rule(Op::roi_pool_jvp, "input_tangent"), rule(Op::roi_pool_backward, "grad_output")}},
+     {{"out", Role::pooled}, {"argmax", Role::argmax, true}},
+     kZero},
+    {Op::roi_pool_backward,
+     "roi_pool_backward",
+     Family::roi_pool,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::roi_pool_jvp, "input_tangent")},
+      {"argmax", Role::argmax, Need::of_maximum, Linear::never, kZero, kZero}},
+     {{"out", Role::maps}},
+     kZero},
+    {Op::roi_pool_jvp,
+     "roi_pool_jvp",
+     Family::roi_pool,
+     {{"input_tangent", Role::maps, Need::always, Linear::always, kZero,
+       rule(Op::roi_pool_backward, "grad_output")},
+      {"argmax", Role::argmax, Need::of_maximum, Linear::never, kZero, kZero}},
+     {{"out", Role::pooled}},
+     kZero,
+     ~0u,
+     Op::roi_pool},
+};
+
+constexpr const Operator& operator_of(Op op) { return kOperators[static_cast<int>(op)]; }
+constexpr const FamilyInfo& family_of(const Operator& op) {
+  return kFamilies[static_cast<int>(op.family)];
+}
+constexpr int index_of(const Operator& op) { return static_cast<int>(op.op); }
+
+constexpr bool is_in_order() {
+  for (int i = 0; i < kNumOperators; ++i)
+    if (index_of(kOperators[i]) != i) return false;
+  return true;
+}
+static_assert(is_in_order());
+
+}  // namespace roidl
