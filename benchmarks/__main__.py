@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Time RoIAlign and RoIPool in every library, each in its own process.",
     )
     parser.add_argument(
-        "--workloads", nargs="+", choices=ALL, help="default: W1 to W8; on a GPU all"
+        "--workloads", nargs="+", choices=ALL, help="default: W1 to W8; all with --gpu"
     )
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--engines", nargs="+", default=["*"], help="names or patterns")
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtypes", nargs="+", choices=ITEM_BYTES, default=list(ITEM_BYTES))
     parser.add_argument("--threads", nargs="+", type=count(), help="default: 1, and all CPUs")
     parser.add_argument(
-        "--seconds", type=seconds, default=0.25, help="for the timings of one row (default: 0.25)"
+        "--seconds", type=seconds, default=0.25, help="time for each row (default: 0.25)"
     )
     parser.add_argument("--config", type=Path, default=FOLDER / "engines.toml")
     parser.add_argument(
@@ -55,19 +55,19 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="ENVIRONMENT=PATH",
-        help="interpreters of environments, before those in the configuration",
+        help="interpreters of environments, instead of those in --config",
     )
-    parser.add_argument("--gpu", action="store_true", help="on CUDA, by CUDA events and in graphs")
+    parser.add_argument("--gpu", action="store_true", help="time on CUDA, by events and in graphs")
     parser.add_argument(
         "--loaded",
         action="store_true",
-        help="time everything again while another process keeps each CPU busy",
+        help="also time all rows while other processes keep all CPUs busy",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("benchmark.json"),
-        help="the JSON file; the table goes beside it as .md, the plot as .png",
+        help="the JSON file; the table and the plot are written beside it",
     )
     group = parser.add_argument_group("instead of a run")
     instead = group.add_mutually_exclusive_group()
@@ -123,7 +123,7 @@ def _engines(options: argparse.Namespace) -> dict[str, EngineSpec]:
             raise CommandError(f"--python: no environment {name!r}, there are {', '.join(pythons)}")
         if not path:
             raise CommandError(f"--python: ENVIRONMENT=PATH, got {override!r}")
-        pythons[name] = os.path.abspath(Path(path).expanduser())  # a link stays one: it is the venv
+        pythons[name] = os.path.abspath(Path(path).expanduser())  # links stay: they make the venv
     chosen = {
         name: EngineSpec(pythons[engine["environment"]], engine["class"])
         for name, engine in config["engines"].items()
@@ -143,7 +143,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(*files: Path) -> Iterator[None]:
-    """Say so where a file that should hold results lacks some: it was not written by a run."""
+    """Raise a CommandError for a file whose results are incomplete."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -155,7 +155,7 @@ def _reading(*files: Path) -> Iterator[None]:
 def _write_report(results: dict[str, Any], file: Path) -> None:
     file.with_suffix(".md").write_text(report.full(results))
     if results["device"] != "cpu":
-        return  # what the plot shows are engines on CPU
+        return  # the plot shows engines on CPU only
     try:
         from . import plot
     except ImportError as error:
@@ -216,7 +216,7 @@ def _do(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run the benchmark, or do what was asked for instead."""
+    """Run the benchmark, or compare, report or update the docs from earlier results."""
     with one_line(PROG):
         _do(_parser().parse_args())
 

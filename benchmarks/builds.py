@@ -1,4 +1,4 @@
-"""Libraries of the CUDA kernels with one number of cuda/tuning.h changed, by CMake's own lines."""
+"""Builds libraries of the CUDA kernels with one constant of cuda/tuning.h changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANIFEST = "variants.json"  # beside the libraries
 
 
 class Variant(NamedTuple):
-    """A number and what to set it to; the default has neither."""
+    """A constant and its value; both are empty for the default."""
 
     constant: str = ""  # without the prefix
     value: str = ""
@@ -38,38 +38,38 @@ class Variant(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One command of CMake's."""
+    """A command of CMake's build."""
 
     command: str
-    output: str  # as the command spells it
+    output: str  # as it is written in the command
     file: Path
 
 
 class BuildError(Exception):
-    """What a compiler said, in one line."""
+    """The message of a failed compiler, in one line."""
 
 
 def defaults() -> dict[str, str]:
-    """The numbers of cuda/tuning.h, without their prefix."""
+    """The constants of cuda/tuning.h, without their prefix."""
     return dict(re.findall(rf"^#define {PREFIX}(\w+) (\S+)", TUNING.read_text(), re.MULTILINE))
 
 
 def sources() -> str:
-    """What the kernels are made from, as a hash."""
+    """A hash of the sources of the kernels."""
     files = [path for folder in ("cuda", "src") for path in sorted((ROOT / folder).rglob("*.*"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def cmake_tree() -> Path:
-    """CMake's folder of the installation that was made last."""
+    """CMake's build folder of the latest installation."""
     found = sorted(ROOT.glob("build/*/build.ninja"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise CommandError("there is no build/*/build.ninja: docs/notes/cuda_measuring.md")
+        raise CommandError("there is no build/*/build.ninja: see docs/notes/cuda_measuring.md")
     return found[-1].parent
 
 
 def compile_lines(tree: Path) -> tuple[list[Line], Line]:
-    """How the objects of the library are compiled, and how they are linked."""
+    """The commands that compile the objects of the library, and the one that links them."""
     command = ["ninja", "-C", str(tree), "-t", "compdb"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -84,7 +84,7 @@ def compile_lines(tree: Path) -> tuple[list[Line], Line]:
 
 
 def _mentions(file: Path, name: str, seen: set[Path]) -> bool:
-    """Whether a source or what it includes has the number, but for where it is defined."""
+    """Whether a source, or a header that it includes, uses the constant."""
     seen.add(file)
     text = file.read_text()
     if re.search(rf"\b{name}\b", re.sub(rf"#(ifndef|define) {name}\b.*", "", text)):
@@ -99,7 +99,7 @@ def _mentions(file: Path, name: str, seen: set[Path]) -> bool:
 
 
 def depends(file: Path, variant: Variant) -> bool:
-    """Whether the variant's object of this source is another than the default's."""
+    """Whether the variant's object of this source differs from the default's."""
     return bool(variant.constant) and _mentions(file, PREFIX + variant.constant, set())
 
 
@@ -113,7 +113,7 @@ def _shell(command: str, tree: Path) -> str:
 
 
 def compile_object(line: Line, tree: Path, objects: Path, variant: Variant) -> str:
-    """Make the object, unless it is there already; what the compiler said."""
+    """Compile the object unless it exists; return the compiler's output."""
     target = _object(line, objects, variant)
     words = target.with_suffix(".txt")
     if not words.exists():
@@ -123,7 +123,7 @@ def compile_object(line: Line, tree: Path, objects: Path, variant: Variant) -> s
             command += f" -D{PREFIX}{variant.constant}={variant.value}"
         if line.file.suffix == ".cu":
             command += " -Xptxas=-v"
-        words.write_text(_shell(command, tree))  # last: it says that the object is whole
+        words.write_text(_shell(command, tree))  # last: it marks the object as complete
     return words.read_text()
 
 
@@ -132,7 +132,7 @@ def _object(line: Line, objects: Path, variant: Variant) -> Path:
 
 
 def kernels(said: str) -> dict[str, list[int]]:
-    """Registers, and bytes of stack and spills, of the kernels of float32, by mangled name."""
+    """Registers and bytes of stack and spills of the float32 kernels, by mangled name."""
     pattern = (
         r"entry function '(\w+)'.*\n.*\n +(\d+) bytes stack frame, (\d+) bytes spill stores, "
         r"(\d+) bytes spill loads\n.*Used (\d+) registers"
@@ -140,15 +140,15 @@ def kernels(said: str) -> dict[str, list[int]]:
     return {
         name: [int(registers), sum(map(int, memory))]
         for name, *memory, registers in re.findall(pattern, said)
-        # float is an argument of the template; double is none, neither the first nor the last.
+        # float (f) is a template argument, and double (d) is not.
         if "If" in name and not re.search("Id|dE", name)
     }
 
 
 def build(variants: Iterable[Variant], folder: Path, jobs: int) -> dict[str, Any]:
-    """Make the default's library and one per variant; what is in `folder` afterwards, as JSON."""
+    """Build the default's library and one for each variant; return the manifest of `folder`."""
     tree = cmake_tree()
-    # What the libraries are linked to; kernels of another state of the sources are not made anew.
+    # The variants are linked to it; the kernels' own targets are not rebuilt.
     try:
         _shell(f"ninja -j {jobs} libroidl.so", tree)
     except BuildError as error:
@@ -188,7 +188,7 @@ def build(variants: Iterable[Variant], folder: Path, jobs: int) -> dict[str, Any
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What an earlier `build` left there."""
+    """The manifest that an earlier `build` wrote to `folder`."""
     file = folder / MANIFEST
     if not file.exists():
         raise CommandError(f"--no-build: there is no {file}")

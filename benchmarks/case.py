@@ -1,4 +1,4 @@
-"""What a worker is asked to time: plain data that travels as JSON, with its arrays in files."""
+"""The cases that workers time: plain data, sent as JSON, with the arrays in files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 
 class Operation(NamedTuple):
-    """A function as users call it, or its gradient to the input."""
+    """A public function, or its gradient to the input."""
 
     function: str
     mode: str
@@ -34,7 +34,7 @@ OPERATIONS = {
     "multiscale_roi_align_backward": Operation(
         "multiscale_roi_align", "avg", True, "Multi-level RoIAlign, backward"
     ),
-    # MultiScaleRoIAlign as a module of PyTorch, with what it takes to train through it.
+    # MultiScaleRoIAlign as a module of PyTorch, forward and backward.
     "pooler_step": Operation(
         "multiscale_roi_align", "avg", True, "The pooler of a detector: forward and backward"
     ),
@@ -47,7 +47,7 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # the dtypes
 
 
 class Case(NamedTuple):
-    """One call to time; what the arrays hold is in the workload's folder."""
+    """One call to time; its arrays are in the workload's folder."""
 
     workload: str
     operation: str
@@ -75,7 +75,7 @@ class Data(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path, grad_rows: list[int] | None = None) -> Data:
-        """Map the files; with `grad_rows`, all other RoIs have a gradient of zero."""
+        """Map the files into memory; with `grad_rows`, the gradient is zero for all other RoIs."""
         paths = sorted(folder.glob("input*.npy"))
         inputs = [np.load(path, mmap_mode="r") for path in paths]
         grad = np.load(folder / "grad.npy", mmap_mode="r")

@@ -1,4 +1,4 @@
-"""What changed from one file of results to another."""
+"""Compares two files of results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .case import OPERATIONS
 from .report import Results, Row, differs, milliseconds, table, timed
 
 KEY = ("operation", "workload", "engine", "layout", "dtype", "threads", "device")
-NOISE = 0.05  # what the minimum moves by from run to run on a quiet machine
+NOISE = 0.05  # relative variation of the minimum between runs on an idle machine
 
 
 def _by_key(results: Results) -> dict[tuple[Any, ...], Row]:
@@ -17,7 +17,7 @@ def _by_key(results: Results) -> dict[tuple[Any, ...], Row]:
 
 
 def compare(before: Results, after: Results) -> str:
-    """Markdown: per engine the mean ratio of times, then every row that changed."""
+    """Markdown: for each engine the mean ratio of times, then every changed row."""
     old, new = _by_key(before), _by_key(after)
     shared = [key for key in old if key in new]
     parts = []

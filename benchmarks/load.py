@@ -1,4 +1,4 @@
-"""What else a machine may be doing: as many busy processes as it has CPUs for us."""
+"""Keeps the machine busy: one computing process for each CPU of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# It says that it has begun, and ends with whoever started it.
+# It reports its start, and ends with its parent process.
 BUSY = """
 import os, sys
 os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -22,7 +22,7 @@ while os.getppid() == parent:
 
 @contextmanager
 def busy() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keep every CPU that this process may use busy, by a process each."""
+    """Run one busy process for each CPU that this process may use."""
     processes = [
         subprocess.Popen([sys.executable, "-c", BUSY, str(cpu)], stdout=subprocess.PIPE)
         for cpu in sorted(os.sched_getaffinity(0))

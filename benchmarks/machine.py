@@ -1,4 +1,4 @@
-"""What the figures depend on: machine, settings, commit, and the bandwidth of its memory."""
+"""Describes the machine, its settings, the commit, and the bandwidth of the memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 COPY_BYTES = 2**28  # beyond the caches of most machines
 COPIES = 7
-SOURCES = ("src", "cuda", "python")  # what the commit must tell
+SOURCES = ("src", "cuda", "python")  # the commit is marked as modified if these are
 
 
 def _read(path: str) -> str | None:
@@ -54,7 +54,7 @@ def _caches() -> dict[str, str]:
 
 
 def _huge_pages() -> dict[str, str]:
-    """The choices between brackets in /sys."""
+    """The selected settings of transparent huge pages in /sys."""
     found = {}
     for name in ("enabled", "defrag", "shmem_enabled"):
         text = _read(f"/sys/kernel/mm/transparent_hugepage/{name}")
@@ -76,7 +76,7 @@ def _commit(root: Path) -> str | None:
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """What a reader needs to judge the figures, as JSON takes it; `root` is the clone."""
+    """The machine, its settings and the commit, as JSON data; `root` is the clone."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(root),
@@ -94,10 +94,10 @@ def describe(root: Path) -> dict[str, Any]:
 
 
 def copy_bandwidth(threads: int) -> float:
-    """Bytes per second, read and written, of a NumPy copy into memory that is mapped already."""
+    """Bytes per second, read and written, of a NumPy copy into mapped memory."""
     source = np.ones(COPY_BYTES // 4, np.float32)
     target = np.zeros_like(source)
-    target[:] = 1  # zeros are not mapped yet
+    target[:] = 1  # maps the memory
     pairs = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
     times = []
     with ThreadPoolExecutor(threads) as pool:

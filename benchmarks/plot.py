@@ -1,4 +1,4 @@
-"""The picture: how many times faster than the baseline, on one thread."""
+"""Plots the speed-up over the baseline on one thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from .case import OPERATIONS
 from .report import HEADLINES, README_WORKLOADS, Results, baseline, differs, headline, times
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; shapes differ as well.
+# Okabe and Ito's colours, which the colour-blind can tell apart; the markers differ as well.
 LOOKS = {
     "roidl": ("#D55E00", "o"),
     "torchvision": ("#000000", "_"),

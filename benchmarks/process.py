@@ -1,4 +1,4 @@
-"""The other end of a worker: starts it under its environment's interpreter and gives it orders."""
+"""Starts workers under their environments' interpreters and sends them orders."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class WorkerError(Exception):
-    """What a worker answered instead of a result, in one line."""
+    """A worker's error, in one line."""
 
     def __init__(self, message: str, unsupported: bool = False) -> None:
         super().__init__(message)
-        self.unsupported = unsupported  # the library has no such call: nothing went wrong
+        self.unsupported = unsupported  # the library has no such call, which is not a failure
 
 
 def cpus_in_order() -> list[int]:
-    """The CPUs that we may use, one of each core before any second one of a core."""
+    """The CPUs of this process, first one of each core, then the others."""
     allowed = sorted(os.sched_getaffinity(0))
     seen: dict[str, int] = {}
     order = []
@@ -37,7 +37,7 @@ def cpus_in_order() -> list[int]:
 
 
 class Process:
-    """One worker; a context manager, at whose end the worker is gone."""
+    """One worker; as a context manager it ends the worker on exit."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Process:
     ) -> None:
         if not (Path(python).is_file() and os.access(python, os.X_OK)):
             raise WorkerError(f"no such interpreter: {python}")
-        # On a GPU the driver and autograd have threads of their own, which calls wait for.
+        # On a GPU calls wait for threads of the driver and of autograd, which need CPUs as well.
         cpus = cpus_in_order()[: threads if device == "cpu" else None]
         cpu_list = ",".join(map(str, cpus))
         environment = {
@@ -64,7 +64,7 @@ class Process:
         }
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        # Kept for the last words of a worker that dies.
+        # The error message of a worker that dies is read from here.
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
@@ -76,12 +76,12 @@ class Process:
                 stderr=self._stderr,
                 text=True,
             )
-        except OSError as error:  # an executable file, but none of this machine
+        except OSError as error:  # e.g. an executable of another architecture
             self._stderr.close()
             raise WorkerError(f"cannot run {python}: {error.strerror}") from None
 
     def order(self, order: str, **arguments: Any) -> Any:
-        """Have the worker do something and wait for its answer.
+        """Send the worker an order and wait for its answer.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class Process:
 
     def close(self) -> None:
         if self._process.stdin is not None and not self._process.stdin.closed:
-            with contextlib.suppress(BrokenPipeError):  # it died: nobody is left to tell
+            with contextlib.suppress(BrokenPipeError):  # the worker has died
                 self._process.stdin.close()
         try:
             self._process.wait(timeout=10)

@@ -16,13 +16,13 @@ from .workloads import Workload
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 oracle: Any = importlib.import_module("oracle")
 
-SAMPLES = 10_000  # that the oracle may visit for one result: about 0.2 s
+SAMPLES = 10_000  # the oracle's limit for one result: about 0.2 s
 CHANNELS = 4
 CANONICAL_SCALE, CANONICAL_LEVEL = 224, 4  # of feature pyramid networks, arXiv:1612.03144
 
 
 def levels_of(boxes: Array, workload: Workload) -> Array:
-    """The map that each box is pooled from, as torchvision and detectron2 choose it."""
+    """The level of each box, by the rule of torchvision and detectron2."""
     area = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
     level = np.floor(CANONICAL_LEVEL + np.log2(np.sqrt(area) / CANONICAL_SCALE) + 1e-6)
     first = int(np.log2(workload.strides[0]))
@@ -32,7 +32,7 @@ def levels_of(boxes: Array, workload: Workload) -> Array:
 
 
 def checked_rois(workload: Workload, boxes: Array) -> list[int]:
-    """RoIs from all over the list, as many as the oracle can do in its time; at least one."""
+    """RoIs spread over the list, as many as `SAMPLES` allows; at least one."""
     order = np.random.default_rng(1).permutation(len(boxes))
     strides = np.array(workload.strides)[levels_of(boxes, workload)]
     grid = float(workload.sampling_ratio)
@@ -49,7 +49,7 @@ def checked_rois(workload: Workload, boxes: Array) -> list[int]:
 
 
 def checked_channels(workload: Workload) -> list[int]:
-    """The first channel, the last, and some between: enough to meet every kind of block."""
+    """The first channel, the last, and some between, so that all kinds of blocks are covered."""
     count = min(CHANNELS, workload.channels)
     return [int(channel) for channel in np.linspace(0, workload.channels - 1, count)]
 
@@ -67,7 +67,7 @@ def expected(
     rois: list[int],
     channels: list[int],
 ) -> list[Array]:
-    """What a worker should have saved: one array, or for a gradient one per map."""
+    """The expected results of a worker: one array, or for a gradient one for each map."""
     asked = OPERATIONS[operation]
     boxes = data.boxes[rois]
     inputs = [_rounded(features[:, channels], dtype) for features in data.inputs]
@@ -98,7 +98,7 @@ def expected(
 
 
 def error(got: list[Array], wanted: list[Array]) -> float:
-    """The largest difference, relative to the largest number of the result."""
+    """The largest difference, relative to the largest value of the result."""
     if [part.shape for part in got] != [part.shape for part in wanted]:
         raise ValueError(
             f"shapes {[part.shape for part in got]}, expected {[part.shape for part in wanted]}"

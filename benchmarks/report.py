@@ -13,46 +13,45 @@ Row = dict[str, Any]
 Results = dict[str, Any]
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
-# Above this an output is not rounded differently, but defined differently.
+# A larger error is not rounding: the engine uses another definition.
 DIFFERS = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
 BASELINES = ("torchvision", "onnxruntime")  # the first that is there
 GPU_ENGINE, GPU_PEER = "roidl-torch", "torchvision"
-# For each operation of the README and the plot, which of roidl's engines does the peer's work.
+# For each operation of the README and the plot, roidl's engine that computes the same results.
 HEADLINES = {
     "roi_align": "roidl-numpy",
     "roi_align_backward": "roidl-numpy",
     "roi_pool": "roidl-numpy-argmax",
 }
 READING = (
-    "Minimum of interleaved calls, each with a result of its own, roidl's in memory of results "
-    "that are gone (without that: `roidl-numpy-fresh` in docs/performance.md); in brackets, how "
-    "many times faster. RoIPool with the argmax. Error: largest difference to float64 divided by "
-    "the largest value."
+    "Minimum of interleaved calls, each with a new result, roidl's in recycled memory (without "
+    "that: `roidl-numpy-fresh` in docs/performance.md); in brackets, how many times faster. "
+    "RoIPool with the argmax. Error: largest difference from float64 divided by the largest value."
 )
-MEMORY_WORKLOADS = ("W1", "W2", "W3", "W4", "W7", "W8")  # of the others there is next to nothing
+MEMORY_WORKLOADS = ("W1", "W2", "W3", "W4", "W7", "W8")  # the others need hardly any
 README_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits that mean something."""
+    """Milliseconds with three significant digits."""
     value = seconds * 1e3
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.4f}"
 
 
 def times(baseline: Row, row: Row) -> str:
-    """How many times faster a row is; more digits would be noise."""
+    """How many times faster than the baseline a row is, with two digits."""
     ratio: float = baseline["min"] / row["min"]
     return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
-    """A Markdown table, figures to the right."""
+    """A Markdown table; columns of figures are aligned right."""
     rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def differs(row: Row) -> bool:
-    """Whether the engine computes something else than the definition; marked `~`."""
+    """Whether the engine uses another definition, which is marked `~`."""
     return bool(row["error"] > DIFFERS[row["dtype"]])
 
 
@@ -70,20 +69,20 @@ def timed(results: Results, **where: Any) -> list[Row]:
 
 
 def baseline(results: Results) -> str | None:
-    """The engine that others are compared with, if one was there."""
+    """The engine that others are compared with, if the results have one."""
     names = {row["engine"] for row in timed(results)}
     return next((name for name in BASELINES if name in names), None)
 
 
 def headline(results: Results, engine: str, operation: str, workload: str) -> Row | None:
-    """The row that README and plot show: one thread, float32, NCHW where the engine has it."""
+    """The row of README and plot: one thread, float32, NCHW if the engine supports it."""
     where = {"engine": engine, "operation": operation, "workload": workload}
     rows = timed(results, **where, threads=1, dtype="float32")
     return min(rows, key=lambda row: str(row["layout"]), default=None)
 
 
 def machine(results: Results) -> str:
-    """What the figures were measured on, as one paragraph."""
+    """The description of machine, versions and commit, as one paragraph."""
     found = results["machine"]
     caches = ", ".join(f"{name} {size}" for name, size in found["caches"].items())
     pages = found["transparent_huge_pages"].get("enabled", "not there")
@@ -110,7 +109,7 @@ def machine(results: Results) -> str:
 
 
 def notes(results: Results) -> str:
-    """Who is to be read with care, who was not there, and what went wrong."""
+    """Notes about engines, engines that were left out, and failures."""
     lines = [
         f"- {name}: {engine['note']}."
         for name, engine in results["engines"].items()
@@ -132,18 +131,18 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def _floor(results: Results, row: Row) -> float:
-    """The least time that the bytes take."""
+    """The time that a copy of the bytes takes: a lower bound."""
     return float(row["bytes"] / results["bandwidth"][str(row["threads"])])
 
 
 def _device_times(results: Results, row: Row) -> list[str]:
-    """What a call takes of the device's time, in how many kernels, and the least."""
+    """A call's time on the device, its number of kernels, and the lower bound."""
     graph = [milliseconds(row["graph"]), f"{row['kernels']:g}"] if "graph" in row else ["", ""]
     return [*graph, milliseconds(_floor(results, row))]
 
 
 def _against(results: Results) -> str:
-    """On a GPU: our times beside the peer's and the floor; "" without rows of the device."""
+    """On a GPU: roidl's times, the peer's and the lower bound; "" without rows of the device."""
     same = ("operation", "workload", "layout", "dtype", "threads")
     peers = {tuple(row[k] for k in same): row for row in timed(results, engine=GPU_PEER)}
     cells = []
@@ -166,7 +165,7 @@ def _against(results: Results) -> str:
 
 
 def _loaded(results: Results) -> str:
-    """What a busy machine does to the times; empty if nothing was measured on one."""
+    """The times on a loaded machine; empty if none were measured."""
     cells = []
     for row in timed(results):
         if "loaded" not in row:
@@ -226,7 +225,7 @@ def _workloads(rows: list[Row]) -> list[str]:
 
 
 def _wide(results: Results, operation: str) -> str:
-    """One line per engine, layout, dtype and threads; workloads side by side."""
+    """A table with a row for each engine, layout, dtype and threads, and a column per workload."""
     rows = timed(results, operation=operation)
     names = _workloads(rows)
     lines: dict[tuple[str, ...], dict[str, Row]] = {}
@@ -244,7 +243,7 @@ def _wide(results: Results, operation: str) -> str:
 
 
 def _bound(results: Results, engine: str) -> str:
-    """Bytes, share of the bandwidth and memory of one engine."""
+    """Bytes, fraction of the bandwidth and memory of one engine."""
     rows = timed(results, engine=engine, dtype="float32", layout="NCHW")
     cells = [
         [
@@ -263,8 +262,7 @@ def _bound(results: Results, engine: str) -> str:
 
 
 def _memory(results: Results) -> str:
-    """Peak memory of every engine that does the same work as the baseline, and what the result
-    itself takes."""
+    """Peak memory of the baseline and of roidl's engines, and the size of the result."""
     rows = timed(results, dtype="float32", layout="NCHW")
     chosen: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""The run: who is asked what, in which order, and how often; yields the results as plain data."""
+"""Runs the cases: which worker times what, in which order, and how often; returns plain data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from .workloads import ALL, Workload, bytes_to_move, make_data
 
 FORMAT = 1  # of the JSON file
 ROUNDS = 7
-SLOW_CALL, SLOW_TIMINGS = 1.0, 3  # a call of so many seconds is timed fewer times than ROUNDS
-FAST_CALL, FAST_TIMINGS = 0.02, 50  # a faster call is timed so often at least, or has no row
+SLOW_CALL, SLOW_TIMINGS = 1.0, 3  # slower calls (in seconds) are timed fewer times than ROUNDS
+FAST_CALL, FAST_TIMINGS = 0.02, 50  # faster calls are timed at least so often
 MOST_PER_ROUND = 1000
-WARM_BELOW = 0.1  # seconds: a call whose arrays the caches can keep gets an uncounted one first
-MEMORY_COPY, CACHE_COPY = 2**28, 2**22  # numbers of float32, on a GPU: in no cache, and in L2
-SETTLE = 0.005  # seconds in which the threads of the engine before stop spinning
+WARM_BELOW = 0.1  # seconds: a round of faster calls begins with one that is not counted
+MEMORY_COPY, CACHE_COPY = (
+    2**28,
+    2**22,
+)  # float32 elements, on a GPU
+SETTLE = 0.005  # seconds: until the threads of the previous engine stop spinning
 
 
 class EngineSpec(NamedTuple):
@@ -36,14 +39,14 @@ class EngineSpec(NamedTuple):
 
     python: str
     location: str  # module:class
-    variables: Mapping[str, str] = MappingProxyType({})  # of its process's environment
-    operations: Sequence[str] = tuple(OPERATIONS)  # of those that it offers
+    variables: Mapping[str, str] = MappingProxyType({})  # environment variables of its process
+    operations: Sequence[str] = tuple(OPERATIONS)  # the operations to time, if the engine has them
     layouts: Sequence[str] = LAYOUTS
     dtypes: Sequence[str] = tuple(ITEM_BYTES)
 
 
 class Plan(NamedTuple):
-    """What to run."""
+    """The selection of cases and engines, and the settings."""
 
     engines: dict[str, EngineSpec]
     workloads: list[str]
@@ -51,9 +54,9 @@ class Plan(NamedTuple):
     layouts: list[str]
     dtypes: list[str]
     threads: list[int]
-    seconds: float  # to spend on timing a case of one engine, where its calls are fast enough
+    seconds: float  # for timing a case of one engine, unless its calls are slower
     device: str
-    loaded: bool = False  # time everything again while the machine is busy
+    loaded: bool = False  # also time all cases on a loaded machine
 
 
 class Competitor(NamedTuple):
@@ -69,14 +72,14 @@ class Competitor(NamedTuple):
 
 
 class Fleet:
-    """The workers of one number of threads; one that dies is replaced when it is next asked."""
+    """The workers for one number of threads; a dead one is replaced when it is needed again."""
 
     def __init__(self, plan: Plan, threads: int, stack: ExitStack) -> None:
         self._plan, self._threads, self._stack = plan, threads, stack
         self._processes: dict[str, Process] = {}
         self.engines: dict[str, dict[str, Any]] = {}
         self.left_out: dict[str, str] = {}
-        for name in plan.engines:  # side by side: what they import takes seconds
+        for name in plan.engines:  # concurrently: imports take seconds
             with suppress(WorkerError):
                 self._start(name)
         for name in plan.engines:
@@ -102,7 +105,7 @@ class Fleet:
         return process.order(order, **arguments)
 
     def competitors(self, operation: str) -> Iterator[Competitor]:
-        """Who offers the operation, within the plan."""
+        """The engines, layouts and dtypes of the plan that support the operation."""
         for name, engine in self.engines.items():
             spec = self._plan.engines[name]
             for offered, layout, dtype in engine["offers"]:
@@ -115,14 +118,14 @@ class Fleet:
 
 
 class Group(NamedTuple):
-    """What is timed in turns: one operation of one workload on one number of threads."""
+    """Calls that are timed in turns: one operation of one workload on one number of threads."""
 
     name: str
     operation: str
     workload: Workload
     data: Data
     folder: Path
-    rois: list[int]  # which part of the results the oracle computes
+    rois: list[int]  # the RoIs for which the oracle computes the results
     channels: list[int]
 
 
@@ -138,10 +141,10 @@ def _timings(seconds: float, budget: float) -> int:
 
 
 def _in_turns(fleet: Fleet, calls: Mapping[Competitor, float], budget: float) -> dict[str, str]:
-    """Time all calls, given what one takes; answers what went wrong, by competitor.
+    """Time all calls, given the seconds of one; return the failures by competitor.
 
-    What the calls take is learned from every round: one that turns out to be faster gets the
-    timings that it lacks in those that are left, and in one more.
+    Every round updates the seconds of a call. A call that is faster than expected gets its missing
+    timings in the remaining rounds, and in one more.
     """
     failures: dict[str, str] = {}
     fastest, taken = dict(calls), dict.fromkeys(calls, 0)
@@ -164,12 +167,12 @@ def _in_turns(fleet: Fleet, calls: Mapping[Competitor, float], budget: float) ->
 
 
 def _with_enough_timings(found: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a summary.
+    """The figures of a row from a worker's summary.
 
     Raises
     ------
     WorkerError
-        If they are too few to tell the minimum of so fast a call.
+        If there are too few timings for so fast a call.
     """
     if found["min"] < FAST_CALL and found["timings"] < FAST_TIMINGS:
         raise WorkerError(
@@ -337,6 +340,6 @@ def run(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                     )
                     results["wall_seconds"] = now - begun
                     save(results)
-                for file in folder.iterdir():  # some are large, and temporary folders small
+                for file in folder.iterdir():  # some files are large, and temporary folders small
                     file.unlink()
     return results

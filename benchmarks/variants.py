@@ -1,7 +1,7 @@
-"""The command line `python -m benchmarks.variants`: the numbers of cuda/tuning.h, each at others.
+"""The command line `python -m benchmarks.variants`: times other constants of cuda/tuning.h.
 
-Every other number is a library of its own (builds.py), and every library an engine of one run of
-the benchmark, so that all of them take turns.
+There is one library for each other value (builds.py), and one engine for each library, so that one
+run of the benchmark times all of them in turns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .workloads import ALL
 
 PROG = "python -m benchmarks.variants"
 ENGINE = "benchmarks.engines.roidl_torch:Torch"
-DEFAULT, AGAIN = "default", "default, again"  # the same library twice: what a ratio is worth
+DEFAULT, AGAIN = "default", "default, again"  # the same library twice: the noise of the ratios
 KEY = ("operation", "workload", "layout", "dtype")
 ALIGN, POOL = "roi_align", "roi_pool"
 BACKWARD = (f"{ALIGN}_backward", f"{POOL}_backward")
@@ -36,7 +36,7 @@ WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
 
 
 class Trial(NamedTuple):
-    """What else a number could be, and what it matters for."""
+    """Other values of a constant, and the operations and layouts that it affects."""
 
     values: Sequence[str]
     operations: Sequence[str] = (ALIGN, POOL, *BACKWARD)
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         type=_trial,
         metavar="NAME=1,2,4",
         default=list(TRIALS.items()),
-        help="one number at a time, without ROIDL_TUNE_; default: all, at the values in the script",
+        help="constants without ROIDL_TUNE_, one at a time; default: the values of TRIALS",
     )
     found.add_argument("--workloads", nargs="+", choices=ALL, default=list(WORKLOADS))
     found.add_argument(
@@ -102,23 +102,26 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     found.add_argument("--dtypes", nargs="+", choices=ITEM_BYTES, default=["float32"])
-    found.add_argument("--seconds", type=positive, default=0.05, help="for the timings of one row")
+    found.add_argument("--seconds", type=positive, default=0.05, help="time for each row")
     cpus = len(os.sched_getaffinity(0))
-    found.add_argument("--jobs", type=count(), default=cpus, help="compilers at a time")
+    found.add_argument("--jobs", type=count(), default=cpus, help="concurrent compilers")
     found.add_argument(
-        "--folder", type=Path, default=ROOT / "build/variants", help="of the libraries"
+        "--folder", type=Path, default=ROOT / "build/variants", help="folder of the libraries"
     )
     how = found.add_mutually_exclusive_group()
     how.add_argument("--build-only", action="store_true", help="needs no GPU")
-    how.add_argument("--no-build", action="store_true", help="measure what the folder has")
+    how.add_argument("--no-build", action="store_true", help="measure the libraries in the folder")
     found.add_argument(
-        "--output", type=Path, default=Path("variants.json"), help="the table goes beside it as .md"
+        "--output",
+        type=Path,
+        default=Path("variants.json"),
+        help="the table is written beside it",
     )
     return found
 
 
 def variants(trials: dict[str, Trial]) -> Iterator[Variant]:
-    """One number at a time; the default itself is there anyway."""
+    """The variants to build besides the default, each with one changed constant."""
     there = builds.defaults()
     for name, trial in trials.items():
         for value in trial.values:
@@ -127,7 +130,7 @@ def variants(trials: dict[str, Trial]) -> Iterator[Variant]:
 
 
 def engines(made: dict[str, Any], folder: Path, trials: dict[str, Trial]) -> dict[str, EngineSpec]:
-    """An engine for every library that could be built."""
+    """One engine for each library that was built."""
     found = {}
     for name, about in made.items():
         trial = trials.get(about["constant"])
@@ -146,17 +149,17 @@ def engines(made: dict[str, Any], folder: Path, trials: dict[str, Trial]) -> dic
 
 
 def seconds(row: Row) -> float:
-    """Of the device, where a graph told."""
+    """The device's time if it was measured in a graph, else the call's."""
     return float(row["graph"] if "graph" in row else row["min"])
 
 
 def mean(ratios: Sequence[float]) -> float:
-    """Geometric."""
+    """The geometric mean."""
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def _ratios(results: Results) -> dict[str, dict[tuple[str, ...], float]]:
-    """By engine and what was measured: time ÷ the default's."""
+    """Time ÷ the default's time, by engine and case."""
     rows = report.timed(results)
     base = {tuple(row[k] for k in KEY): seconds(row) for row in rows if row["engine"] == DEFAULT}
     found: dict[str, dict[tuple[str, ...], float]] = {}
@@ -178,7 +181,7 @@ def _error(results: Results, names: Sequence[str], key: tuple[str, ...]) -> str:
 
 
 def _built(made: dict[str, Any]) -> str:
-    """What the compiler said of each library's float32 kernels."""
+    """The compiler's report on the float32 kernels of each library."""
     cells = []
     base = made[DEFAULT].get("kernels", {})
     for name, about in made.items():
@@ -275,7 +278,7 @@ def _do(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Build, measure, and say what is best."""
+    """Build and measure the variants, and report the best values."""
     with one_line(PROG):
         _do(parser().parse_args())
 

@@ -1,4 +1,4 @@
-"""The process of one engine: takes orders as JSON lines on stdin, answers on stdout.
+"""The process of one engine: reads orders as JSON lines from stdin, answers on stdout.
 
 It imports NumPy, the engine's library and nothing else, and runs on as many CPUs as it has threads.
 """
@@ -18,11 +18,11 @@ import numpy as np
 
 from .case import ITEM_BYTES, OPERATIONS, Case, Data
 
-LONG_CALL = 0.1  # seconds above which a single call tells how long one takes
+LONG_CALL = 0.1  # seconds: of faster calls three are timed to estimate the time of one
 
 
 class Prepared(NamedTuple):
-    """A call that is ready to be timed, and its times so far."""
+    """A prepared call, and its times so far."""
 
     call: Any
     times: list[float]
@@ -59,10 +59,10 @@ class Worker:
     def prepare(
         self, key: str, case: list[Any], folder: str, rois: list[int], channels: list[int], to: str
     ) -> dict[str, Any]:
-        """Prepare a call and save that part of its result which the oracle computes too.
+        """Prepare a call and save the part of its result that the oracle computes.
 
-        A gradient depends on all RoIs: it is taken with a gradient to the result of zero for all
-        RoIs but those of the oracle, which costs the same time.
+        A gradient to the maps depends on all RoIs. For the comparison the gradient to the result is
+        zero for all RoIs except the oracle's, which takes the same time.
         """
         asked = Case(*case)
         backward = OPERATIONS[asked.operation].backward
@@ -73,7 +73,7 @@ class Worker:
         chosen = [part if backward else part[rois] for part in parts]
         np.savez(to, *[part[:, channels] for part in chosen])
         del result, parts, chosen
-        # A first call does things once, compilers for seconds: the second one tells what one takes.
+        # The first call may compile for seconds, so later calls are timed.
         seconds = min(self._engine.time(call, 1 if seconds > LONG_CALL else 3))
         if backward:
             call = self._engine.prepare(asked, Data.load(Path(folder)))
@@ -81,9 +81,9 @@ class Worker:
         return {"seconds": seconds, "peak_bytes": grown}
 
     def time(self, key: str, count: int, warm: bool) -> float:
-        """Time some calls; the least seconds of one since the last summary.
+        """Time `count` calls; return the minimum since the last summary, in seconds.
 
-        `warm`: after a call that is not counted, as others had the caches.
+        With `warm` a call that is not counted fills the caches first.
         """
         call, times = self._prepared[key]
         if warm:
@@ -92,7 +92,7 @@ class Worker:
         return min(times)
 
     def summary(self, key: str, last: bool) -> dict[str, Any]:
-        """Of the times since the last summary; after the last one the call is forgotten."""
+        """The figures of the times since the last summary; the last one discards the call."""
         call, times = self._prepared[key]
         found: dict[str, Any] = {
             "min": min(times),
@@ -101,7 +101,7 @@ class Worker:
         }
         try:
             found.update(self._engine.in_graph(call))
-        except RuntimeError as error:  # the times are right all the same
+        except RuntimeError as error:  # the times are valid without it
             found["graph_failure"] = traceback.format_exception_only(error)[-1].strip()
         times.clear()
         if last:
@@ -113,7 +113,7 @@ def main() -> None:
     """Serve until stdin ends; arguments: engine, threads, device, CPUs."""
     engine, threads, device, cpus = sys.argv[1:]
     os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
-    # Libraries print as they like: answers get a descriptor that is theirs alone.
+    # Libraries may print to stdout, so answers use a duplicate of its descriptor.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker, broken = None, None

@@ -1,4 +1,4 @@
-"""The workloads: shapes, boxes drawn as detectors draw them, and the bytes that must move.
+"""The workloads: shapes, random boxes like those of detectors, and the bytes to move.
 
 W1 to W8 are call sites of detectors, X1 to X7 extremes.
 
@@ -27,7 +27,7 @@ class Workload(NamedTuple):
     channels: int
     maps: list[tuple[int, int]]  # height, width
     strides: list[int]  # image pixels per cell
-    rois: int  # of the whole batch
+    rois: int  # in the whole batch
     pixels: tuple[float, float]  # smallest and largest size of a box
     output_size: int
     sampling_ratio: int
@@ -40,7 +40,7 @@ class Workload(NamedTuple):
 
     @property
     def cells(self) -> int:
-        """Of all maps, images and channels."""
+        """The number of cells of all maps, images and channels."""
         planes = self.batch * self.channels
         return planes * sum(height * width for height, width in self.maps)
 
@@ -54,7 +54,7 @@ class Workload(NamedTuple):
         return len(self.maps) > 1
 
 
-# Of an image of 800 x 1344 pixels, as torchvision and detectron2 resize to.
+# For images of 800 x 1344 pixels, the size to which torchvision and detectron2 resize.
 P2, P3, P4, P5 = (200, 336), (100, 168), (50, 84), (25, 42)
 PYRAMID, STRIDES = [P2, P3, P4, P5], [4, 8, 16, 32]
 
@@ -65,13 +65,13 @@ WORKLOADS = {
     "W4": Workload("large boxes, adaptive", 1, 256, [P2], [4], 256, (100, 800), 7, 0, True),
     "W5": Workload("tiny call", 1, 64, [(32, 32)], [16], 4, (32, 256), 7, 2, True),
     "W6": Workload("pure overhead", 1, 1, [(8, 8)], [16], 1, (32, 64), 1, 2, True),
-    # aligned is False there because torchvision's MultiScaleRoIAlign has nothing else.
+    # aligned is False because torchvision's MultiScaleRoIAlign does not have the parameter.
     "W7": Workload("FPN boxes, P2-P5", 2, 256, PYRAMID, STRIDES, 2000, (16, 640), 7, 2, False),
     "W8": Workload("FPN masks, P2-P5", 2, 256, PYRAMID, STRIDES, 200, (16, 640), 14, 2, False),
 }
 
 
-# What detectors do not do, but no kernel may fall off a cliff for; part of a run on a GPU.
+# Extreme shapes, at which no kernel should be disproportionately slow; timed on a GPU.
 EXTREMES = {
     "X1": Workload("10,000 RoIs", 2, 256, [P2], [4], 10_000, (16, 224), 7, 2, True),
     "X2": Workload("one huge RoI", 1, 256, [P2], [4], 1, (799, 800), 7, 0, True),
@@ -112,7 +112,7 @@ def _boxes(workload: Workload, image: int, count: int, random: np.random.Generat
 
 
 def make_data(workload: Workload) -> Data:
-    """The same bytes in every run."""
+    """The arrays of a workload, identical in every run."""
     random = np.random.default_rng(20261121)
     inputs = [
         random.standard_normal((workload.batch, workload.channels, *size), dtype=np.float32)
@@ -126,14 +126,14 @@ def make_data(workload: Workload) -> Data:
 
 
 def result_bytes(workload: Workload, operation: str) -> int:
-    """What a result in float32 takes, without an argmax."""
+    """The bytes of a float32 result, without an argmax."""
     if OPERATIONS[operation].backward:
         return ITEM_BYTES["float32"] * workload.cells
     return ITEM_BYTES["float32"] * workload.results
 
 
 def bytes_to_move(workload: Workload, operation: str, dtype: str) -> int:
-    """What must cross the memory's bus at least: every argument read, every result written, once.
+    """The bytes that any implementation reads and writes: all arguments and results, once each.
 
     Forward: maps, boxes, result. Backward: the result's gradient, boxes, the maps' gradient; also
     the maps for the max mode of RoIAlign, and the argmax for RoIPool. The pooler's step: both.

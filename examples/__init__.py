@@ -1,1 +1,1 @@
-"""Programs to copy from: each uses roidl as its users do."""
+"""Example programs, which use roidl's public functions only."""

@@ -1,8 +1,8 @@
 """torchvision's Faster R-CNN with this library's poolers: a training step and an inference.
 
 Run with torchvision installed: ``python examples/faster_rcnn.py``. The detector has random weights
-(nothing is downloaded); torchvision's own pooler computes the same step for comparison. Twice the
-detector is swapped: its operator, and its whole multi-level pooler.
+(nothing is downloaded); torchvision's own pooler computes the same step for comparison. Replaced
+are first the pooler's operator, then the whole multi-level pooler.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ with one_line(PROG, __name__):
 
 @contextlib.contextmanager
 def our_roi_align() -> Iterator[None]:
-    """The swap: torchvision's pooler looks its operator up by this name."""
+    """Replace the operator, which torchvision's pooler looks up by this name."""
     theirs = poolers.roi_align
     poolers.roi_align = roidl.torch.roi_align
     try:
@@ -35,7 +35,7 @@ def our_roi_align() -> Iterator[None]:
 
 
 def swap_pooler(model: Any) -> None:
-    """The other swap: one call for all levels, in the place of a loop over them."""
+    """Replace the pooler: one call for all levels instead of a loop over them."""
     theirs = model.roi_heads.box_roi_pool
     model.roi_heads.box_roi_pool = roidl.torch.MultiScaleRoIAlign(
         theirs.featmap_names,
@@ -67,7 +67,7 @@ def training_step(our_pooler: bool = False) -> tuple[dict[str, float], dict[str,
         {"boxes": torch.tensor([[20.0, 30, 120, 150], [90, 40, 200, 170]]), "labels": labels}
         for labels in torch.tensor([[1, 2], [3, 4]])
     ]
-    torch.manual_seed(2)  # the sampler of proposals draws
+    torch.manual_seed(2)  # for the sampler of proposals
     losses = model(images, targets)
     sum(losses.values()).backward()
     optimizer.step()
@@ -75,7 +75,7 @@ def training_step(our_pooler: bool = False) -> tuple[dict[str, float], dict[str,
 
 
 def inference(our_pooler: bool = False) -> dict[str, torch.Tensor]:
-    """Whatever it finds in an image of noise."""
+    """The detections in an image of noise."""
     model = detector(our_pooler).eval()
     model.roi_heads.score_thresh = 0.0
     with torch.no_grad():
@@ -100,7 +100,7 @@ def compare(name: str, ours: Step, our_found: Any, theirs: Step, found: Any) -> 
 
 
 def main() -> None:
-    """Compare torchvision's pooler with ours."""
+    """Compare torchvision's pooler with roidl's."""
     theirs, found = training_step(), inference()
     with our_roi_align():
         ours, our_found = training_step(), inference()

@@ -1,8 +1,8 @@
 """Train a box head in plain JAX: features, RoIAlign, a small network that moves boxes onto squares.
 
-Images hold one bright square each. The head sees a guess of where it is, pooled by RoIAlign, and
-corrects it twice (as Cascade R-CNN does): the second look is at the box that the first has moved,
-and its loss reaches the first through the gradient to the boxes.
+Each image has one bright square. The head pools an initial box by RoIAlign and corrects it in two
+stages (as Cascade R-CNN does): the second stage pools the box that the first has moved, and its
+loss reaches the first through the gradient to the boxes.
 
     python examples/jax_box_head.py [--steps 300]
 """
@@ -42,7 +42,7 @@ def make_params(key: Array) -> Params:
 
 
 def make_batch(key: Array) -> tuple[Array, Array, Array]:
-    """Images [N, S, S, 1], the boxes of their squares [N, 1, 4], and guesses of them."""
+    """Images [N, S, S, 1], the boxes of their squares [N, 1, 4], and initial boxes."""
     place, size, noise, error = jax.random.split(key, 4)
     start = jax.random.uniform(place, (IMAGES, 1, 2), minval=4, maxval=14)
     boxes = jnp.concatenate(
@@ -57,7 +57,7 @@ def make_batch(key: Array) -> tuple[Array, Array, Array]:
 
 
 def refine(params: Params, features: Array, boxes: Array) -> Array:
-    """Look at the boxes [N, 1, 4], and move them by parts of their size."""
+    """Pool the boxes [N, 1, 4], and move them by fractions of their size."""
     pooled = roi_align(features, boxes, BINS, sampling_ratio=2, aligned=True, layout="NHWC")
     hidden = jax.nn.relu(pooled.reshape(IMAGES, 1, -1) @ params["hidden"])
     sizes = boxes[..., 2:] - boxes[..., :2]
@@ -65,7 +65,7 @@ def refine(params: Params, features: Array, boxes: Array) -> Array:
 
 
 def loss_of(params: Params, images: Array, boxes: Array, guesses: Array) -> Array:
-    """The mean distance of the corners, in pixels, after either look."""
+    """The mean distance of the corners, in pixels, after either stage."""
     features = jax.lax.conv_general_dilated(
         images, params["filters"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

@@ -24,7 +24,7 @@ POOLERS = ("box_roi_pool", "mask_roi_pool")
 
 
 def swap_poolers(model: Any) -> None:
-    """All that a model needs: its poolers anew, with the same arguments."""
+    """Replace a model's poolers by roidl's, with the same arguments."""
     for name in POOLERS:
         theirs = getattr(model.roi_heads, name)
         ours = roidl.torch.MultiScaleRoIAlign(
@@ -65,7 +65,7 @@ def training_step(our_poolers: bool) -> tuple[dict[str, Any], dict[str, torch.Te
         }
         for labels in torch.tensor([[1, 2], [3, 4]])
     ]
-    torch.manual_seed(2)  # the sampler of proposals draws
+    torch.manual_seed(2)  # for the sampler of proposals
     losses = model(images, targets)
     sum(losses.values()).backward()
     optimizer.step()
@@ -73,7 +73,7 @@ def training_step(our_poolers: bool) -> tuple[dict[str, Any], dict[str, torch.Te
 
 
 def inference(our_poolers: bool) -> dict[str, torch.Tensor]:
-    """Whatever it finds in an image of noise, with the masks."""
+    """The detections in an image of noise, with masks."""
     model = detector(our_poolers).eval()
     model.roi_heads.score_thresh = 0.0
     with torch.no_grad():
@@ -83,7 +83,7 @@ def inference(our_poolers: bool) -> dict[str, torch.Tensor]:
 
 
 def compiled_and_exported() -> None:
-    """Each pooler as the compilers take it, on maps and boxes as the detector has them."""
+    """Compile and export each pooler, with maps and boxes like the detector's."""
     theirs, ours = detector(our_poolers=False), detector(our_poolers=True)
     generator = torch.Generator().manual_seed(4)
     maps = {
@@ -105,7 +105,7 @@ def compiled_and_exported() -> None:
 
 
 def main() -> None:
-    """Compare torchvision's poolers with ours."""
+    """Compare torchvision's poolers with roidl's."""
     theirs, ours = training_step(our_poolers=False), training_step(our_poolers=True)
     for loss, value in theirs[0].items():
         print(f"  {loss:20} torchvision {value:.6f}  roidl {ours[0][loss]:.6f}")

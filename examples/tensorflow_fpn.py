@@ -1,7 +1,7 @@
-"""A feature pyramid in TensorFlow, and its proposals, each pooled from the level of its size.
+"""A feature pyramid in TensorFlow whose proposals are pooled from the level for their size.
 
-What detectors in TensorFlow do around ``tf.image.crop_and_resize``, with the operator that the
-papers mean: features NHWC, boxes in pixels of the image, everything in one ``tf.function``.
+It replaces the usual ``tf.image.crop_and_resize`` of TensorFlow's detectors by RoIAlign: features
+NHWC, boxes in pixels of the image, everything in one ``tf.function``.
 
     python examples/tensorflow_fpn.py [--size 800] [--proposals 2000]
 """
@@ -21,7 +21,7 @@ PARSER = Parser(prog=PROG, description=(__doc__ or "").partition("\n")[0])
 # P5 has a cell for every 32 pixels.
 PARSER.add_argument("--size", type=count(32), default=800, help="height and width of the image")
 PARSER.add_argument("--proposals", type=count(), default=2000)
-# Before TensorFlow greets.
+# Before the import of TensorFlow, whose messages it suppresses.
 OPTIONS = PARSER.parse_args(None if __name__ == "__main__" else [])
 
 with one_line(PROG, __name__):
@@ -73,7 +73,7 @@ class Pyramid(tf.Module):
 
 
 def pool(pyramid: list[tf.Tensor], boxes: tf.Tensor, mode: str) -> tf.Tensor:
-    """[K, 7, 7, C] from boxes [K, 5]: four samples per bin, of the level of each box's size."""
+    """[K, 7, 7, C] from boxes [K, 5]: four samples per bin, from the level for each box's size."""
     return multiscale_roi_align(pyramid, boxes, BINS, SCALES, 2, aligned=True, mode=mode)
 
 
@@ -87,7 +87,7 @@ def proposals(count: int, size: int, seed: int = 1) -> tf.Tensor:
 
 
 def main(size: int = 800, count: int = 2000) -> None:
-    """Print how the proposals spread over the levels, and what a step in each mode takes."""
+    """Print the number of proposals of each level, and the time of a step in each mode."""
     model = Pyramid()
     images = tf.random.stateless_uniform([1, size, size, 3], [0, 0])
     boxes = proposals(count, size)

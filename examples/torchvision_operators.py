@@ -1,4 +1,4 @@
-"""torchvision's RoIAlign and RoIPool against ours: values, gradients, forward mode, and overhead.
+"""torchvision's RoIAlign and RoIPool against roidl's: values, gradients, forward mode, overhead.
 
 Run with torchvision installed: ``python examples/torchvision_operators.py``.
 """
@@ -51,7 +51,7 @@ def compare(name: str, their: Callable[..., Any], our: Callable[..., Any]) -> No
 
 
 def fastest(*calls: Callable[[], Any]) -> list[float]:
-    """Microseconds of each call: the least of many short runs, taken in turn."""
+    """Microseconds of each call: the minimum of many short runs in turns."""
     best = [float("inf")] * len(calls)
     for _ in range(500):
         for i, call in enumerate(calls):
@@ -63,7 +63,7 @@ def fastest(*calls: Callable[[], Any]) -> list[float]:
 
 
 def overhead(name: str, their: Callable[..., Any], our: Callable[..., Any]) -> None:
-    """One box on a map of 8 x 8: next to nothing to compute."""
+    """Time one box on a map of 8 x 8, which is mostly overhead."""
     x, boxes = torch.rand(1, 1, 8, 8), torch.tensor([[0, 0, 0, 48, 48.0]])
     y, gradient = x.clone().requires_grad_(), torch.ones(1, 1, 1, 1)
     for what, steps in {

@@ -1,4 +1,4 @@
-"""What an engine is: one library, one way to call it. Only workers import what is in here."""
+"""The base class of engines, each of which calls one library. Only workers import this package."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Engine:
     Parameters
     ----------
     threads : int
-        Threads that a call may use. The process has as many CPUs, but most libraries want to be
-        told.
+        Threads that a call may use. The process has as many CPUs, but most libraries need the
+        number as a setting.
     device : {"cpu", "cuda"}
     """
 
@@ -34,7 +34,7 @@ class Engine:
     layouts: ClassVar[Sequence[str]] = ("NCHW", "NHWC")
     dtypes: ClassVar[Sequence[str]] = ("float32",)
     devices: ClassVar[Sequence[str]] = ("cpu",)
-    note: ClassVar[str] = ""  # what a reader of the table must know
+    note: ClassVar[str] = ""  # a remark for readers of the table
 
     def __init__(self, threads: int, device: str) -> None:
         self.threads = threads
@@ -75,18 +75,18 @@ class Engine:
         return times
 
     def in_graph(self, call: Call) -> dict[str, Any]:
-        """Of a call among many that the device runs without a host: its seconds, as "graph", and
-        how many "kernels" it is; nothing where there is no such way."""
+        """The seconds of a call in a CUDA graph, as "graph", and its number of "kernels"; empty if
+        the engine has no graphs."""
         return {}
 
     def first_call(self, call: Call) -> tuple[Any, float, int]:
-        """The result of a call, its seconds, and the bytes that the process grew by at most."""
+        """The result of a call, its seconds, and the peak growth of the process in bytes."""
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # or the call grows into what others have freed
+        ctypes.CDLL(None).malloc_trim(0)  # or the call uses memory that others have freed
         before = _resident("VmRSS")
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        except OSError:  # some containers forbid it: the peak of the whole life, then
+        except OSError:  # forbidden in some containers: then the peak since the start
             is_reset = False
         else:
             is_reset = True
@@ -100,7 +100,7 @@ class Engine:
         return result, seconds, max(peak - before, 0)
 
     def bandwidth(self, elements: int) -> float:
-        """Bytes per second, read and written, of a copy of so many float32 on the device."""
+        """Bytes per second, read and written, of a copy of `count` float32 on the device."""
         raise NotImplementedError
 
 
@@ -112,7 +112,7 @@ def _resident(field: str) -> int:
 
 
 def arranged(array: Array, layout: str) -> Array:
-    """A fresh float32 array in C order, its axes in the order of `layout`."""
+    """A new float32 array in C order, its axes in the order of `layout`."""
     return np.array(array if layout == "NCHW" else array.transpose(0, 2, 3, 1), order="C")
 
 

@@ -1,4 +1,4 @@
-"""RoIAlign written by hand in JAX, as model code does it: gather four corners, weigh, average."""
+"""RoIAlign in plain JAX, as in model code: gathers four corners, weights them and averages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from . import Call, Engine, arranged, as_nchw
 
 
 class Gather(Engine):
-    """Compiled by jit; shapes are static, so there is no adaptive sampling."""
+    """Compiled by jit, without adaptive sampling, because shapes are static."""
 
     operations = ("roi_align", "roi_align_backward")
     packages = ("jax", "jaxlib")
-    layouts = ("NHWC",)  # half the time of NCHW, where a cell's channels are far apart
+    layouts = ("NHWC",)  # NCHW takes twice as long, because a cell's channels are far apart
 
     def prepare(self, case: Case, data: Data) -> Call:
         if case.sampling_ratio <= 0:
@@ -42,7 +42,7 @@ class Gather(Engine):
 
 
 def _taps(case: Case, start: Any, end: Any, size: int) -> tuple[Any, Any, Any, Any]:
-    """Per RoI and sample: the two indices, the weight of the second, and whether it is on it."""
+    """For each RoI and sample: two indices, the weight of the second, whether it is on the map."""
     count = case.output_size * case.sampling_ratio
     offset = 0.5 if case.aligned else 0.0
     low = start * case.scales[0] - offset

@@ -1,4 +1,4 @@
-"""ONNX Runtime: RoiAlign (avg, and max as ONNX defines it) and MaxRoiPool, one node a model."""
+"""ONNX Runtime: RoiAlign (avg, and max as ONNX defines it) and MaxRoiPool, one node per model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..case import OPERATIONS, Array, Case, Data
 from . import Call, Engine, arranged
 
 ALIGN_OPSET = 16  # the first with half_pixel
-IR_VERSION = 10  # newer ones than the runtime knows are refused
+IR_VERSION = 10  # the runtime refuses newer ones
 
 
 class OnnxRuntime(Engine):
@@ -68,7 +68,7 @@ class OnnxRuntime(Engine):
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3  # it warns that its max mode will change
+        options.log_severity_level = 3  # suppresses a warning that its max mode will change
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -1,4 +1,4 @@
-"""OpenVINO: ROIAlign (avg, max) and ROIPooling on its CPU plugin, one node a model."""
+"""OpenVINO: ROIAlign (avg, max) and ROIPooling on its CPU plugin, one node per model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OpenVino(Engine):
         size, scale = case.output_size, case.scales[0]
         if operation.function == "roi_align":
             ratio = max(case.sampling_ratio, 0)
-            # Its "half_pixel" is another operator; this one is ONNX's and torchvision's aligned.
+            # This mode is ONNX's and torchvision's aligned; "half_pixel" is another operator.
             aligned = "half_pixel_for_nn" if case.aligned else "asymmetric"
             result = opset.roi_align(*nodes, size, size, ratio, scale, operation.mode, aligned)
         else:

@@ -1,4 +1,4 @@
-"""roidl through NumPy: the base of roidl's other engines, which differ in the arrays they pass."""
+"""roidl with NumPy arrays: the base of roidl's other engines, which pass other arrays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Numpy(Engine):
         roidl.set_num_threads(threads)
 
     def offers(self, operation: str, dtype: str) -> bool:
-        """The max modes store half types as the others do: one type is enough."""
+        """The max modes are timed in float32 only: half types are stored as in the other modes."""
         wanted = dtype == "float32" or "_max" not in operation
         return wanted and super().offers(operation, dtype)
 
@@ -43,14 +43,14 @@ class Numpy(Engine):
         return array
 
     def layout(self, case: Case) -> str:
-        """The order of the axes, as roidl is told."""
+        """The argument `layout` of roidl's functions."""
         return case.layout
 
     def pool(self, *arguments: Any, **options: Any) -> Any:
         return roidl.roi_pool(*arguments, **options)
 
     def finished(self, call: Call) -> Call:
-        """The call, waiting for its result where the library would return before it is there."""
+        """The call, including the wait for its result in asynchronous libraries."""
         return call
 
     def prepare(self, case: Case, data: Data) -> Call:
@@ -62,7 +62,7 @@ class Numpy(Engine):
         return self.finished(self.backward(case, inputs, boxes, grad))
 
     def forward(self, case: Case, inputs: Sequence[Any], boxes: Any) -> Call:
-        """The call for the result, with nothing between that would take time."""
+        """The forward call, without overhead."""
         function, mode = OPERATIONS[case.operation][:2]
         layout, size, scale = self.layout(case), case.output_size, case.scales[0]
         sampling = (case.sampling_ratio, case.aligned)
@@ -75,7 +75,7 @@ class Numpy(Engine):
         return partial(self.pool, inputs[0], boxes, size, scale, layout=layout)
 
     def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
-        """The call for the gradients to the inputs: by hand, as NumPy has no other way."""
+        """The call for the gradients to the inputs, by the explicit gradient functions."""
         operation, layout, scale = OPERATIONS[case.operation], self.layout(case), case.scales[0]
         sampling, shapes = (case.sampling_ratio, case.aligned), [x.shape for x in inputs]
         if operation.function == MULTISCALE:
@@ -100,12 +100,12 @@ class Numpy(Engine):
         return [as_nchw(np.asarray(part).astype(np.float32), case.layout) for part in parts]
 
 
-# Of engines with other arrays: what differs is the way in and out, the same for every mode.
+# The operations of engines with other arrays, whose overhead is the same for every mode.
 WITHOUT_MAX = tuple(name for name in Numpy.operations if "_max" not in name)
 
 
 class NumpyArgmax(Numpy):
-    """What torchvision's roi_pool always does, and training needs."""
+    """RoIPool with the argmax, which training needs and torchvision always computes."""
 
     operations: ClassVar[Sequence[str]] = ("roi_pool",)
     dtypes = ("float32",)
@@ -119,11 +119,11 @@ class NumpyArgmax(Numpy):
 
 
 class NumpyFresh(NumpyArgmax):
-    """Like any library whose arrays come from the system and return to it."""
+    """roidl without recycled memory: results are newly mapped, as in other libraries."""
 
     operations = WITHOUT_MAX
     note = "has the system map every large result anew (ROIDL_KEEP_MB=0); computes the argmax too"
 
     def __init__(self, threads: int, device: str) -> None:
-        os.environ["ROIDL_KEEP_MB"] = "0"  # before the first large result: it is read once
+        os.environ["ROIDL_KEEP_MB"] = "0"  # read once, at the first large result
         super().__init__(threads, device)

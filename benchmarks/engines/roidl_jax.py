@@ -13,7 +13,7 @@ from .roidl import WITHOUT_MAX, Numpy
 
 
 class Jax(Numpy):
-    """Arrays in, arrays out, outside of jit; gradients under it."""
+    """Eager forward calls; gradients under jit."""
 
     operations = WITHOUT_MAX
     packages = ("roidl", "jax")
@@ -27,7 +27,7 @@ class Jax(Numpy):
 
     def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
         _, pull = jax.vjp(lambda *maps: self.forward(case, maps, boxes)(), *inputs)
-        # What `pull` remembers (an argmax) is an argument: nothing of the forward call is repeated.
+        # The residuals of `pull` (an argmax) are arguments, so the forward call is not repeated.
         compiled = jax.jit(lambda pull, grad: pull(grad)).lower(pull, grad).compile()
         return partial(compiled, pull, grad)
 

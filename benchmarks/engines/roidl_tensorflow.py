@@ -12,7 +12,7 @@ from .roidl import WITHOUT_MAX, Numpy
 
 
 class Tensorflow(Numpy):
-    """Eager tensors in, eager tensors out."""
+    """Calls with eager tensors."""
 
     operations = WITHOUT_MAX
     packages = ("roidl",)

@@ -16,16 +16,16 @@ from .torch_tensors import TorchEngine, pooler_of, step_of
 
 
 class Torch(TorchEngine, Numpy):
-    """Tensors in, tensors out; a channels_last tensor stays NCHW for roidl."""
+    """Calls with tensors; layout="NCHW" also for channels_last tensors."""
 
     operations = (*WITHOUT_MAX, "pooler_step")
     packages = ("roidl", "torch")
-    dtypes = ("float32",)  # the others on CPU: roidl-numpy
+    dtypes = ("float32",)  # roidl-numpy times the others on CPU
     cuda_dtypes = Numpy.dtypes
 
     def __init__(self, threads: int, device: str) -> None:
         super().__init__(threads, device)
-        roidl.set_num_threads(threads)  # torch's own count does not reach the array front end
+        roidl.set_num_threads(threads)  # the array front end does not use torch's setting
 
     def features(self, array: Array, case: Case) -> Any:
         return self.tensor(array, case)

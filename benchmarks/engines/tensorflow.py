@@ -51,7 +51,7 @@ class CropAndResize(Engine):
         x1, y1, x2, y2 = tf.unstack(boxes[:, 1:] * case.scales[0], axis=1)
 
         def normalised(start: Any, end: Any, size: int) -> tuple[Any, Any]:
-            """Where the first and the last sample lie, as a part of the map's last index."""
+            """The positions of the first and the last sample, relative to the map's last index."""
             step = (end - start) / samples
             first = start - 0.5 + step / 2
             return first / (size - 1), (first + step * (samples - 1)) / (size - 1)

@@ -1,4 +1,4 @@
-"""What engines over PyTorch tensors share: tensors of a case, and measuring on CUDA devices."""
+"""The base of engines with PyTorch tensors: conversion, and measuring on CUDA devices."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from ..case import Array, Case
 from . import Call, Engine
 
-CAPTURED = 10  # calls of a graph; its results live in the same memory, one by one
+CAPTURED = 10  # calls in a graph; each result reuses the memory of the one before
 FEWEST_REPLAYS, MOST_REPLAYS = 3, 1000
-REPLAY_SECONDS = 0.03  # the clocks of a device that had nothing to do rise in the meantime
+REPLAY_SECONDS = 0.03  # long enough for the clocks of an idle device to rise
 KERNEL_NODE = 0  # CU_GRAPH_NODE_TYPE_KERNEL
 USED_MEM_HIGH = 8  # CU_MEMPOOL_ATTR_USED_MEM_HIGH
 
@@ -24,7 +24,7 @@ class TorchEngine(Engine):
     """An engine whose arrays are PyTorch tensors; NHWC means channels_last memory."""
 
     devices = ("cpu", "cuda")
-    cuda_dtypes: ClassVar[Sequence[str]]  # in place of `dtypes`
+    cuda_dtypes: ClassVar[Sequence[str]]  # instead of `dtypes`
 
     def __init__(self, threads: int, device: str) -> None:
         super().__init__(threads, device)
@@ -32,7 +32,7 @@ class TorchEngine(Engine):
         if device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError(f"torch {torch.__version__} finds no usable CUDA device")
         if device == "cuda":
-            # A gradient runs on the stream of the forward call, and the default one has no graphs.
+            # A gradient runs on its forward call's stream; graphs need a non-default one.
             torch.cuda.set_stream(torch.cuda.Stream())
 
     def offers(self, operation: str, dtype: str) -> bool:
@@ -104,14 +104,14 @@ class TorchEngine(Engine):
     def bandwidth(self, elements: int) -> float:
         source = torch.ones(elements, dtype=torch.float32, device=self.device)
         target = torch.empty_like(source)
-        # In a graph: a copy in the cache takes less time than Python needs to ask for it.
+        # In a graph, because a copy within the cache takes less time than its call from Python.
         seconds = self.in_graph(lambda: target.copy_(source))["graph"]
         return float(2 * source.nbytes / seconds)
 
 
 def _waits(call: Call) -> bool:
-    """Whether the call waits for the device: the attempt to capture one that does would leave
-    PyTorch's allocator in disorder (its pull request 180395), so that later ones fail."""
+    """Whether the call waits for the device. An attempt to capture such a call corrupts PyTorch's
+    allocator (its pull request 180395), so that later captures fail."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         call()
@@ -129,7 +129,7 @@ def _driver() -> ctypes.CDLL:
 
 
 def _most_scratch() -> int:
-    """Bytes that cudaMallocAsync lent at most since it was last asked: PyTorch counts its own."""
+    """Peak bytes of cudaMallocAsync since the last query; PyTorch's allocator has its own count."""
     driver, device, pool = _driver(), ctypes.c_int(), ctypes.c_void_p()
     most, none = ctypes.c_uint64(), ctypes.c_uint64(0)
     driver.cuDeviceGet(ctypes.byref(device), torch.cuda.current_device())
@@ -140,7 +140,7 @@ def _most_scratch() -> int:
 
 
 def _kernels(graph: Any) -> int:
-    """How many nodes of a captured graph are kernels; the driver knows."""
+    """The number of kernel nodes of a captured graph, from the driver."""
     driver = _driver()
     handle, count = ctypes.c_void_p(graph.raw_cuda_graph()), ctypes.c_size_t()
     kind, kernels = ctypes.c_int(), 0
@@ -163,5 +163,5 @@ def pooler_of(module: Any, inputs: list[Any], boxes: Any, case: Case) -> Call:
 
 
 def step_of(forward: Call, inputs: list[Any], grad: Any) -> Call:
-    """What training does: pool, keep what the gradient needs, and take it."""
+    """A training step: pool, then compute the gradient."""
     return lambda: torch.autograd.grad(forward(), inputs, grad)

@@ -39,7 +39,7 @@ class Torchvision(TorchEngine):
         else:
             forward = partial(ops.roi_pool, inputs[0], boxes, case.output_size, case.scales[0])
         if not operation.backward:
-            return cast(Call, forward)  # no input asks for a gradient: no graph, as in inference
+            return cast(Call, forward)  # no input requires a gradient, so no graph is recorded
         for tensor in inputs:
             tensor.requires_grad_()
         grad = self.tensor(data.grad, case)

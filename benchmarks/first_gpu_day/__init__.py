@@ -1,1 +1,1 @@
-"""What benchmarks/first_gpu_day.sh runs; all but smoke.py is of the standard library alone."""
+"""The program of benchmarks/first_gpu_day.sh; except smoke.py it uses the standard library only."""

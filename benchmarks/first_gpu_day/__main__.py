@@ -1,4 +1,4 @@
-"""The command line of the first day: runs the steps, and prints one page at the end."""
+"""The command line: runs the steps, and prints one page at the end."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {PACKAGE}", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder for at most eight files")
     parser.add_argument(
-        "--minutes", type=float, default=Clock.WHOLE, help="for all of it; steps' shares scale"
+        "--minutes",
+        type=float,
+        default=Clock.WHOLE,
+        help="total; steps' limits scale with it",
     )
+    parser.add_argument("--no-build", action="store_true", help="use the installed roidl")
     parser.add_argument(
-        "--no-build", action="store_true", help="with the roidl that this Python has"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="without a GPU: kernels run by tests/cuda_on_host"
+        "--dry-run", action="store_true", help="without a GPU: tests/cuda_on_host runs the kernels"
     )
     return parser
 
@@ -50,13 +51,13 @@ def _variables(build: bool) -> dict[str, str]:
 
 
 def _host_variables(said: str) -> dict[str, str]:
-    """The lines `export NAME=value` at the end of what a step said."""
+    """The variables in lines `export NAME=value` at the end of a step's output."""
     lines = [line for line in said.splitlines() if line.startswith("export ")]
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
 def _after(day: Day, step: Step, out: Path) -> None:
-    """What a step leaves for those after it."""
+    """Set the variables that a step exports for later steps."""
     if step.name == ON_HOST and day.outcomes[ON_HOST] == PASSED:
         for name, value in _host_variables(day.log(step).read_text()).items():
             day.set(name, value)
@@ -70,7 +71,7 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run all steps, whatever becomes of each, and say what was found."""
+    """Run all steps, also after failures, and print the summary."""
     parser = _parser()
     options = parser.parse_args()
     out: Path = options.out.resolve()

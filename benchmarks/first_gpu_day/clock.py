@@ -1,15 +1,15 @@
-"""The time of the whole: when it ends, and what each step may take of it."""
+"""The time limit of the run, and of each step."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-LEAST = 2.0  # seconds with which a step is worth starting
+LEAST = 2.0  # seconds: with less left no step is started
 
 
 class Clock:
-    """Steps' seconds are those of a whole of `WHOLE` minutes, and scale with it."""
+    """Scales the steps' seconds, which are given for a run of `WHOLE` minutes."""
 
     WHOLE = 9.0
 
@@ -23,6 +23,6 @@ class Clock:
         return self._now() - self._begin
 
     def allow(self, seconds: float) -> float:
-        """What a step may take that asks for so many seconds; 0 if it is not worth starting."""
+        """The limit of a step of nominally so many seconds; 0 if too little time is left."""
         allowed = min(seconds * self._scale, self._end - self._now())
         return allowed if allowed >= LEAST else 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 
-FINE = (0, 3, 201)  # success; CUDA is not initialised, or has no context here: nothing was asked
+FINE = (0, 3, 201)  # success; CUDA is not initialised; this thread has no context
 
 
 def is_broken() -> bool:
-    """What the driver says."""
+    """The driver's status."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""A plugin of pytest: records every test as it ends, and ends a worker whose context is broken."""
+"""A pytest plugin: records every finished test, and ends workers whose context is broken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _failed: set[str] = set()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Record it once: a worker's reports come to the process that started it, too."""
+    """Record a report once; xdist sends a worker's reports to the main process as well."""
     if report.failed:
         _failed.add(report.nodeid)
     if IN_WORKER:
@@ -29,6 +29,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_runtest_logfinish(nodeid: str) -> None:
-    """Have pytest-xdist start another worker, so that later tests are not blamed."""
+    """End this worker; pytest-xdist replaces it, so that later tests do not fail as well."""
     if IN_WORKER and nodeid in _failed and is_broken():
         os._exit(3)

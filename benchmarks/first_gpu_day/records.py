@@ -1,4 +1,4 @@
-"""What is found as it goes: a line of JSON for each step, each smoke call and each test."""
+"""The records of a run: a line of JSON for each step, each smoke call and each test."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 Record = dict[str, Any]
 
-# A step's process is told by its environment where to write, and on whose behalf.
+# Environment variables give a step's process the file of records and the step's name.
 FILE, STEP = "FIRST_GPU_DAY_RECORDS", "FIRST_GPU_DAY_STEP"
-MESSAGE = 300  # characters kept of one
+MESSAGE = 300  # characters kept of a message
 PASSED, FAILED, SKIPPED, STOPPED = "passed", "failed", "skipped", "stopped"
 
 
 def append(file: Path, record: Record) -> None:
-    """Write one line at once: steps that run side by side share the file."""
+    """Write a line by one call, because concurrent steps share the file."""
     with file.open("ab", buffering=0) as opened:
         opened.write(json.dumps(record).encode() + b"\n")
 
 
 def append_check(name: str, outcome: str, message: str = "") -> None:
-    """From within a step: what became of one of its calls or tests."""
+    """Record the outcome of a call or test from within a step."""
     if file := os.environ.get(FILE):
         step = os.environ.get(STEP, "")
         lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
@@ -31,7 +31,7 @@ def append_check(name: str, outcome: str, message: str = "") -> None:
 
 
 def read(file: Path) -> list[Record]:
-    """All lines that are whole: a process that was killed may have left a part of one."""
+    """All complete lines; a killed process may have left a partial one."""
     found = []
     for line in file.read_text().splitlines() if file.exists() else []:
         try:

@@ -17,17 +17,17 @@ from .clock import Clock
 from .records import FAILED, PASSED, SKIPPED, STOPPED
 from .steps import ROOT, TOOLS, Step
 
-GRACE = 5.0  # seconds to end in after an interrupt: pytest tells what it has seen by then
-TAIL = 4096  # bytes in which the last words of a step are
+GRACE = 5.0  # seconds from an interrupt to a kill, in which pytest reports its results
+TAIL = 4096  # bytes of a step's log that are searched for its last line
 
 
 class Running:
-    """A step's process, and whatever it starts."""
+    """A step's process, and the processes that it starts."""
 
     def __init__(self, step: Step, environment: Mapping[str, str], log: Path) -> None:
         self.step, self._log = step, log
         self._begin = time.monotonic()
-        self.passed = 0.0  # seconds, once it has ended
+        self.passed = 0.0  # seconds, after it has ended
         with log.open("ab") as opened:
             head = f"\n===== {step.name}: {' '.join(step.command)}\n"
             opened.write(head.encode())
@@ -52,7 +52,7 @@ class Running:
         )
 
     def wait(self, seconds: float) -> str:
-        """What became of it; it ends when these seconds have passed."""
+        """Wait for it, at most these seconds; return its outcome."""
         try:
             code = self._process.wait(seconds)
             outcome = FAILED if code else PASSED
@@ -63,7 +63,7 @@ class Running:
         return outcome
 
     def stop(self) -> None:
-        """End it with all that it started; a process that hangs in the driver is left behind."""
+        """End it and its children; a process that hangs in the driver is abandoned."""
         for sent, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, GRACE)):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, sent)
@@ -71,7 +71,7 @@ class Running:
                 self._process.wait(seconds if self._process.poll() is None else 0)
 
     def last_words(self) -> str:
-        """The last line that it said."""
+        """The last line of its output."""
         with self._log.open("rb") as opened:
             opened.seek(max(self._log.stat().st_size - TAIL, 0))
             lines = opened.read().decode(errors="replace").splitlines()
@@ -80,7 +80,7 @@ class Running:
 
 
 class Day:
-    """Steps, their outcomes, and where all of it is written."""
+    """The run: its steps, their outcomes, and its files."""
 
     def __init__(self, out: Path, clock: Clock, variables: Mapping[str, str]) -> None:
         self.clock, self.outcomes = clock, dict[str, str]()
@@ -89,11 +89,11 @@ class Day:
         self._aside: dict[str, Running] = {}
 
     def log(self, step: Step) -> Path:
-        """One file for all steps; one that runs aside has its own, for their lines would mix."""
+        """The log of a step: one for all steps, and one for steps that run beside others."""
         return self._out / ("log-aside.txt" if step.aside else "log.txt")
 
     def set(self, name: str, value: str) -> None:
-        """A variable of the steps to come; paths go before those that are there."""
+        """Set an environment variable for later steps; paths are prepended."""
         if name == "PYTHONPATH":
             value = os.pathsep.join([value, self._variables.get(name, "")])
         self._variables[name] = value
@@ -121,7 +121,7 @@ class Day:
         print(f"{self.clock.passed:5.0f} s  {step.name}: {outcome}  {said}", flush=True)
 
     def run(self, step: Step) -> None:
-        """Start it; wait for it, unless it runs beside the next ones."""
+        """Start a step, and wait for it unless it runs beside the next ones."""
         self._settle(step)
         obstacle = self._obstacle(step)
         allowed = self.clock.allow(step.seconds)
@@ -143,14 +143,14 @@ class Day:
         self._note(running.step, outcome, running.passed, running.last_words())
 
     def _settle(self, step: Step) -> None:
-        """Wait for the steps beside which this one builds on."""
+        """Wait for the concurrent steps that this step needs."""
         for name in step.after:
             if name in self._aside:
                 running = self._aside.pop(name)
                 self._finish(running, self.clock.allow(running.step.seconds))
 
     def close(self) -> None:
-        """End what still runs."""
+        """End all running steps."""
         for running in self._aside.values():
             self._finish(running, 0)
         self._aside.clear()

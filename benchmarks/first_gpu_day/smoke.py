@@ -1,7 +1,7 @@
 """`python -m benchmarks.first_gpu_day.smoke cupy`: each operator once, against NumPy's results.
 
-It names every call before it is made, so that the last name before a crash is the culprit, and
-goes on in a new process when a fault has broken the CUDA context.
+It prints the name of every call before making it, so that the last name identifies a crash, and
+continues in a new process after a fault has broken the CUDA context.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from test_cuda_multiscale import MODES, everything
 from test_multiscale import SCALES, SIZE, problem
 
 Arrays = dict[str, Any]
-Call = Callable[[Callable[[NumpyArray], Any]], Arrays]  # given how an array becomes the library's
-TOLERANCE = {"float32": 1e-5, "float16": 4e-3}  # of the largest value
+Call = Callable[[Callable[[NumpyArray], Any]], Arrays]  # takes the conversion of arrays
+TOLERANCE = {"float32": 1e-5, "float16": 4e-3}  # relative to the largest value
 
 
 def _one_map(op: str, mode: str, layout: str, dtype: str) -> Call:
@@ -59,7 +59,7 @@ def _levels(asarray: Callable[[NumpyArray], Any]) -> Arrays:
 
 
 def calls(few: bool) -> Iterator[tuple[str, str, Call]]:
-    """Names, dtypes and calls; `few` for a sanitizer, under which every launch takes long."""
+    """Names, dtypes and calls; `few` for a sanitizer, under which launches are slow."""
     for op, mode in OPERATORS:
         for layout in ("NCHW", "NHWC"):
             for dtype in ("float32",) if few else TOLERANCE:
@@ -72,7 +72,7 @@ def calls(few: bool) -> Iterator[tuple[str, str, Call]]:
 
 
 def compare(got: NumpyArray, want: NumpyArray, tolerance: float) -> None:
-    """Both in float64, by the largest value.
+    """Compare in float64, relative to the largest value.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def compare(got: NumpyArray, want: NumpyArray, tolerance: float) -> None:
 
 
 def _try(lib: Lib, made: Call, dtype: str) -> str:
-    """What went wrong, or nothing."""
+    """The error message of a call, or an empty string."""
     try:
         wanted, found = made(lambda array: array), made(lib.asarray)
         for name, want in wanted.items():
@@ -94,13 +94,13 @@ def _try(lib: Lib, made: Call, dtype: str) -> str:
                     compare(lib.to_numpy(found[name]), want, TOLERANCE[dtype])
                 except AssertionError as error:
                     return f"{name}: {error}"
-    except Exception as error:  # whatever a first day brings: the next call is tried all the same
+    except Exception as error:  # any error is recorded, and the next call is made
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 def run(lib: Lib, first: int, failures: int, few: bool) -> int:
-    """Make the calls from the first on; how many failed, those before included."""
+    """Make the calls from `first` on; return the number of failures, including earlier ones."""
     for index, (name, dtype, made) in enumerate(calls(few)):
         if index < first:
             continue
@@ -117,10 +117,10 @@ def run(lib: Lib, first: int, failures: int, few: bool) -> int:
 
 
 def main() -> None:
-    """Exit with 1 where a result is wrong or missing."""
+    """Run the smoke test; exit with 1 if a result is wrong or missing."""
     parser = argparse.ArgumentParser(prog=f"python -m {PACKAGE}.smoke", description=__doc__)
     parser.add_argument("row", choices=ROWS)
-    parser.add_argument("--few", action="store_true", help="float32 alone, fewer layouts")
+    parser.add_argument("--few", action="store_true", help="float32 only, fewer layouts")
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--failures", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()

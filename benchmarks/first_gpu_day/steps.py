@@ -1,7 +1,7 @@
-"""The steps of the day in the order of their worth, with the seconds of nine minutes each may take.
+"""The steps, the most important first, with the seconds that each may take in nine minutes.
 
-They may take more than nine minutes together, and are expected to take less: what is left over goes
-to the last ones.
+Their limits add up to more than nine minutes, but they are expected to take less; the last ones get
+the remaining time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-WHEELS = ROOT / ".wheels"  # carried to a machine without a network
+WHEELS = ROOT / ".wheels"  # for machines without a network
 WORK = ROOT / "build/first_gpu_day"
 TOOLS, SITE, HOST = WORK / "tools", WORK / "site", WORK / "host"
 VARIANTS = ROOT / "build/variants"
@@ -22,27 +22,27 @@ PACKAGE = "benchmarks.first_gpu_day"
 
 BUILD, CARRIED, ON_HOST = "build", "carried build", "build for the host"
 BUILD_VARIANTS, VARY, BENCHMARK = "build variants", "variants", "benchmark"
-# Of benchmarks.variants: the switches that take a kernel away, each at two other values.
+# Switches for benchmarks.variants that each disable a kernel, with two other values each.
 SWITCHES = ("ORDERED_ROIS", "OVERLAP_ROIS", "WIDE_TILES", "BLOCK_PLANS")
 
 PIP = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--upgrade")
 CMAKE = ("ROIDL_CUDA=ON", "ROIDL_CUDA_ARCHITECTURES=90-real")
-TESTED = "cupy or torch_cuda or jax_cuda or test_cuda"  # rows, and files of CUDA tests
+TESTED = "cupy or torch_cuda or jax_cuda or test_cuda"  # for pytest -k: libraries, files
 AT_FIRST = "capture or first_call or context or command_buffers"
-WITHOUT_GPU = ("test_cuda_kernels.py", "test_cuda_on_host.py")  # run wherever there is none
+WITHOUT_GPU = ("test_cuda_kernels.py", "test_cuda_on_host.py")  # these need no GPU
 
 
 class Step(NamedTuple):
-    """One of the processes, in a process group of its own."""
+    """A step: one command in its own process group."""
 
     name: str
     seconds: float
     command: Sequence[str]
-    needs: Sequence[str] = ()  # programs
-    after: Sequence[str] = ()  # steps of which one must have passed
-    unless: str = ""  # the step that makes this one needless where it passed
-    tools: bool = False  # sees the packages of TOOLS
-    aside: bool = False  # runs beside others; its seconds are those that the step after it waits
+    needs: Sequence[str] = ()  # programs that must be installed
+    after: Sequence[str] = ()  # steps, at least one of which must have passed
+    unless: str = ""  # skipped if this step passed
+    tools: bool = False  # has the packages of TOOLS on its path
+    aside: bool = False  # runs concurrently; its seconds are how long the next step waits for it
 
 
 def _python(*arguments: str) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def _distribution(wheel: Path) -> str:
 
 
 def _wheels(wheels: list[Path]) -> list[Step]:
-    """The build's packages in the versions carried; of others, those that this Python lacks."""
+    """Wheels to install: all build requirements, and other packages that this Python lacks."""
     missing = [str(wheel) for wheel in wheels if not _is_installed(_distribution(wheel))]
     found = []
     if wheels:
@@ -84,7 +84,7 @@ def _builds(carried: list[Path]) -> list[Step]:
 
 
 def files_with_rows(tests: Path) -> list[str]:
-    """Those that have rows of libraries, or are of CUDA: to import others takes time."""
+    """The test files that use the fixture `lib`, or test CUDA; importing the others takes time."""
     return [
         str(file.relative_to(ROOT))
         for file in sorted(tests.glob("test_*.py"))
@@ -96,7 +96,7 @@ def files_with_rows(tests: Path) -> list[str]:
 def _pytest(selected: str, workers: int) -> tuple[str, ...]:
     options = ["-q", "-p", f"{PACKAGE}.observer", "-p", "no:cacheprovider", "--tb=short"]
     if workers and _is_installed("pytest-xdist"):
-        options += ["-n", str(workers)]  # one that a fault has broken is replaced
+        options += ["-n", str(workers)]  # xdist replaces a worker after a fault
     if _is_installed("pytest-timeout"):
         options += ["--timeout=60", "--timeout-method=thread"]
     return _python("-m", "pytest", *options, "-k", selected, *files_with_rows(ROOT / "tests"))
@@ -108,7 +108,7 @@ def _sanitizer(tool: str, *smoke: str) -> tuple[str, ...]:
 
 
 def steps(out: Path, dry_run: bool, build: bool, cpus: int) -> list[Step]:
-    """All of them; a dry run has the machine that runs the kernels on the CPU besides."""
+    """All steps; a dry run also builds the machine that runs the kernels on the CPU."""
     wheels = sorted(WHEELS.glob("*.whl"))
     carried = [wheel for wheel in wheels if _distribution(wheel) == "roidl"]
     tools = [wheel for wheel in wheels if wheel not in carried]

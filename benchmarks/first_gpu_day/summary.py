@@ -1,4 +1,4 @@
-"""One page of what was found, as Markdown."""
+"""The summary of a run, as one page of Markdown."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from .records import FAILED, PASSED, SKIPPED, Record, read
 
-MOST = 12  # failures that are named of each kind
+MOST = 12  # failures listed for each kind
 THEIRS, OURS = "torchvision", "roidl-torch"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Text columns all."""
+    """A Markdown table of text columns."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "¦") for cell in row) + " |" for row in lines
@@ -32,12 +32,12 @@ def _steps(found: list[Record]) -> str:
 
 
 def _checks(found: list[Record]) -> list[str]:
-    """For each step: how many of its checks passed, which failed, why others were skipped."""
+    """For each step the number of passed checks, the failures, and the reasons of skips."""
     by_step: dict[str, dict[str, Record]] = {}
     for each in found:
         if "check" in each:
             before = by_step.setdefault(each["step"], {}).get(each["check"])
-            if before is None or before["outcome"] != FAILED:  # a failure is not made good
+            if before is None or before["outcome"] != FAILED:  # failures stay
                 by_step[each["step"]][each["check"]] = each
     parts = []
     for step, checks in by_step.items():
@@ -55,7 +55,7 @@ def _checks(found: list[Record]) -> list[str]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """Of a file that may be missing, or cut off."""
+    """The JSON data of a file; empty if it is missing or incomplete."""
     try:
         read_from: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ def _device_seconds(row: Record) -> float:
 
 
 def benchmark(results: dict[str, Any]) -> str:
-    """A line for each operation and layout: torchvision's time ÷ ours by workload, the error."""
+    """A row for each operation and layout: torchvision's time ÷ roidl's by workload, errors."""
     rows = results.get("rows", [])
     lines: dict[tuple[str, str], dict[str, dict[str, Record]]] = {}
     for row in rows:
@@ -87,7 +87,7 @@ def benchmark(results: dict[str, Any]) -> str:
             errors.append(float(ours["error"]))
             micro = f"{_device_seconds(ours) * 1e6:.0f} µs"
             if theirs is not None:
-                # Like with like: where one of them has no graph, both by events.
+                # If one of them has no graph, both are timed by events.
                 both = "graph" in ours and "graph" in theirs
                 key = "graph" if both else "min"
                 ratios.append(theirs[key] / ours[key])
@@ -113,7 +113,7 @@ def benchmark(results: dict[str, Any]) -> str:
 
 
 def _variants(out: Path) -> str:
-    """What benchmarks.variants says is best."""
+    """The section with the best values from the tables of benchmarks.variants."""
     file = out / "variants.md"
     text = file.read_text() if file.exists() else ""
     _, heading, rest = text.partition("## The best")
@@ -121,7 +121,7 @@ def _variants(out: Path) -> str:
 
 
 def page(out: Path, title: str) -> str:
-    """From the files that are in the folder."""
+    """The summary of the files in the folder."""
     found = read(out / "records.jsonl")
     parts = [f"# {title}", _steps(found), *_checks(found)]
     parts += [benchmark(_json(out / "benchmark.json")), _variants(out)]

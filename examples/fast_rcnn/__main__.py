@@ -25,7 +25,7 @@ with one_line(PROG, __name__):
 
 COMPARED_STEPS = 50
 OUTPUT = Path("fast_rcnn")
-WALKED = 1  # the held-out scene whose largest digit is followed
+WALKED = 1  # the held-out scene whose largest digit the walkthrough follows
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,17 +40,17 @@ def _parser() -> argparse.ArgumentParser:
         shown = "" if default is None else f" (default: {default})"
         to.add_argument(name, help=about + shown, **settings)
 
-    add("--framework", "with what", choices=training.FRAMEWORKS, default="torch")
+    add("--framework", "the framework", choices=training.FRAMEWORKS, default="torch")
     add("--pool", "RoIAlign or RoIPool", choices=network.POOLS, default=defaults.pool)
-    add("--steps", "of training", type=count(), metavar="N", default=defaults.steps)
-    add("--scenes", "to evaluate", type=count(), metavar="N", default=training.HELD_OUT)
-    add("--dtype", "to compute in", choices=("float32", "float64"), default=defaults.dtype)
-    add("--device", "to compute on", choices=("cpu", "cuda"), default=defaults.device)
-    add("--output", "where to put the files", type=Path, metavar="FOLDER", default=OUTPUT)
+    add("--steps", "training steps", type=count(), metavar="N", default=defaults.steps)
+    add("--scenes", "scenes to evaluate", type=count(), metavar="N", default=training.HELD_OUT)
+    add("--dtype", "dtype", choices=("float32", "float64"), default=defaults.dtype)
+    add("--device", "device", choices=("cpu", "cuda"), default=defaults.device)
+    add("--output", "folder for the files", type=Path, metavar="FOLDER", default=OUTPUT)
     instead = parser.add_mutually_exclusive_group()
-    about = "do not train: evaluate weights of any framework"
+    about = "do not train, evaluate a checkpoint of any framework"
     add("--evaluate", about, instead, type=Path, metavar="NPZ")
-    about = f"take {COMPARED_STEPS} steps in each framework: how far are they apart?"
+    about = f"take {COMPARED_STEPS} steps in each framework, print the differences"
     add("--compare", about, instead, action="store_true")
     return parser
 
@@ -61,7 +61,7 @@ def _write(figure: Figure, path: Path) -> None:
 
 
 def _report(detector: Detector, settings: Settings, count: int, title: str, folder: Path) -> None:
-    """Evaluate, and draw what was found and the way of a box."""
+    """Evaluate, and draw the detections and the walkthrough of a box."""
     evaluation = training.evaluate(detector, settings.dtype, count)
     print(f"{title}: {evaluation}")
     _write(draw_detections(evaluation, f"{title}: {evaluation}"), folder / "detections.png")
@@ -130,7 +130,7 @@ def _do(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     with one_line(PROG):
         _do(_parser().parse_args(arguments))
 

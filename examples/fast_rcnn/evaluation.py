@@ -1,7 +1,7 @@
 """Evaluation: detections on held-out scenes, and their mean average precision.
 
-Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, as its development kit
-has it since then: the area under the precision, made monotone, over all recalls.
+Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, as in its
+development kit: the area under the monotone envelope of precision over recall.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .scenes import CLASSES, Scene
 Array = npt.NDArray[Any]
 
 LEAST_SCORE = 0.05
-SAME = 0.3  # overlap above which two detections of a class are of one digit
+SAME = 0.3  # overlap above which two detections of a class count as one digit
 AT_ONCE = 10  # scenes in a call
 
 
 class Detections(NamedTuple):
-    """What was found on one scene, best first."""
+    """The detections on one scene, best first."""
 
     boxes: Array  # [K, 4], pixels
     labels: Array  # [K], 1 to CLASSES
@@ -48,7 +48,7 @@ def _select(detector: Detector, boxes: Array, scores: Array, corrections: Array)
 
 
 def detect(detector: Detector, scenes: Sequence[Scene], dtype: str) -> list[Detections]:
-    """Detect digits: proposals around them and anywhere, scored, moved, thinned out."""
+    """Detect digits: score proposals, correct them, and suppress duplicates."""
     found: list[Detections] = []
     for start in range(0, len(scenes), AT_ONCE):
         part = scenes[start : start + AT_ONCE]
@@ -81,7 +81,7 @@ def average_precision(hits: Array, truths: int) -> float:
 
 
 def _hits(found: Detections, scene: Scene, label: int, least: float) -> tuple[Array, Array]:
-    """Scores of a scene's detections of a class, and which hit; each truth is hit once."""
+    """Scores of a scene's detections of a class, and which are hits; each truth is hit once."""
     boxes, scores = found.boxes[found.labels == label], found.scores[found.labels == label]
     truths = scene.boxes[scene.labels == label]
     hits = np.zeros(len(boxes), bool)

@@ -68,7 +68,7 @@ def _loss(pool: str, params: Params, batch: Batch) -> jax.Array:
 
 
 def finds_cuda() -> bool:
-    """Whether there is a GPU to compute on."""
+    """Whether a GPU is available."""
     try:
         return bool(jax.devices("cuda"))
     except RuntimeError:
@@ -81,7 +81,7 @@ class Detector:
     def __init__(self, settings: Settings, weights: Weights) -> None:
         if settings.dtype == "float64":
             config: Any = jax.config
-            config.update("jax_enable_x64", True)  # or float64 would become float32
+            config.update("jax_enable_x64", True)  # otherwise float64 would become float32
         self.device = jax.devices(settings.device)[0]
         self.params: Params = {
             name: jax.device_put(array.astype(settings.dtype), self.device)
@@ -91,7 +91,7 @@ class Detector:
             settings.rate, dict.fromkeys(settings.decay_at, 1 / 8)
         )
         optimizer = optax.sgd(rate, settings.momentum)
-        # On the device like all that follow it, or the second step would be compiled anew.
+        # On the device, like later weights; otherwise the second step would be compiled again.
         self.state = jax.device_put(optimizer.init(self.params), self.device)
         loss_and_gradients = jax.value_and_grad(partial(_loss, settings.pool))
 
@@ -128,4 +128,4 @@ class Detector:
         return {name: np.array(array) for name, array in self.params.items()}
 
     def suppress(self, boxes: Array, scores: Array, limit: float) -> Array:
-        return suppress(boxes, scores, limit)  # JAX has none of its own
+        return suppress(boxes, scores, limit)  # JAX has no suppression

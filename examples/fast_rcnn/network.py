@@ -1,7 +1,7 @@
-"""The network as all three frameworks build it: its layers, its first weights, its settings.
+"""The network of all three frameworks: its layers, initial weights and settings.
 
 Weights are NumPy arrays in TensorFlow's and JAX's order, [height, width, in, out] and [in, out];
-a file of them (`save`, `load`) starts or continues any framework.
+a checkpoint (`save`, `load`) can be used in any framework.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONVOLUTIONS = {"conv1": 2, "conv2": 2, "conv3": 1, "conv4": 2, "conv5": 1}  # n
 CHANNELS = (1, 16, 32, 64, 128, 128)
 STRIDE = 8  # pixels of the scene per cell of the features
 BINS = 7
-SAMPLES = 2  # of a bin along each axis
+SAMPLES = 2  # per bin along each axis
 HIDDEN = 128
 DENSE = {
     "hidden": (BINS * BINS * CHANNELS[-1], HIDDEN),
@@ -35,48 +35,48 @@ POOLS = {"align": "RoIAlign", "pool": "RoIPool"}
 
 
 class Settings(NamedTuple):
-    """What a run is given."""
+    """The settings of a run."""
 
     pool: str = "align"  # a key of POOLS
     dtype: str = "float32"
     device: str = "cpu"  # or "cuda"
-    # Few binary digits: Keras keeps these in float32, which would be seen in float64.
+    # Few binary digits, because Keras keeps these in float32.
     rate: float = 1 / 32
     momentum: float = 7 / 8
     steps: int = 3000
 
     @property
     def decay_at(self) -> tuple[int, int]:
-        """The steps from which the rate is an eighth, and a sixty-fourth."""
+        """The steps at which the rate drops to an eighth, and to a sixty-fourth."""
         return self.steps * 7 // 10, self.steps * 9 // 10
 
 
 class Detector(Protocol):
-    """A network in one framework. Arrays that go in and come out are NumPy's."""
+    """A network in one framework. Arguments and results are NumPy arrays."""
 
     def __init__(self, settings: Settings, weights: Weights) -> None: ...
 
     def step(self, batch: Batch) -> float:
-        """Learn from a batch; return its loss before that."""
+        """Train on a batch; return its loss before the step."""
 
     def gradients(self, batch: Batch) -> Weights:
         """The gradient of the loss to every weight."""
 
     def features(self, images: Array) -> Array:
-        """What the convolutions make of images: [N, SIDE / STRIDE, SIDE / STRIDE, C]."""
+        """The features of images: [N, SIDE / STRIDE, SIDE / STRIDE, C]."""
 
     def predict(self, images: Array, boxes: Array) -> tuple[Array, Array]:
-        """Of boxes [N, L, 4]: probabilities [N, L, 1 + CLASSES], corrections [N, L, CLASSES, 4]."""
+        """Probabilities [N, L, 1 + CLASSES], corrections [N, L, CLASSES, 4] of boxes [N, L, 4]."""
 
     def weights(self) -> Weights:
-        """The weights as they are now."""
+        """The current weights."""
 
     def suppress(self, boxes: Array, scores: Array, limit: float) -> Array:
         """Rows of boxes [K, 4] that no box of a higher score overlaps by more, best first."""
 
 
 def first_weights(seed: int = 0) -> Weights:
-    """Random weights: He's for layers that ReLU follows, small for the other two, zero offsets."""
+    """Random weights: He's for layers before a ReLU, small for the other two; zero offsets."""
     rng = np.random.default_rng(seed)
     shapes: dict[str, tuple[int, ...]] = {
         name: (3, 3, CHANNELS[index], CHANNELS[index + 1])
@@ -92,12 +92,12 @@ def first_weights(seed: int = 0) -> Weights:
 
 
 def save(path: Path, weights: Weights, pool: str) -> None:
-    """Write weights, and the pooling that they were trained with, to an .npz file."""
+    """Write weights, and the name of their pooling, to an .npz file."""
     np.savez(path, allow_pickle=False, **weights, pool=np.array(pool))
 
 
 def load(path: Path) -> tuple[Weights, str]:
-    """Weights of an .npz file and the pooling that they were trained with.
+    """The weights of an .npz file, and the name of their pooling.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pictures of a run: what was detected on held-out scenes, and the frameworks' losses."""
+"""Pictures of a run: detections on held-out scenes, and the frameworks' losses."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .training import Evaluation, Path
 
 Array = npt.NDArray[Any]
 
-# From the palette of Okabe and Ito: apart for the colour-blind, and on any picture.
+# From the palette of Okabe and Ito, which the colour-blind can tell apart.
 RIGHT, WRONG, MISSED = "#56B4E9", "#D55E00", "#F0E442"
 COLOURS = ("#0072B2", "#E69F00", "#CC79A7")
-LEAST_SCORE = 0.5  # of a detection that is drawn
+LEAST_SCORE = 0.5  # detections with lower scores are not drawn
 ROWS, COLUMNS = 2, 4
 
 
 def bare(axes: Axes) -> None:
-    """Take away ticks and frame."""
+    """Remove ticks and frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -69,7 +69,7 @@ def _draw_detections(axes: Axes, scene: Scene, found: Detections) -> None:
 
 
 def draw_detections(evaluation: Evaluation, title: str) -> Figure:
-    """The first held-out scenes, with what was found on them."""
+    """The first held-out scenes with their detections."""
     figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
     grid = figure.subplots(ROWS, COLUMNS)
     pairs = zip(evaluation.scenes, evaluation.found, strict=True)
@@ -85,12 +85,12 @@ def draw_detections(evaluation: Evaluation, title: str) -> Figure:
 
 
 def draw_losses(paths: Mapping[str, Mapping[str, Path]]) -> Figure:
-    """The losses of frameworks over steps, and how far they are apart: dtype, framework, path."""
+    """Plot the frameworks' losses over steps and their differences, by dtype and framework."""
     figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
     losses, apart = figure.subplots(1, 2)
     first_dtype = next(iter(paths))
     for index, (framework, path) in enumerate(paths[first_dtype].items()):
-        # The first lies below, broad; the others run in it.
+        # The first line is wide, and the others are drawn on it.
         losses.plot(path.losses, label=framework, color=COLOURS[index], linewidth=(6, 3, 1)[index])
     losses.set(xlabel="step", ylabel="loss", title=f"Loss in {first_dtype}")
     losses.legend(frameon=False)

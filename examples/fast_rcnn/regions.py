@@ -1,4 +1,4 @@
-"""Boxes: overlap, proposals, what a region shall be taught, and how a correction moves a box.
+"""Boxes: overlap, proposals, the targets of a region, and how a correction moves a box.
 
 Girshick, Fast R-CNN, arXiv:1504.08083, section 2.3; Girshick et al., R-CNN, arXiv:1311.2524,
 appendix C for the correction t = (dx / w, dy / h, log dw, log dh).
@@ -15,19 +15,19 @@ from .scenes import BACKGROUND, SIDE, Scene, make_scene
 
 Array = npt.NDArray[Any]
 
-IMAGES = 2  # in a step
-REGIONS = 64  # of an image, in a step
+IMAGES = 2  # per step
+REGIONS = 64  # per image and step
 POSITIVES = REGIONS // 4
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.1
 
 JITTERED = 10  # proposals around each digit
-PROPOSALS = 128  # of an image
-# Of a correction's four numbers: makes each about as large as the others in training.
+PROPOSALS = 128  # per image
+# Scales of a correction's four numbers, which make them about equally large in training.
 CORRECTION_SCALE = np.array([10.0, 10.0, 5.0, 5.0])
 
 
 class Batch(NamedTuple):
-    """What one step learns from: arrays of NumPy's, or of a framework's."""
+    """The batch of one step, as NumPy arrays or a framework's."""
 
     images: Any  # [IMAGES, SIDE, SIDE, 1], as `prepare` makes them
     boxes: Any  # [IMAGES, REGIONS, 4], pixels
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 
 def prepare(images: Array) -> Array:
-    """Grey pictures [N, H, W] as the network takes them: [N, H, W, 1], about 0 and 1 wide."""
+    """Grey pictures [N, H, W] as the network's input [N, H, W, 1], of mean about 0 and range 1."""
     prepared: Array = (images[..., None] - 0.25) * 4
     return prepared
 
@@ -48,7 +48,7 @@ def iou(boxes: Array, others: Array) -> Array:
     high = np.minimum(first[..., 2:], second[..., 2:])
     common = np.prod(np.maximum(high - low, 0), axis=-1)
     areas = [np.prod(each[..., 2:] - each[..., :2], axis=-1) for each in (first, second)]
-    # A box that was cut at the border may be empty.
+    # A box that was clipped at the border may be empty.
     ratio: Array = common / np.maximum(areas[0] + areas[1] - common, 1e-9)
     return ratio
 
@@ -63,7 +63,7 @@ def encode(boxes: Array, targets: Array) -> Array:
 
 
 def decode(boxes: Array, corrections: Array) -> Array:
-    """Boxes [..., 4] moved by scaled corrections [..., 4], cut at the border of the scene."""
+    """Boxes [..., 4] moved by scaled corrections [..., 4], clipped to the scene."""
     corrections = corrections / CORRECTION_SCALE
     size = boxes[..., 2:] - boxes[..., :2]
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2 + corrections[..., :2] * size
@@ -73,10 +73,10 @@ def decode(boxes: Array, corrections: Array) -> Array:
 
 
 def propose(rng: np.random.Generator, truth: Array) -> Array:
-    """Candidates [PROPOSALS, 4]: the boxes of the digits, jittered, and others anywhere."""
+    """Candidates [PROPOSALS, 4]: jittered boxes of the digits, and random boxes."""
     truth = truth.repeat(JITTERED, axis=0)
     size = truth[:, 2:] - truth[:, :2]
-    # Every second is off by twice as much: what is no longer a hit is a near miss.
+    # Every second one is jittered twice as much, for near misses.
     spread = np.resize([[0.12], [0.24]], (len(truth), 1))
     centre = (truth[:, :2] + truth[:, 2:]) / 2 + rng.normal(size=size.shape) * spread * size
     half = size * np.exp(rng.normal(size=size.shape) * spread) / 2
@@ -86,14 +86,14 @@ def propose(rng: np.random.Generator, truth: Array) -> Array:
     half = np.exp(rng.uniform(np.log(8), np.log(64), size=(count, 2))) / 2
     centre = rng.uniform(0, SIDE, size=(count, 2))
     anywhere = np.concatenate([centre - half, centre + half], axis=1)
-    # At least 4 pixels on the scene: cut at its border, none is empty.
+    # With at least 4 pixels on the scene no clipped box is empty.
     boxes = np.concatenate([jittered, anywhere])
     low = np.clip(boxes[:, :2], 0, SIDE - 4)
     return np.concatenate([low, np.clip(boxes[:, 2:], low + 4, SIDE)], axis=1)
 
 
 def assign(boxes: Array, scene: Scene) -> tuple[Array, Array, Array]:
-    """What each box [K, 4] shall be taught, from the digit that it overlaps most.
+    """The targets of each box [K, 4], from the digit that it overlaps most.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def assign(boxes: Array, scene: Scene) -> tuple[Array, Array, Array]:
 
 
 def sample(rng: np.random.Generator, overlap: Array) -> Array:
-    """Rows [REGIONS] to learn from: up to POSITIVES hits, the rest near misses.
+    """Rows [REGIONS] of a batch: up to POSITIVES hits, the rest near misses.
 
     Too few near misses are taken again; where there are none, the nearest of the others are.
     """
@@ -123,7 +123,7 @@ def sample(rng: np.random.Generator, overlap: Array) -> Array:
 
 
 def make_batch(step: int, dtype: str, seed: int = 0) -> Batch:
-    """The batch of a step, from scenes that no other step has; always the same."""
+    """The batch of a step, from scenes of its own; reproducible."""
     rng = np.random.default_rng([seed, step])
     rows = []
     for number in range(IMAGES * step, IMAGES * (step + 1)):

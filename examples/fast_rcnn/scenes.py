@@ -20,14 +20,14 @@ Split = Literal["train", "test"]
 
 SIDE = 128  # of a scene, in pixels
 CLASSES = 10
-BACKGROUND = 0  # the label of what is no digit; digit d has label d + 1
+BACKGROUND = 0  # the label of the background; digit d has label d + 1
 SMALLEST, LARGEST = 16, 56  # the longer side of a digit, in pixels
 MOST_DIGITS = 7
-DIM = 0.6  # of a photograph's brightness is left behind the digits
+DIM = 0.6  # factor of the photograph's brightness
 INK = (0.65, 1.0)  # brightness of a digit
 OVERLAP = 0.2  # at most this part of a digit's box may lie in another's
 
-# Neither a digit nor a photograph is in both splits.
+# The splits share no digits and no photographs.
 DIGITS: dict[Split, slice] = {"train": slice(0, 1297), "test": slice(1297, None)}
 PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
     "train": ("astronaut", "brick", "camera", "coffee", "grass", "moon", "hubble_deep_field"),
@@ -42,7 +42,7 @@ def _resize(image: Array, shape: tuple[int, int]) -> Array:
 
 
 class Scene(NamedTuple):
-    """A grey picture and what is on it."""
+    """A grey picture and the digits on it."""
 
     image: Array  # [SIDE, SIDE], 0 black to 1 white
     boxes: Array  # [G, 4]: x1, y1, x2, y2 in pixels
@@ -89,7 +89,7 @@ def _overlaps(box: Array, boxes: list[Array]) -> bool:
 
 
 def _place(rng: np.random.Generator, shape: tuple[int, int], boxes: list[Array]) -> Array | None:
-    """A box for a digit of this shape; None where the scene is too full."""
+    """A box for a digit of this shape; None if the scene is too full."""
     height, width = shape
     longer = np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
     size = np.array([width, height]) / max(height, width) * longer
@@ -103,7 +103,7 @@ def _place(rng: np.random.Generator, shape: tuple[int, int], boxes: list[Array])
 
 
 def make_scene(split: Split, number: int) -> Scene:
-    """The scene of a number; always the same."""
+    """The scene with this number; reproducible."""
     rng = np.random.default_rng([number, split == "test"])
     image = DIM * _background(rng, split)
     digits = _digits(split)

@@ -1,4 +1,4 @@
-"""Non-maximum suppression in NumPy, for the frameworks that have none of their own."""
+"""Non-maximum suppression in NumPy, for frameworks without it."""
 
 from __future__ import annotations
 

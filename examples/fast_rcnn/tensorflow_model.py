@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
-os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's own programs have
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow prints many messages
+os.environ["KERAS_BACKEND"] = "tensorflow"  # independent of the user's setting
 
 import keras
 import tensorflow as tf
@@ -28,7 +28,7 @@ def _backbone(dtype: str) -> Any:
     """Images [N, SIDE, SIDE, 1] to features [N, SIDE / STRIDE, SIDE / STRIDE, C]."""
     layers = [keras.Input((SIDE, SIDE, CHANNELS[0]), dtype=dtype)]
     for (name, stride), channels in zip(CONVOLUTIONS.items(), CHANNELS[1:], strict=True):
-        # padding="same" would put the border of a stride of 2 on one side only.
+        # padding="same" would pad one side only for a stride of 2.
         layers.append(keras.layers.ZeroPadding2D(1, dtype=dtype))
         layers.append(
             keras.layers.Conv2D(channels, 3, stride, activation="relu", name=name, dtype=dtype)
@@ -45,7 +45,7 @@ def _dense(name: str, dtype: str) -> Any:
 
 
 def finds_cuda() -> bool:
-    """Whether there is a GPU to compute on."""
+    """Whether a GPU is available."""
     return bool(tf.config.list_physical_devices("GPU"))
 
 

@@ -39,7 +39,7 @@ def _layers() -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def _to_torch(name: str, array: Array) -> torch.Tensor:
-    """PyTorch keeps outputs first, then inputs; a pooled region lies there as [C, BINS, BINS]."""
+    """Convert to PyTorch's order: outputs before inputs, pooled regions as [C, BINS, BINS]."""
     if name == "hidden":
         array = array.reshape(BINS, BINS, CHANNELS[-1], -1).transpose(3, 2, 0, 1)
         array = array.reshape(len(array), -1)
@@ -55,11 +55,11 @@ def _from_torch(name: str, tensor: torch.Tensor) -> Array:
         array = array.reshape(-1, array.shape[-1])
     elif array.ndim > 1:
         array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    return array.copy()  # the tensor will change
+    return array.copy()  # later steps change the tensor
 
 
 def finds_cuda() -> bool:
-    """Whether there is a GPU to compute on."""
+    """Whether a GPU is available."""
     return bool(torch.cuda.is_available())
 
 
@@ -145,4 +145,4 @@ class Detector:
         return {name: _from_torch(name, tensor) for name, tensor in self._parameters().items()}
 
     def suppress(self, boxes: Array, scores: Array, limit: float) -> Array:
-        return suppress(boxes, scores, limit)  # torch has none of its own
+        return suppress(boxes, scores, limit)  # torch has no suppression

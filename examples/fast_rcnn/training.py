@@ -1,4 +1,4 @@
-"""Training, evaluation, and the comparison of the frameworks: what all three share."""
+"""Training, evaluation, and the comparison of the frameworks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BAR = "{desc:<28}|{bar:20}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
 
 
 class NoDeviceError(Exception):
-    """A framework cannot compute where it was asked to."""
+    """The framework cannot use the requested device."""
 
 
 def make_detector(framework: str, settings: Settings, weights: Weights) -> Detector:
@@ -44,9 +44,9 @@ def make_detector(framework: str, settings: Settings, weights: Weights) -> Detec
 
 
 def train(detector: Detector, steps: int, dtype: str, title: str) -> Array:
-    """Take steps, showing the mean loss of the last hundred; return the loss of each."""
+    """Train, and show the mean loss of the last hundred steps; return the loss of each."""
     losses: list[float] = []
-    wait = 0.2 if sys.stderr.isatty() else 10  # seconds; a log shall stay short
+    wait = 0.2 if sys.stderr.isatty() else 10  # seconds between updates; fewer in a log
     with tqdm(range(steps), title, bar_format=BAR, mininterval=wait) as bar:
         for step in bar:
             losses.append(detector.step(make_batch(step, dtype)))
@@ -56,7 +56,7 @@ def train(detector: Detector, steps: int, dtype: str, title: str) -> Array:
 
 
 class Evaluation(NamedTuple):
-    """What a detector finds on the held-out scenes, and how well."""
+    """The detections on the held-out scenes, and their precision."""
 
     scenes: Sequence[Scene]
     found: Sequence[Detections]
@@ -76,14 +76,14 @@ def evaluate(detector: Detector, dtype: str, count: int = HELD_OUT) -> Evaluatio
 
 
 class Path(NamedTuple):
-    """How one framework sets out, and where it goes."""
+    """The first gradients and the losses of one framework."""
 
-    gradients: Weights  # of the first batch, to the first weights
+    gradients: Weights  # of the first batch at the initial weights
     losses: Array  # of every step
 
 
 def walk(framework: str, settings: Settings, steps: int) -> Path:
-    """Take the first steps of a training that has `settings.steps`, from the first weights."""
+    """Take the first steps of a training of `settings.steps` from the initial weights."""
     detector = make_detector(framework, settings, first_weights())
     gradients = detector.gradients(make_batch(0, settings.dtype))
     title = f"{framework}, {settings.dtype}"
@@ -93,12 +93,12 @@ def walk(framework: str, settings: Settings, steps: int) -> Path:
 class Difference(NamedTuple):
     """The largest differences between frameworks, relative."""
 
-    gradients: float  # of a layer, to the largest gradient in it
+    gradients: float  # relative to the largest gradient of a layer
     losses: float
 
 
 def difference(paths: Sequence[Path]) -> Difference:
-    """How far the others are from the first."""
+    """The differences of the others from the first."""
     first, *others = paths
     gradients = max(
         abs(other.gradients[name] - gradient).max() / abs(gradient).max()

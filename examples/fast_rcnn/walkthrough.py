@@ -1,7 +1,7 @@
-"""Pictures for docs/fast_rcnn.md: a box on its way to the cells, what is pooled, and the way back.
+"""Pictures for docs/fast_rcnn.md: a box on the cells, the pooled features, and the gradient.
 
-The way back is roidl's `roi_align_backward` on NumPy arrays, the function that every framework's
-gradient ends in.
+The gradient is computed by `roi_align_backward` on NumPy arrays; every framework's gradient uses
+the same kernels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _show_cells(axes: Axes, values: Array, colours: str, highest: float | None =
 
 
 def rounded(box: Array) -> Array:
-    """The cells [x1, y1, x2, y2) that RoIPool makes of a box in pixels."""
+    """The cells [x1, y1, x2, y2) to which RoIPool rounds a box in pixels."""
     corners = np.floor(box / STRIDE + 0.5)
     return np.concatenate([corners[:2], np.maximum(corners[2:], corners[:2]) + 1])
 
@@ -99,7 +99,7 @@ def _align(features: Array, boxes: Array) -> Array:
 
 
 def draw_pooled(features: Array, box: Array) -> Figure:
-    """What RoIPool and RoIAlign make of a box [4] on features [CELLS, CELLS, C], channel-wise."""
+    """RoIPool and RoIAlign of a box [4] on features [CELLS, CELLS, C], by channel."""
     channels = _busiest(features, box)
     shown = np.ascontiguousarray(features[None, :, :, channels])
     boxes = np.array([[0, *box]], features.dtype)
@@ -145,7 +145,7 @@ def gradients(boxes: Array) -> tuple[Array, Array]:
 
 
 def draw_gradients(boxes: Array) -> Figure:
-    """Where the gradient of each of the boxes [K, 4] lands, and that of all."""
+    """Draw the gradient of each of the boxes [K, 4], and that of all together."""
     alone, together = gradients(boxes)
     figure = Figure(figsize=(3 * len(alone) + 3, 3.6), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(alone) + 1)

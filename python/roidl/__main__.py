@@ -32,31 +32,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="roidl", description=roidl.__doc__)
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
 
-    about = "pool a photograph through every front end, check that they agree, draw a figure"
+    about = "pool a photograph with every front end, check the results, draw a figure"
     parser_of_demo = commands.add_parser("demo", help=about, description=about)
     parser_of_demo.add_argument(
-        "--image", metavar="FILE", help="a picture (default: scikit-image's astronaut)"
+        "--image", metavar="FILE", help="an image (default: scikit-image's astronaut)"
     )
     parser_of_demo.add_argument(
         "--boxes",
         nargs="+",
         default=(),
         metavar="x1,y1,x2,y2",
-        help="regions in pixels; the figure shows the first (default: faces, and a few others)",
+        help="regions in pixels; the figure shows the first (default: faces and some others)",
     )
     parser_of_demo.add_argument(
         "--output",
         default=demo.OUTPUT,
         metavar="FILE.png",
-        help="where to put the figure (default: %(default)s)",
+        help="the file of the figure (default: %(default)s)",
     )
     parser_of_demo.add_argument(
         "--frameworks",
         nargs="+",
         metavar="NAME",
-        help=f"among {', '.join(demo.FRONT_ENDS)} (default: those that are installed)",
+        help=f"some of {', '.join(demo.FRONT_ENDS)} (default: the installed ones)",
     )
-    about = "print version, instruction set, threads, CUDA and the frameworks found"
+    about = "print version, instruction set, threads, CUDA and installed frameworks"
     commands.add_parser("info", help=about, description=about)
     return parser
 
@@ -67,7 +67,7 @@ def _run(parser: argparse.ArgumentParser, command: str | None, options: dict[str
         return
     try:
         info = roidl.build_info()
-    except ValueError as error:  # a variable of the environment
+    except ValueError as error:  # an invalid environment variable
         raise CommandError(str(error)) from None
     if command == "info":
         print("\n".join(_lines(info)))
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status: 0, 1 for a disagreement, 2 for an error."""
     parser = _parser()
     given = sys.argv[1:] if arguments is None else arguments
-    # argparse takes -5,1,9,9 for an option; with a space in front it is a box, off the picture.
+    # argparse takes -5,1,9,9 for an option unless a space precedes it.
     given = [re.sub(r"^(?=-[\d.])", " ", argument) for argument in given]
     try:
         with one_line("roidl"):

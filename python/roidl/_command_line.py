@@ -1,7 +1,7 @@
-"""What command lines share: one line on stderr for what is wrong, an exit status, no traceback.
+"""Shared code of command lines: user errors are one line on stderr and an exit status.
 
-Those of benchmarks/ and examples/ are run by it, too. A wrong argument is status 2, as argparse has
-it, Ctrl-C 130, and output that nobody reads any more is no error: 141, as of a program in C.
+The command lines of benchmarks/ and examples/ use it as well. The status is 2 for a wrong argument
+(as in argparse), 130 for Ctrl-C, and 141 for a closed output pipe (as for a program in C).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-WRONG, INTERRUPTED, NOBODY_READS = 2, 130, 141
+WRONG, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
-# The extra that a module comes with.
+# The extra that installs a module.
 EXTRAS = {
     **{name: name for name in ("torch", "jax", "tensorflow", "keras")},
     **dict.fromkeys(("matplotlib", "skimage", "tqdm"), "demo"),
     **dict.fromkeys(("optax", "sklearn"), "examples"),
 }
-PACKAGES = ("torchvision",)  # no extra has them, their own command installs them
+PACKAGES = ("torchvision",)  # in no extra; installed under their own names
 
 
 class CommandError(Exception):
-    """What the user has to know in one line, and the exit status that goes with it."""
+    """A user error: a message of one line, and the exit status."""
 
     def __init__(self, message: str, status: int = WRONG) -> None:
         super().__init__(message)
@@ -36,14 +36,14 @@ class CommandError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, that says what is wrong without the lines of usage before it."""
+    """argparse's parser, whose errors omit the usage lines."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG, f"{self.prog}: {message}\n")
 
 
 def not_installed(module: str) -> str:
-    """That a module is missing, and how to get it: roidl is on no package index."""
+    """The message that a module is missing, and how to install it (from a clone of roidl)."""
     how = ""
     if module in EXTRAS:
         how = f": pip install '.[{EXTRAS[module]}]' in a clone of roidl"
@@ -53,7 +53,7 @@ def not_installed(module: str) -> str:
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:
-    """The line and the status of what a user can mend; of all else nothing: it is a bug."""
+    """The message and the status of an error that a user can correct; None for other errors."""
     if isinstance(error, CommandError):
         return str(error), error.status
     if isinstance(error, KeyboardInterrupt):
@@ -68,7 +68,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def _flush(stream: Any) -> None:
-    """Write what waits, or else drop it: at its end the interpreter would complain."""
+    """Flush the stream; discard its buffer if that fails, so that the exiting interpreter can."""
     try:
         if stream is not None:
             stream.flush()
@@ -78,9 +78,9 @@ def _flush(stream: Any) -> None:
 
 @contextmanager
 def one_line(prog: str, module: str = "__main__") -> Iterator[None]:
-    """End the process with a line about what goes wrong here, where a user can mend it.
+    """Exit with a message of one line for an error that a user can correct.
 
-    `module` is the ``__name__`` of a file that can be imported as well: then errors stay errors.
+    `module` is the caller's ``__name__``; errors are raised unchanged if it is not ``"__main__"``.
     """
     try:
         yield
@@ -89,7 +89,7 @@ def one_line(prog: str, module: str = "__main__") -> Iterator[None]:
     except BrokenPipeError:
         _flush(sys.stdout)
         _flush(sys.stderr)
-        raise SystemExit(NOBODY_READS) from None
+        raise SystemExit(BROKEN_PIPE) from None
     except BaseException as error:
         explained = _explain(error)
         if module != "__main__" or explained is None:
@@ -116,24 +116,24 @@ def _number(
 
 
 def count(least: int = 1) -> Callable[[str], int]:
-    """Whole numbers from `least` on."""
+    """An argument type: whole numbers of at least `least`."""
     what = f"a whole number of at least {least}"
     return lambda text: int(_number(text, int, lambda value: value >= least, what))
 
 
 def seconds(text: str) -> float:
-    """A positive, finite number."""
+    """An argument type: positive, finite numbers."""
     what = "a positive number"
     return float(_number(text, float, lambda value: 0 < value < math.inf, what))
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The contents of a JSON file.
 
     Raises
     ------
     CommandError
-        If it cannot be read, or is none.
+        If the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text())
@@ -144,12 +144,12 @@ def read_json(path: Path) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Have a folder to write into, before anything is computed for it.
+    """Make an output folder, before the computation whose results it gets.
 
     Raises
     ------
     CommandError
-        If there is none, and none can be made.
+        If the folder cannot be made or is not writable.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def make_folder(path: Path) -> None:
 
 
 def check_output(path: Path, suffix: str) -> None:
-    """The same of a file, whose name ends in `suffix`."""
+    """Check that an output file can be written and its name ends in `suffix`; make its folder."""
     if path.suffix.lower() != suffix:
         raise CommandError(f"cannot write {path}: name a file that ends in {suffix}")
     make_folder(path.parent)

@@ -1,8 +1,8 @@
 """The demo's own float64 definition of average RoIAlign and max RoIPool, forward and gradient.
 
-Written from the papers, not from the compiled core, which it is there to check: RoIAlign as dense
-matrices Wy F Wx^T, RoIPool as slices. Coordinates are float32, rounded after every step as the
-core's are, since a rounding can move a sample or a bin; everything after them is float64.
+It follows the papers and is independent of the compiled core, which it checks: RoIAlign as dense
+matrices Wy F Wx^T, RoIPool as slices. Coordinates are float32, rounded after every step as in the
+core, because rounding can move a sample or a bin; everything else is float64.
 `features` are [C, H, W], a box is (x1, y1, x2, y2), results are [K, C, bins, bins].
 """
 
@@ -18,7 +18,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 def _align_weights(start: float, end: float, size: int, bins: int, scale: float) -> Float64:
-    """What each bin [bins] takes of each cell [size] along one axis; aligned, adaptive."""
+    """The weight of each cell [size] in each bin [bins] along one axis; aligned, adaptive."""
     low = np.float32(start) * np.float32(scale) - np.float32(0.5)
     step = (np.float32(end) * np.float32(scale) - np.float32(0.5) - low) / np.float32(bins)
     samples = max(math.ceil(step), 0)
@@ -27,7 +27,7 @@ def _align_weights(start: float, end: float, size: int, bins: int, scale: float)
     at = (low + p * step) + ((i + np.float32(0.5)) * step) / np.float32(max(samples, 1))
     on_map = (at >= -1) & (at <= size)
     at = np.clip(at, 0, size - 1).astype(np.float64)
-    # Linear interpolation is a hat over every cell: 1 at its centre, 0 at its neighbours'.
+    # The weights of linear interpolation: 1 at a cell's centre, 0 at its neighbours' centres.
     hats = np.maximum(1 - np.abs(at[..., None] - np.arange(size)), 0) * on_map[..., None]
     weights: Float64 = hats.sum(axis=1) / max(samples, 1)
     return weights
@@ -63,7 +63,7 @@ def roi_align_backward(
 
 
 def _rounded(x: np.float32) -> int:
-    """Half away from zero; exact, as a float32 plus a half is in float64."""
+    """Round half away from zero; exact, because the sum is float64."""
     return math.trunc(float(x) + math.copysign(0.5, x))
 
 

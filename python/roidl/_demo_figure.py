@@ -1,4 +1,4 @@
-"""The figure of `roidl demo`: a photograph with its regions, one of them through both operators."""
+"""The figure of `roidl demo`: a photograph with its regions, one pooled by both operators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._demo_scene import BINS, Scene
 
 Float32 = npt.NDArray[np.float32]
 
-# From the palette of Okabe and Ito: apart for the colour-blind, and on any picture with an outline.
+# From the palette of Okabe and Ito, which the colour-blind can tell apart.
 CHOSEN, OTHER = "#F0E442", "#56B4E9"
 INK = "#222222"
 SMALL, LARGE = 9, 11
@@ -80,7 +80,7 @@ def _photograph(axes: Axes, scene: Scene) -> None:
 
 
 def _pool(features: Float32, boxes: Float32, scale: float) -> tuple[list[Float32], Float32]:
-    """What RoIPool makes of a region at each size, and its gradient [H, W] at the first."""
+    """RoIPool of a region at each size, and its gradient [H, W] at the first size."""
     results = [roidl.roi_pool(features, boxes, bins, scale, return_argmax=True) for bins in BINS]
     first, argmax = results[0]
     grad = roidl.roi_pool_backward(np.ones_like(first), boxes, argmax, features.shape, scale)
@@ -96,13 +96,13 @@ def _align(features: Float32, boxes: Float32, scale: float) -> tuple[list[Float3
 
 
 def _rounded_box(box: Float32, map_size: tuple[int, int], scale: float) -> tuple[float, ...]:
-    """What RoIPool makes of a box, in pixels."""
+    """The box as RoIPool rounds it, in pixels."""
     ys, xs = definition.pool_slices(box, map_size, BINS[0], scale)
     return (xs[0].start / scale, ys[0].start / scale, xs[-1].stop / scale, ys[-1].stop / scale)
 
 
 def _heat_map(axes: Axes, scene: Scene, heat: Float32, scale: float) -> None:
-    """A gradient to a map over the photograph around the first region."""
+    """Draw a gradient to a map over the photograph around the first region."""
     width, height = scene.size
     grey = scene.picture.mean(axis=2)
     axes.imshow(grey, cmap="gray", vmin=-0.8, vmax=1.2, extent=(0, width, height, 0))
@@ -120,7 +120,7 @@ def _heat_map(axes: Axes, scene: Scene, heat: Float32, scale: float) -> None:
     half = 0.62 * max(x2 - x1, y2 - y1)
     axes.set_xlim((x1 + x2) / 2 - half, (x1 + x2) / 2 + half)
     axes.set_ylim((y1 + y2) / 2 + half, (y1 + y2) / 2 - half)
-    axes.set_xlabel(f"at most {heat.max():.3g} in a cell", fontsize=SMALL, color=INK)
+    axes.set_xlabel(f"at most {heat.max():.3g} per cell", fontsize=SMALL, color=INK)
 
 
 def draw(scene: Scene) -> Figure:
@@ -152,7 +152,7 @@ def draw(scene: Scene) -> Figure:
             if row == 0:
                 axes.set_title(title, fontsize=LARGE, color=INK)
     figure.supxlabel(
-        f"On the right the region '{scene.regions[0].name}', pooled from a map of "
+        f"Right: the region '{scene.regions[0].name}', pooled from a map of "
         f"{_by(columns, rows)} cells, and the gradient of the sum over its {_by(BINS[0], BINS[0])} "
         f"bins.\nDashed: the box as RoIPool rounds it to cells. RoIAlign does not round.",
         fontsize=SMALL,

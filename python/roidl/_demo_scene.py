@@ -1,4 +1,4 @@
-"""What the demo pools: a photograph, the regions proposed on it, and its maps."""
+"""The input of the demo: a photograph, its regions, and its maps."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Region(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What is pooled: the regions of a picture, and its maps."""
+    """A picture, its regions and its maps."""
 
     picture: Float32  # [H, W, 3] in 0..1
-    size: tuple[int, int]  # width and height in pixels, before any reduction: the boxes' units
+    size: tuple[int, int]  # width and height in pixels before any reduction, as the boxes
     regions: list[Region]
     maps: dict[str, tuple[Float32, float]]  # name to features [C, H, W] and their spatial_scale
 
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
         return np.array([region[1:] for region in self.regions], dtype=np.float32)
 
 
-# Beside the face, which the cascade finds; off the pixel grid, as a network's boxes are.
+# Besides the face, which the cascade finds; not on the pixel grid, like a network's boxes.
 ASTRONAUT = [
     Region("orbiter", 352.4, 2.5, 458.6, 283.1),
     Region("patch", 133.6, 346.2, 207.9, 424.7),
@@ -52,7 +52,7 @@ ASTRONAUT = [
 
 
 def parse_boxes(texts: Sequence[str]) -> list[Region]:
-    """Regions from texts `x1,y1,x2,y2`; whether they lie on the picture is not known here."""
+    """Regions from texts `x1,y1,x2,y2`; `set_scene` checks that they are on the picture."""
     regions = []
     for i, text in enumerate(map(str.strip, texts), 1):
         try:
@@ -75,12 +75,12 @@ def _check_inside(regions: Sequence[Region], width: int, height: int) -> None:
 
 
 def _skimage(part: str) -> Any:
-    """A part of scikit-image, which comes with the extra `demo` and has no types."""
+    """A module of scikit-image, which the extra `demo` installs and which has no type hints."""
     return importlib.import_module(f"skimage.{part}")
 
 
 def _read(path: str | None) -> tuple[Array, int, int, int]:
-    """The picture [H, W, 3] of bytes, its width and height, and the factor it was reduced by."""
+    """The picture as bytes [H, W, 3], its original width and height, and the reduction factor."""
     from PIL import Image, ImageOps  # both scikit-image and matplotlib require it
 
     if path is None:
@@ -110,7 +110,7 @@ def _find_faces(picture: Array, width: int, height: int, factor: int) -> list[Re
     )
     regions = []
     for i, face in enumerate(sorted(found, key=lambda face: -face["width"])[:3], 1):
-        margin = face["width"] / 7  # the cascade stops at the eyebrows and the lips
+        margin = face["width"] / 7  # the cascade's boxes end at the eyebrows and the lips
         left, top = (face["c"] - margin) * factor, (face["r"] - margin) * factor
         side = (face["width"] + 2 * margin) * factor
         regions.append(
@@ -151,7 +151,7 @@ def _filter_bank(picture: Float32) -> Float32:
 
 
 def _coarse(features: Float32) -> Float32:
-    """The mean over STRIDE x STRIDE pixels; the last row and column repeat to fill up."""
+    """The mean over STRIDE x STRIDE pixels, padded by repeating the last row and column."""
     channels, height, width = features.shape
     pad = ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE))
     filled = np.pad(features, pad, mode="edge")
@@ -160,7 +160,7 @@ def _coarse(features: Float32) -> Float32:
 
 
 def set_scene(path: str | None, regions: list[Region], step: Callable[[str], None]) -> Scene:
-    """Read the picture, propose regions where none were given, make the maps; `step` is told."""
+    """Read the picture, propose regions if none were given, make the maps, report every step."""
     step("reading the picture")
     pixels, width, height, factor = _read(path)
     _check_inside(regions, width, height)
@@ -172,7 +172,7 @@ def set_scene(path: str | None, regions: list[Region], step: Callable[[str], Non
     channels = np.ascontiguousarray(picture.transpose(2, 0, 1))
     maps = {
         "picture": (channels, 1 / factor),
-        # Its first three channels are the colours: the figure shows them.
+        # The first three channels are the colours, which the figure shows.
         "filter bank": (
             _coarse(np.concatenate([channels, _filter_bank(picture)])),
             1 / (factor * STRIDE),

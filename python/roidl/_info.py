@@ -1,4 +1,4 @@
-"""What this process runs with: version, instruction set, threads, CUDA, frameworks."""
+"""Information about this process: version, instruction set, threads, CUDA, frameworks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._params import check_flag
 
 __version__ = "0.1.0"
 
-# Distribution names; where a framework comes under several, the first that is installed counts.
+# Distribution names; of several, the first that is installed counts.
 FRAMEWORKS = {
     "numpy": ("numpy",),
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
@@ -25,9 +25,9 @@ def get_num_threads() -> int:
     """Return how many threads a call may use.
 
     The default is the environment variable ``ROIDL_NUM_THREADS``, or else ``OMP_NUM_THREADS`` (of a
-    list like "4,2" the first number; what OpenMP would not understand is ignored), or else the CPUs
-    that the process may use (its affinity and its control group's quota). The environment is read
-    once, at the first call that needs it.
+    list like "4,2" the first number; values that are invalid in OpenMP are ignored), or else the
+    CPUs that the process may use (its affinity and its control group's quota). The environment is
+    read once, at the first call that needs it.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def set_num_threads(threads: int) -> None:
     Raises
     ------
     ValueError
-        If it is less than 1.
+        If ``threads`` is less than 1.
 
     Examples
     --------
@@ -72,9 +72,9 @@ def build_info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``python``, ``platform``, ``instruction_set`` (of the CPU kernels in use),
-        ``stress`` (whether they are those with tiny constants, which tests use), ``threads``,
-        ``cuda`` (``built``, ``usable``, ``architectures``) and ``frameworks`` (name to version,
-        of those that are installed; none is imported).
+        ``stress`` (whether the kernels use the tiny tuning constants of tests), ``threads``,
+        ``cuda`` (``built``, ``usable``, ``architectures``) and ``frameworks`` (name to version
+        of the installed ones; none is imported).
 
     Examples
     --------
@@ -118,8 +118,8 @@ def get_check_boxes() -> bool:
 def set_check_boxes(check: bool) -> None:
     """Set whether calls on CUDA read the boxes back and check their values.
 
-    On CPU they are always checked: a batch index without an image and a coordinate that is not
-    finite are a ``ValueError``. On CUDA that means to wait for the device, so by default such a row
+    Boxes on CPU are always checked: a batch index without an image or a coordinate that is not
+    finite is a ``ValueError``. On CUDA the check has to wait for the device. Without it, such a row
     gives zeros and gets no gradient. The default is the environment variable ``ROIDL_CHECK_BOXES``.
 
     Parameters
@@ -135,7 +135,7 @@ def set_check_boxes(check: bool) -> None:
 
 
 def _installed_frameworks() -> dict[str, str]:
-    from importlib import metadata  # 10 ms that `import roidl` need not pay
+    from importlib import metadata  # takes 10 ms, which `import roidl` avoids
 
     found = {}
     for name, distributions in FRAMEWORKS.items():

@@ -1,7 +1,7 @@
-"""`roidl demo`: pools a photograph through every front end, checks and times them, draws a figure.
+"""`roidl demo`: pools a photograph with every front end, checks and times them, draws a figure.
 
-The extra `demo` (scikit-image, matplotlib, tqdm) and the frameworks are imported when it runs: the
-cheap checks of what was asked come first, then what takes seconds, with a word about each.
+The extra `demo` (scikit-image, matplotlib, tqdm) and the frameworks are imported when it runs,
+after the cheap checks of the arguments. Steps that take seconds report their progress.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
 OUTPUT = "roidl-demo.png"
-TOLERANCE = 1e-5  # of the largest value; float32 sums of a few hundred samples stay below 1e-6
+TOLERANCE = (
+    1e-5  # of the largest value; sums of some hundred float32 samples have errors below 1e-6
+)
 REPEATS = 7
 BAR = "{desc:<35}|{bar:20}| {n_fmt}/{total_fmt} {elapsed}"
 
@@ -71,7 +73,7 @@ FRONT_ENDS: dict[str, Callable[[Any], FrontEnd]] = {
 
 
 def _choose_front_ends(asked: Sequence[str] | None) -> dict[str, str]:
-    """Name and version of the front ends to run: those asked for, or all that can be."""
+    """Name and version of the front ends to run: the requested ones, or all usable ones."""
     info = roidl.build_info()
     installed = {name: info["frameworks"].get(name) for name in FRONT_ENDS}
     usable = {
@@ -90,7 +92,7 @@ def _choose_front_ends(asked: Sequence[str] | None) -> dict[str, str]:
 
 
 def _load(name: str) -> FrontEnd:
-    # TensorFlow greets at length, on stderr.
+    # TensorFlow prints many messages on stderr.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
@@ -107,7 +109,7 @@ def _load(name: str) -> FrontEnd:
 
 
 class Task(NamedTuple):
-    """One map pooled at one size, and what the definition says of it."""
+    """One map pooled at one size, and the results by definition."""
 
     where: str
     features: Float32  # [1, C, H, W]
@@ -175,7 +177,7 @@ def _median_ms(function: Callable[[], object], front_end: FrontEnd) -> float:
 
 
 def _difference(found: Array, expected: Array) -> float:
-    """The largest difference, relative to the largest expected value; infinite for nonsense."""
+    """The largest difference relative to the largest expected value; infinite if undefined."""
     if found.shape != expected.shape or found.dtype != np.float32:
         return math.inf
     largest = float(np.abs(expected).max(initial=0))
@@ -214,7 +216,7 @@ def _measure(name: str, version: str, front_end: FrontEnd, tasks: Sequence[Task]
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A function that says what comes next: a bar in a terminal, else a line each."""
+    """A function that reports the next step: a progress bar in a terminal, else one line each."""
     from tqdm import tqdm
 
     with tqdm(total=total, disable=None, leave=False, bar_format=BAR) as bar:
@@ -284,7 +286,7 @@ def run(
     Raises
     ------
     CommandError
-        With one line for the user, if something asked for cannot be had or a front end disagrees.
+        If a requested thing is not available, or a front end disagrees with the definition.
     """
     for module in ("skimage", "matplotlib", "tqdm"):
         if importlib.util.find_spec(module) is None:
