@@ -14,7 +14,8 @@ class Items {
   explicit Items(const Problem& problem, int item_channels = 1)
       : bins_(problem.output_height * problem.output_width),
         bins_x_(problem.output_width),
-        channels_(problem.channels / item_channels),
+        channels_(problem.pooled_channels / item_channels),
+        own_channels_(problem.pooled_channels != problem.channels),
         fits_32_bits_(count() <= INT32_MAX),
         by_bins_(fits_32_bits_ ? bins_ : 1),
         by_bins_x_(fits_32_bits_ ? bins_x_ : 1),
@@ -22,6 +23,10 @@ class Items {
         channels_first_(problem.pooled.c != 1) {}
 
   ROIDL_HOST_DEVICE int64_t count() const { return bins_ * channels_; }
+  // The channel of the map that a bin of a channel of the result is pooled from.
+  ROIDL_DEVICE int64_t map_channel(int64_t channel, int64_t p, int64_t q) const {
+    return own_channels_ ? channel * bins_ + p * bins_x_ + q : channel;
+  }
 
   // Calls visit(channel, p, q) of item i; neighbours in memory have neighbouring numbers.
   template <class Visit>
@@ -45,6 +50,7 @@ class Items {
 
  private:
   int64_t bins_, bins_x_, channels_;
+  bool own_channels_;  // every bin has channels of its own
   bool fits_32_bits_;
   Divider by_bins_, by_bins_x_, by_channels_;
   bool channels_first_;

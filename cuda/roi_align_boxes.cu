@@ -117,7 +117,7 @@ struct BoxesGradient {
       const auto location = body.location_of(*roi);
       for (int64_t i = thread; i < items.count() && location.image >= 0; i += kThreads)
         items.split(i, [&](int64_t channel, int64_t p, int64_t q) {
-          body.add(*roi, p, q, plane_of<T>(features, location, channel),
+          body.add(*roi, p, q, plane_of<T>(features, location, items.map_channel(channel, p, q)),
                    A(widen(element_of<T>(grad_output, k, channel, p, q))), sum);
         });
       sums[thread] = sum;
@@ -174,7 +174,7 @@ struct AverageTangent {
     const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
     Window window = plan.windows[k];
     if (window.image < 0) window.image = 0;  // there are no taps
-    const Plane<T> plane = plane_of<T>(features, window, channel);
+    const Plane<T> plane = plane_of<T>(features, window, items.map_channel(channel, p, q));
     for (int32_t i = rows.first; i < rows.stop; ++i) {
       A across = A(0), slope = A(0);
       for (int32_t j = columns.first; j < columns.stop; ++j) {

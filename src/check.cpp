@@ -91,6 +91,11 @@ void check_count(const char* op, const char* name, int64_t value, int64_t most) 
   if (value > most) fail(ErrorKind::value, op, name, " must be at most ", most, ", got ", value);
 }
 
+void check_sampling(const char* op, int64_t height, int64_t width) {
+  for (const int64_t samples : {height, width})
+    if (samples > 0) check_count(op, "sampling_ratio", samples, INT32_MAX);
+}
+
 int64_t count_elements(const char* op, const Shape& shape) {
   int64_t elements = 1;
   for (int i = 0; i < shape.ndim; ++i)

@@ -27,6 +27,8 @@ void check_distinct_elements(const char* op, const char* name, const Tensor& ten
 void check_no_overlap(const char* op, const char* name, const Tensor& written,
                       const char* other_name, const Tensor& other);
 void check_count(const char* op, const char* name, int64_t value, int64_t most);
+// Samples per bin along the axes; 0 or less is adaptive.
+void check_sampling(const char* op, int64_t height, int64_t width);
 
 // The number of elements, or an Error when it cannot be addressed.
 int64_t count_elements(const char* op, const Shape& shape);

@@ -14,13 +14,7 @@ from roidl import _core
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-KERNELS = (
-    "roi_align.cu",
-    "roi_pool.cu",
-    "roi_align_max.cu",
-    "roi_align_boxes.cu",
-    "backend.cu",
-)
+KERNELS = tuple(path.name for path in sorted((ROOT / "cuda").glob("*.cu")))
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-g1")
 # Contraction to FMA is off as nvcc's is: sums ask for it by name. (Unknown pragmas are nvcc's.)
 KERNEL_FLAGS = (

@@ -28,7 +28,7 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _as_list(rois: torch.Tensor | list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+def as_list(rois: torch.Tensor | list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
     """What a schema has a word for, and whether it was a list."""
     if isinstance(rois, torch.Tensor):
         return [rois], False
@@ -109,7 +109,7 @@ class RoIAlign(nn.Module):  # type: ignore[misc]
     def forward(self, input: torch.Tensor, rois: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Pool features [N, C, H, W] at boxes [K, 5], or at a list of N tensors [L, 4]."""
         if torch.jit.is_scripting():
-            listed, is_list = _as_list(rois)
+            listed, is_list = as_list(rois)
             return torch.ops.roidl.scripted_roi_align(
                 input,
                 listed,
@@ -171,7 +171,7 @@ class RoIPool(nn.Module):  # type: ignore[misc]
     def forward(self, input: torch.Tensor, rois: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Pool features [N, C, H, W] at boxes [K, 5], or at a list of N tensors [L, 4]."""
         if torch.jit.is_scripting():
-            listed, is_list = _as_list(rois)
+            listed, is_list = as_list(rois)
             return torch.ops.roidl.scripted_roi_pool(
                 input,
                 listed,
