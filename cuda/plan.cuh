@@ -218,6 +218,7 @@ struct MaxTaps {  // of any RoI of the problem
   explicit MaxTaps(const RoiAlignProblem& problem)
       : MaxTaps(problem, problem.params.sampling_height, problem.params.sampling_width) {}
   explicit MaxTaps(const RoiPoolProblem& problem) : MaxTaps(problem, 0, 0) {}
+  explicit MaxTaps(const PsRoiPoolProblem& problem) : MaxTaps(problem, 0, 0) {}
 };
 
 // In place of a plan in global memory: a block finds that of its RoI for itself, by the same steps.
@@ -302,8 +303,13 @@ template <class C>
 PoolRois<C> rois_of(const RoiPoolProblem& problem) {
   return PoolRois<C>(problem);
 }
+template <class C>
+PoolRois<C> rois_of(const PsRoiPoolProblem& problem) {
+  return PoolRois<C>(problem);
+}
 inline Boxes direction_of(const RoiAlignProblem& problem) { return problem.boxes_tangent; }
 inline Boxes direction_of(const RoiPoolProblem&) { return {}; }
+inline Boxes direction_of(const PsRoiPoolProblem&) { return {}; }
 
 // Calls use(plan) with the plan of a call, which lives as long as that takes.
 template <class A, int kWeights, class ProblemType, class Use>

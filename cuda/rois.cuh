@@ -2,6 +2,7 @@
 #pragma once
 #include "boxes.h"
 #include "intrinsics.cuh"
+#include "ps_roi_pool.h"
 #include "pyramid.h"
 #include "roi_align.h"
 #include "roi_pool.h"
@@ -185,9 +186,17 @@ struct PoolRois {
   using Axis = PoolBins<C>;
   Placement placement;
   int64_t bins_y, bins_x;
+  bool ends_inside = true;  // the cell of a box's end is part of it
+  int32_t hidden = 0;       // of the last rows and columns, which no bin reads
 
   explicit PoolRois(const RoiPoolProblem& problem)
       : placement(problem), bins_y(problem.output_height), bins_x(problem.output_width) {}
+  explicit PoolRois(const PsRoiPoolProblem& problem)
+      : placement(problem),
+        bins_y(problem.output_height),
+        bins_x(problem.output_width),
+        ends_inside(false),
+        hidden(problem.params.clip == static_cast<int32_t>(PsRoiPoolClip::torchvision)) {}
 
   ROIDL_DEVICE_CALL Roi<Axis> load(int64_t k) const {
     const PlacedBox<C> placed = placement.find<C>(k);
@@ -196,9 +205,15 @@ struct PoolRois {
     const C scale = static_cast<C>(map.scale);
     return {box.image,
             placed.map,
-            {pool_axis(box.y1, box.y2, scale, bins_y), bins_y, map.height},
-            {pool_axis(box.x1, box.x2, scale, bins_x), bins_x, map.width}};
+            {axis(box.y1, box.y2, scale, bins_y), bins_y, size(map.height)},
+            {axis(box.x1, box.x2, scale, bins_x), bins_x, size(map.width)}};
   }
+
+ private:
+  ROIDL_DEVICE PoolAxis<C> axis(C low, C high, C scale, int64_t bins) const {
+    return ends_inside ? pool_axis(low, high, scale, bins) : ps_pool_axis(low, high, scale, bins);
+  }
+  ROIDL_DEVICE int64_t size(int64_t cells) const { return cells > 0 ? cells - hidden : 0; }
 };
 
 template <class Axis>

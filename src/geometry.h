@@ -126,6 +126,14 @@ ROIDL_HOST_DEVICE Bin pool_bin(const PoolAxis<T>& axis, int64_t p, int64_t size)
           clip(static_cast<int64_t>(::ceil(static_cast<double>(high))) + axis.start)};
 }
 
+// Position-sensitive RoIPool: the same, but that the end of a box is no part of it.
+template <class T>
+ROIDL_HOST_DEVICE PoolAxis<T> ps_pool_axis(T low, T high, T scale, int64_t bins) {
+  const int64_t start = pool_axis(low, low, scale, bins).start;
+  const int64_t size = pool_axis(high, high, scale, bins).start - start;
+  return {start, T(size > 1 ? size : 1) / T(bins)};
+}
+
 // Feature Pyramid Networks (arXiv:1612.03144), equation 1, as torchvision rounds it: the map of a
 // box among those whose scales are 2^-lowest ... 2^-highest. A box without area, or of which
 // nothing can be said, belongs to the finest.

@@ -9,8 +9,8 @@ namespace roidl {
 // or the fields of its parameters counts it up: then programs of before are refused by name.
 inline constexpr int64_t kCatalogueVersion = 1;
 
-enum class Family : int32_t { roi_align, roi_pool };
-inline constexpr int kNumFamilies = 2;
+enum class Family : int32_t { roi_align, roi_pool, ps_roi_align, ps_roi_pool };
+inline constexpr int kNumFamilies = 4;
 
 enum class Op : int32_t {
   none = -1,
@@ -23,8 +23,15 @@ enum class Op : int32_t {
   roi_pool,
   roi_pool_backward,
   roi_pool_jvp,
+  ps_roi_align,
+  ps_roi_align_backward,
+  ps_roi_align_backward_boxes,
+  ps_roi_align_jvp_boxes,
+  ps_roi_align_jvp_boxes_backward,
+  ps_roi_pool,
+  ps_roi_pool_backward,
 };
-inline constexpr int kNumOperators = 9;
+inline constexpr int kNumOperators = 16;
 
 // What an array is to a call. A map stands for one array, or for one of each level of a pyramid.
 enum class Role : int32_t {
@@ -100,7 +107,7 @@ inline constexpr int kMaxModes = 3;
 struct FamilyInfo {
   const char* name;
   int columns;                   // of a box, without the index of its image
-  const char* modes[kMaxModes];  // by their numbers
+  const char* modes[kMaxModes];  // by their numbers; a family without any is an average
   int average;                   // the number of the mode that is linear in the input
   uint32_t modes_with_box_gradient;
   bool channels_per_bin;  // every bin has channels of its own: the map has PH * PW times as many
@@ -109,6 +116,8 @@ struct FamilyInfo {
 inline constexpr FamilyInfo kFamilies[kNumFamilies] = {
     {"roi_align", 4, {"avg", "max", "max_onnx"}, 0, 0b011, false},
     {"roi_pool", 4, {"max", "avg"}, 1, 0, false},
+    {"ps_roi_align", 4, {}, 0, 0b1, true},
+    {"ps_roi_pool", 4, {}, 0, 0, true},
 };
 
 inline constexpr uint32_t kOnlyAvg = 0b001, kAvgAndMax = 0b011;  // of RoIAlign
@@ -197,6 +206,61 @@ inline constexpr Operator kOperators[kNumOperators] = {
      kZero,
      ~0u,
      Op::roi_pool},
+    {Op::ps_roi_align,
+     "ps_roi_align",
+     Family::ps_roi_align,
+     {{"input", Role::maps, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align_backward, "grad_output")}},
+     {{"out", Role::pooled}},
+     rule(Op::ps_roi_align_jvp_boxes, "boxes_tangent")},
+    {Op::ps_roi_align_backward,
+     "ps_roi_align_backward",
+     Family::ps_roi_align,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align, "input")}},
+     {{"out", Role::maps}},
+     rule(Op::ps_roi_align_jvp_boxes_backward, "boxes_tangent")},
+    {Op::ps_roi_align_backward_boxes,
+     "ps_roi_align_backward_boxes",
+     Family::ps_roi_align,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align_jvp_boxes, "boxes_tangent")},
+      {"input", Role::maps, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align_jvp_boxes_backward, "boxes_tangent")}},
+     {{"grad_boxes", Role::boxes}},
+     kRefused},
+    {Op::ps_roi_align_jvp_boxes,
+     "ps_roi_align_jvp_boxes",
+     Family::ps_roi_align,
+     {{"input", Role::maps, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align_jvp_boxes_backward, "grad_output")},
+      {"boxes_tangent", Role::boxes, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align_backward_boxes, "grad_output")}},
+     {{"out", Role::pooled}},
+     kRefused},
+    {Op::ps_roi_align_jvp_boxes_backward,
+     "ps_roi_align_jvp_boxes_backward",
+     Family::ps_roi_align,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align_jvp_boxes, "input")},
+      {"boxes_tangent", Role::boxes, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_align_backward_boxes, "input")}},
+     {{"out", Role::maps}},
+     kRefused},
+    {Op::ps_roi_pool,
+     "ps_roi_pool",
+     Family::ps_roi_pool,
+     {{"input", Role::maps, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_pool_backward, "grad_output")}},
+     {{"out", Role::pooled}},
+     kZero},
+    {Op::ps_roi_pool_backward,
+     "ps_roi_pool_backward",
+     Family::ps_roi_pool,
+     {{"grad_output", Role::pooled, Need::always, Linear::always, kZero,
+       rule(Op::ps_roi_pool, "input")}},
+     {{"out", Role::maps}},
+     kZero},
 };
 
 constexpr const Operator& operator_of(Op op) { return kOperators[static_cast<int>(op)]; }

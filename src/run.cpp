@@ -19,6 +19,10 @@ AnyParams params_of(Family family) {
       return RoiAlignParams{};
     case Family::roi_pool:
       return RoiPoolParams{};
+    case Family::ps_roi_align:
+      return PsRoiAlignParams{};
+    case Family::ps_roi_pool:
+      return PsRoiPoolParams{};
   }
   return {};
 }
@@ -86,6 +90,12 @@ void describe(AnyProblem& result, const Operator& op, const char* called, const 
       break;
     case Family::roi_pool:
       describe_one(Type<RoiPoolProblem>{}, std::get<RoiPoolParams>(params));
+      break;
+    case Family::ps_roi_align:
+      describe_one(Type<PsRoiAlignProblem>{}, std::get<PsRoiAlignParams>(params));
+      break;
+    case Family::ps_roi_pool:
+      describe_one(Type<PsRoiPoolProblem>{}, std::get<PsRoiPoolParams>(params));
       break;
   }
 }

@@ -5,14 +5,17 @@
 #include <variant>
 
 #include "operators.h"
+#include "ps_roi_align.h"
+#include "ps_roi_pool.h"
 #include "roi_align.h"
 #include "roi_pool.h"
 
 namespace roidl {
 
 // In the order of Family.
-using AnyProblem = std::variant<RoiAlignProblem, RoiPoolProblem>;
-using AnyParams = std::variant<RoiAlignParams, RoiPoolParams>;
+using AnyProblem =
+    std::variant<RoiAlignProblem, RoiPoolProblem, PsRoiAlignProblem, PsRoiPoolProblem>;
+using AnyParams = std::variant<RoiAlignParams, RoiPoolParams, PsRoiAlignParams, PsRoiPoolParams>;
 static_assert(std::variant_size_v<AnyProblem> == kNumFamilies);
 static_assert(std::variant_size_v<AnyParams> == kNumFamilies);
 

@@ -23,7 +23,13 @@ PARTS = (
     ("test_cuda.py",),
     (
         *("test_cuda_types.py", "test_cuda_multiscale.py", "test_dlpack.py", "test_errors.py"),
-        *("test_libraries.py", "test_memory.py", "test_multiscale.py", "test_roi_align.py"),
+        *(
+            "test_libraries.py",
+            "test_memory.py",
+            "test_multiscale.py",
+            "test_position_sensitive.py",
+        ),
+        "test_roi_align.py",
         *("test_roi_pool.py", "test_scratch.py", "test_winners.py"),
     ),
 )

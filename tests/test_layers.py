@@ -156,7 +156,7 @@ LAYERS = [
     ["_core"],
     ["_operators"],
     ["_params", "_derivatives"],
-    ["_ops", "_multiscale", "_command_line"],
+    ["_ops", "_position_sensitive", "_multiscale", "_command_line"],
     ["_public", "_array_libraries", "_bridge", "_recycled"],
     ["_numpy", "_shapes"],
     ["torch", "jax", "tensorflow"],

@@ -16,6 +16,11 @@ multiscale_roi_align_backward = PUBLIC["multiscale_roi_align_backward"]
 multiscale_roi_align_backward_boxes = PUBLIC["multiscale_roi_align_backward_boxes"]
 multiscale_roi_pool = PUBLIC["multiscale_roi_pool"]
 multiscale_roi_pool_backward = PUBLIC["multiscale_roi_pool_backward"]
+ps_roi_align = PUBLIC["ps_roi_align"]
+ps_roi_align_backward = PUBLIC["ps_roi_align_backward"]
+ps_roi_align_backward_boxes = PUBLIC["ps_roi_align_backward_boxes"]
+ps_roi_pool = PUBLIC["ps_roi_pool"]
+ps_roi_pool_backward = PUBLIC["ps_roi_pool_backward"]
 roi_align = PUBLIC["roi_align"]
 roi_align_backward = PUBLIC["roi_align_backward"]
 roi_align_backward_boxes = PUBLIC["roi_align_backward_boxes"]
@@ -33,6 +38,11 @@ __all__ = [
     "multiscale_roi_align_backward_boxes",
     "multiscale_roi_pool",
     "multiscale_roi_pool_backward",
+    "ps_roi_align",
+    "ps_roi_align_backward",
+    "ps_roi_align_backward_boxes",
+    "ps_roi_pool",
+    "ps_roi_pool_backward",
     "roi_align",
     "roi_align_backward",
     "roi_align_backward_boxes",

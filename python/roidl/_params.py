@@ -14,13 +14,16 @@ P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")  # a Call, or what stands for one
 
-LAYOUTS = {"NCHW": 0, "NHWC": 1}  # the numbers of the C++ enum Layout
+# The numbers of the C++ enums Layout and PsRoiPoolClip.
+LAYOUTS = {"NCHW": 0, "NHWC": 1}
+CLIPS = {"torchvision": 0, "map": 1}
 
 
 def choices_of(op: str) -> dict[str, dict[str, int]]:
     """The words that parameters of an operator's family may be, and their numbers."""
     modes = operator_of(op).family.modes
-    return {"mode": {name: number for number, name in enumerate(modes)}, "layout": LAYOUTS}
+    numbers = {name: number for number, name in enumerate(modes)}
+    return {"mode": numbers, "layout": LAYOUTS, "clip": CLIPS}
 
 
 ALIGN_MODES = choices_of("roi_align")["mode"]
@@ -56,7 +59,28 @@ class RoiPoolParams(NamedTuple):
     layout: int
 
 
-Params = RoiAlignParams | RoiPoolParams
+class PsRoiAlignParams(NamedTuple):
+    """What was asked of position-sensitive RoIAlign; the fields of the C++ struct of this name."""
+
+    output_height: int
+    output_width: int
+    spatial_scale: float
+    sampling_height: int
+    sampling_width: int
+    layout: int
+
+
+class PsRoiPoolParams(NamedTuple):
+    """What was asked of position-sensitive RoIPool; the fields of the C++ struct of this name."""
+
+    output_height: int
+    output_width: int
+    spatial_scale: float
+    clip: int
+    layout: int
+
+
+Params = RoiAlignParams | RoiPoolParams | PsRoiAlignParams | PsRoiPoolParams
 
 
 class Pyramid(NamedTuple):
@@ -220,6 +244,34 @@ def pool_params(
         width,
         _number(op, "spatial_scale", spatial_scale),
         _choice(op, "mode", mode, POOL_MODES),
+        _choice(op, "layout", layout, LAYOUTS),
+    )
+
+
+def ps_align_params(
+    op: str, output_size: Any, spatial_scale: Any, sampling_ratio: Any, layout: Any
+) -> PsRoiAlignParams:
+    height, width = _pair(op, "output_size", output_size, MAX_BINS)
+    sampling_height, sampling_width = _pair(op, "sampling_ratio", sampling_ratio, MAX_SAMPLES)
+    return PsRoiAlignParams(
+        height,
+        width,
+        _number(op, "spatial_scale", spatial_scale),
+        sampling_height,
+        sampling_width,
+        _choice(op, "layout", layout, LAYOUTS),
+    )
+
+
+def ps_pool_params(
+    op: str, output_size: Any, spatial_scale: Any, clip: Any, layout: Any
+) -> PsRoiPoolParams:
+    height, width = _pair(op, "output_size", output_size, MAX_BINS)
+    return PsRoiPoolParams(
+        height,
+        width,
+        _number(op, "spatial_scale", spatial_scale),
+        _choice(op, "clip", clip, CLIPS),
         _choice(op, "layout", layout, LAYOUTS),
     )
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import _multiscale, _ops
+from . import _multiscale, _ops, _position_sensitive
 from ._operators import FAMILIES, OPERATORS
 
-_DESCRIBED = {
-    name: function for module in (_ops, _multiscale) for name, function in vars(module).items()
-}
+_MODULES = (_ops, _position_sensitive, _multiscale)
+_DESCRIBED = {name: function for module in _MODULES for name, function in vars(module).items()}
 
 # Of every operator that users call, on one map and on several.
 DESCRIBED: dict[str, Callable[..., Any]] = {

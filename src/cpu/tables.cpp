@@ -104,10 +104,10 @@ class AlignSamples final : public Tables {
   const RoiAlignProblem& problem_;
 };
 
+// The bins of an axis, clipped to [0, size].
 template <class T>
-Bins make_axis_bins(T low, T high, T scale, int64_t count, int64_t size, int32_t& window_begin,
+Bins make_axis_bins(const PoolAxis<T>& axis, int64_t count, int64_t size, int32_t& window_begin,
                     int32_t& window_end, Arena& arena) {
-  const PoolAxis<T> axis = pool_axis(low, high, scale, count);
   int32_t* begin = arena.take<int32_t>(count);
   int32_t* end = arena.take<int32_t>(count);
   for (int64_t p = 0; p < count; ++p) {
@@ -160,9 +160,25 @@ class PoolWindows final : public Tables {
 };
 
 template <class T>
+PoolAxis<T> axis_of(const RoiPoolProblem&, T low, T high, T scale, int64_t bins) {
+  return pool_axis(low, high, scale, bins);
+}
+template <class T>
+PoolAxis<T> axis_of(const PsRoiPoolProblem&, T low, T high, T scale, int64_t bins) {
+  return ps_pool_axis(low, high, scale, bins);
+}
+
+// Where the ends of bins are clipped to.
+int64_t last_end(const RoiPoolProblem&, int64_t size) { return size; }
+int64_t last_end(const PsRoiPoolProblem& problem, int64_t size) {
+  const bool all = problem.params.clip == static_cast<int32_t>(PsRoiPoolClip::map);
+  return all || size == 0 ? size : size - 1;
+}
+
+template <class T, class ProblemType>
 class PoolBins final : public Tables {
  public:
-  explicit PoolBins(const RoiPoolProblem& problem) : problem_(problem) {}
+  explicit PoolBins(const ProblemType& problem) : problem_(problem) {}
 
   std::unique_ptr<Tables> another() const override { return std::make_unique<PoolBins>(problem_); }
   const Roi* make(int64_t k, const Area&, Arena& arena) override {
@@ -170,19 +186,21 @@ class PoolBins final : public Tables {
     const Box<T>& box = placed.box;
     const Map& map = problem_.maps[placed.map];
     const T scale = static_cast<T>(map.scale);
-    const int64_t height = placed.exists ? map.height : 0, width = placed.exists ? map.width : 0;
+    const int64_t height = placed.exists ? last_end(problem_, map.height) : 0;
+    const int64_t width = placed.exists ? last_end(problem_, map.width) : 0;
     BinsRoi& roi = *new (arena.take<BinsRoi>(1)) BinsRoi;
     set_place(roi, k, placed);
-    roi.y = make_axis_bins(box.y1, box.y2, scale, problem_.output_height, height, roi.y_begin,
+    const int64_t ph = problem_.output_height, pw = problem_.output_width;
+    roi.y = make_axis_bins(axis_of(problem_, box.y1, box.y2, scale, ph), ph, height, roi.y_begin,
                            roi.y_end, arena);
-    roi.x = make_axis_bins(box.x1, box.x2, scale, problem_.output_width, width, roi.x_begin,
+    roi.x = make_axis_bins(axis_of(problem_, box.x1, box.x2, scale, pw), pw, width, roi.x_begin,
                            roi.x_end, arena);
     return &roi;
   }
   int64_t sums(const Roi& roi) const override { return roi.x_end - roi.x_begin; }
 
  private:
-  const RoiPoolProblem& problem_;
+  const ProblemType& problem_;
 };
 
 }  // namespace
@@ -193,10 +211,14 @@ std::unique_ptr<Tables> make_samples(const RoiAlignProblem& problem) {
   return std::make_unique<AlignSamples<float, A>>(problem);
 }
 
-std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem) {
-  if (problem.double_coordinates) return std::make_unique<PoolBins<double>>(problem);
-  return std::make_unique<PoolBins<float>>(problem);
+template <class ProblemType>
+static std::unique_ptr<Tables> make_bins_of(const ProblemType& problem) {
+  if (problem.double_coordinates) return std::make_unique<PoolBins<double, ProblemType>>(problem);
+  return std::make_unique<PoolBins<float, ProblemType>>(problem);
 }
+
+std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem) { return make_bins_of(problem); }
+std::unique_ptr<Tables> make_bins(const PsRoiPoolProblem& problem) { return make_bins_of(problem); }
 
 std::unique_ptr<Tables> make_pool_windows(const RoiPoolProblem& problem) {
   if (problem.double_coordinates) return std::make_unique<PoolWindows<double>>(problem);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "../ps_roi_pool.h"
 #include "../roi_align.h"
 #include "../roi_pool.h"
 #include "kernels.h"
@@ -66,8 +67,11 @@ std::unique_ptr<Tables> make_taps(const RoiAlignProblem& problem, TapsFor use);
 template <class A>
 std::unique_ptr<Tables> make_taps(const RoiPoolProblem& problem, TapsFor use);
 template <class A>
+std::unique_ptr<Tables> make_taps(const PsRoiPoolProblem& problem, TapsFor use);
+template <class A>
 std::unique_ptr<Tables> make_samples(const RoiAlignProblem& problem);
 std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem);
+std::unique_ptr<Tables> make_bins(const PsRoiPoolProblem& problem);
 // The windows of bins alone.
 std::unique_ptr<Tables> make_pool_windows(const RoiPoolProblem& problem);
 

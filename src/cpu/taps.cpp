@@ -285,10 +285,10 @@ Taps<A> bins_to_taps(const Bins& bins, int64_t count, const Span& span, bool by_
   return builder.finish(arena, by_cell);
 }
 
-template <class A>
+template <class A, class ProblemType>
 class PoolTaps final : public Tables {
  public:
-  PoolTaps(const RoiPoolProblem& problem, TapsFor use)
+  PoolTaps(const ProblemType& problem, TapsFor use)
       : problem_(problem), use_(use), bins_(make_bins(problem)) {}
 
   std::unique_ptr<Tables> another() const override {
@@ -310,7 +310,7 @@ class PoolTaps final : public Tables {
   }
 
  private:
-  const RoiPoolProblem& problem_;
+  const ProblemType& problem_;
   TapsFor use_;
   std::unique_ptr<Tables> bins_;
   TapsBuilder<A> builder_;
@@ -326,12 +326,19 @@ std::unique_ptr<Tables> make_taps(const RoiAlignProblem& problem, TapsFor use) {
 
 template <class A>
 std::unique_ptr<Tables> make_taps(const RoiPoolProblem& problem, TapsFor use) {
-  return std::make_unique<PoolTaps<A>>(problem, use);
+  return std::make_unique<PoolTaps<A, RoiPoolProblem>>(problem, use);
+}
+
+template <class A>
+std::unique_ptr<Tables> make_taps(const PsRoiPoolProblem& problem, TapsFor use) {
+  return std::make_unique<PoolTaps<A, PsRoiPoolProblem>>(problem, use);
 }
 
 template std::unique_ptr<Tables> make_taps<float>(const RoiAlignProblem&, TapsFor);
 template std::unique_ptr<Tables> make_taps<double>(const RoiAlignProblem&, TapsFor);
 template std::unique_ptr<Tables> make_taps<float>(const RoiPoolProblem&, TapsFor);
 template std::unique_ptr<Tables> make_taps<double>(const RoiPoolProblem&, TapsFor);
+template std::unique_ptr<Tables> make_taps<float>(const PsRoiPoolProblem&, TapsFor);
+template std::unique_ptr<Tables> make_taps<double>(const PsRoiPoolProblem&, TapsFor);
 
 }  // namespace roidl::cpu

@@ -37,6 +37,8 @@ __all__ = [
     "assign_levels",
     "multiscale_roi_align",
     "multiscale_roi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "roi_align",
     "roi_pool",
 ]
@@ -76,6 +78,8 @@ def run(call: Call) -> Any:
 
 
 _PUBLIC = {name: front_end(run)(describe) for name, describe in FORWARD.items()}
+ps_roi_align = _PUBLIC["ps_roi_align"]
+ps_roi_pool = _PUBLIC["ps_roi_pool"]
 roi_align = _PUBLIC["roi_align"]
 roi_pool = _PUBLIC["roi_pool"]
 multiscale_roi_align = _PUBLIC["multiscale_roi_align"]

@@ -34,6 +34,8 @@ __all__ = [
     "assign_levels",
     "multiscale_roi_align",
     "multiscale_roi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "roi_align",
     "roi_pool",
 ]
@@ -214,6 +216,8 @@ _PUBLIC = {
     for name, describe in FORWARD.items()
     for function in [_adapt(describe, layout="NHWC")]
 }
+ps_roi_align = _PUBLIC["ps_roi_align"]
+ps_roi_pool = _PUBLIC["ps_roi_pool"]
 roi_align = _PUBLIC["roi_align"]
 roi_pool = _PUBLIC["roi_pool"]
 multiscale_roi_align = _PUBLIC["multiscale_roi_align"]

@@ -11,9 +11,12 @@ from ._front import PUBLIC
 from ._modules import RoIAlign, RoIPool
 from ._onnx import onnx_translation_table
 from ._poolers import MultiScaleRoIAlign
+from ._position_sensitive import PSRoIAlign, PSRoIPool
 
 _vmap.register()
 
+ps_roi_align = PUBLIC["ps_roi_align"]
+ps_roi_pool = PUBLIC["ps_roi_pool"]
 roi_align = PUBLIC["roi_align"]
 roi_pool = PUBLIC["roi_pool"]
 multiscale_roi_align = PUBLIC["multiscale_roi_align"]
@@ -22,12 +25,16 @@ assign_levels = PUBLIC["assign_levels"]
 
 __all__ = [
     "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
     "RoIAlign",
     "RoIPool",
     "assign_levels",
     "multiscale_roi_align",
     "multiscale_roi_pool",
     "onnx_translation_table",
+    "ps_roi_align",
+    "ps_roi_pool",
     "roi_align",
     "roi_pool",
 ]
