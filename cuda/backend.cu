@@ -106,23 +106,7 @@ void read(const Problem& problem, void* to, const void* from, size_t bytes) {
 constexpr Backend make_backend() {
   Backend backend{};
   backend.name = "cuda";
-  backend[Op::roi_align] = entry<RoiAlignProblem, roi_align_forward>;
-  backend[Op::roi_align_backward] = entry<RoiAlignProblem, roi_align_backward>;
-  backend[Op::roi_align_backward_boxes] = entry<RoiAlignProblem, roi_align_backward_boxes>;
-  backend[Op::roi_align_jvp] = entry<RoiAlignProblem, roi_align_jvp>;
-  backend[Op::roi_align_jvp_boxes] = entry<RoiAlignProblem, roi_align_jvp_boxes>;
-  backend[Op::roi_align_jvp_boxes_backward] = entry<RoiAlignProblem, roi_align_jvp_boxes_backward>;
-  backend[Op::roi_pool] = entry<RoiPoolProblem, roi_pool_forward>;
-  backend[Op::roi_pool_backward] = entry<RoiPoolProblem, roi_pool_backward>;
-  backend[Op::roi_pool_jvp] = entry<RoiPoolProblem, roi_pool_jvp>;
-  backend[Op::ps_roi_align] = entry<PsRoiAlignProblem, ps_roi_align_forward>;
-  backend[Op::ps_roi_align_backward] = entry<PsRoiAlignProblem, ps_roi_align_backward>;
-  backend[Op::ps_roi_align_backward_boxes] = entry<PsRoiAlignProblem, ps_roi_align_backward_boxes>;
-  backend[Op::ps_roi_align_jvp_boxes] = entry<PsRoiAlignProblem, ps_roi_align_jvp_boxes>;
-  backend[Op::ps_roi_align_jvp_boxes_backward] =
-      entry<PsRoiAlignProblem, ps_roi_align_jvp_boxes_backward>;
-  backend[Op::ps_roi_pool] = entry<PsRoiPoolProblem, ps_roi_pool_forward>;
-  backend[Op::ps_roi_pool_backward] = entry<PsRoiPoolProblem, ps_roi_pool_backward>;
+  ROIDL_FILL_ENTRIES(backend)
   backend.assign_levels = assign_levels;
   return backend;
 }

@@ -1,29 +1,10 @@
-// The operators of CUDA's backend table.
+// The entries of CUDA's backend table.
 #pragma once
-#include "ps_roi_align.h"
-#include "ps_roi_pool.h"
-#include "roi_align.h"
-#include "roi_pool.h"
+#include "entries.h"
 
 namespace roidl::cuda {
 
-void roi_align_forward(const RoiAlignProblem& problem);
-void roi_align_backward(const RoiAlignProblem& problem);
-void roi_align_backward_boxes(const RoiAlignProblem& problem);
-void roi_align_jvp(const RoiAlignProblem& problem);
-void roi_align_jvp_boxes(const RoiAlignProblem& problem);
-void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem);
-void roi_pool_forward(const RoiPoolProblem& problem);
-void roi_pool_backward(const RoiPoolProblem& problem);
-void roi_pool_jvp(const RoiPoolProblem& problem);
-
-void ps_roi_align_forward(const PsRoiAlignProblem& problem);
-void ps_roi_align_backward(const PsRoiAlignProblem& problem);
-void ps_roi_align_backward_boxes(const PsRoiAlignProblem& problem);
-void ps_roi_align_jvp_boxes(const PsRoiAlignProblem& problem);
-void ps_roi_align_jvp_boxes_backward(const PsRoiAlignProblem& problem);
-void ps_roi_pool_forward(const PsRoiPoolProblem& problem);
-void ps_roi_pool_backward(const PsRoiPoolProblem& problem);
+ROIDL_DECLARE_ENTRIES
 
 // The same for the max modes of RoIAlign.
 void roi_align_max_forward(const RoiAlignProblem& problem);

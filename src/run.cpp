@@ -13,18 +13,25 @@
 
 namespace roidl {
 
+namespace {
+
+// Calls f(number) with a family's number as a constant.
+template <class F, size_t... number>
+void visit_number(Family family, F&& f, std::index_sequence<number...>) {
+  (...,
+   (static_cast<size_t>(family) == number ? f(std::integral_constant<size_t, number>{}) : void()));
+}
+template <class F>
+void visit_family(Family family, F&& f) {
+  visit_number(family, f, std::make_index_sequence<kNumFamilies>{});
+}
+
+}  // namespace
+
 AnyParams params_of(Family family) {
-  switch (family) {
-    case Family::roi_align:
-      return RoiAlignParams{};
-    case Family::roi_pool:
-      return RoiPoolParams{};
-    case Family::ps_roi_align:
-      return PsRoiAlignParams{};
-    case Family::ps_roi_pool:
-      return PsRoiPoolParams{};
-  }
-  return {};
+  AnyParams params;
+  visit_family(family, [&](auto number) { params.emplace<number>(); });
+  return params;
 }
 
 int fields_of(Family family, Field* fields) {
@@ -78,26 +85,13 @@ int32_t layout_of(const AnyParams& params) {
 void describe(AnyProblem& result, const Operator& op, const char* called, const AnyParams& params,
               const Maps& maps, const Tensor& boxes, const Tensor* indices,
               const Pyramid* pyramid) {
-  const auto describe_one = [&](auto type, const auto& fields) {
-    auto& problem = result.emplace<typename decltype(type)::type>();
+  visit_family(op.family, [&](auto number) {
+    auto& problem = result.emplace<number>();
+    const auto& fields = std::get<number>(params);
     describe_problem(problem, called, family_of(op).channels_per_bin, fields, maps, boxes, indices,
                      pyramid);
     describe_params(problem, fields);
-  };
-  switch (op.family) {
-    case Family::roi_align:
-      describe_one(Type<RoiAlignProblem>{}, std::get<RoiAlignParams>(params));
-      break;
-    case Family::roi_pool:
-      describe_one(Type<RoiPoolProblem>{}, std::get<RoiPoolParams>(params));
-      break;
-    case Family::ps_roi_align:
-      describe_one(Type<PsRoiAlignProblem>{}, std::get<PsRoiAlignParams>(params));
-      break;
-    case Family::ps_roi_pool:
-      describe_one(Type<PsRoiPoolProblem>{}, std::get<PsRoiPoolParams>(params));
-      break;
-  }
+  });
 }
 
 Tensor map_like(const Operator& op, const char* called, const AnyParams& params,
