@@ -1,6 +1,6 @@
 # cython: language_level=3, freethreading_compatible=True, binding=True
 # distutils: language=c++
-"""The compiled core's Python door: arrays in through DLPack, errors out as Python's own."""
+"""The binding to Python: arrays in through DLPack, errors out as Python's own."""
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_SetName
 from core_api cimport *

@@ -35,7 +35,7 @@ struct Boxes {
 Boxes describe_boxes(const char* op, const Tensor& boxes, const Tensor* indices,
                      const Tensor* counts, int64_t images);
 
-// What is shaped like the boxes, row for row: a direction for each of them.
+// An array of the boxes' shape: a direction for every box.
 Boxes describe_like_boxes(const Boxes& boxes, const Tensor& tensor);
 
 // A list of boxes, one array [L_i, 4] per image: `index` is the array's place in the list.
@@ -52,7 +52,7 @@ void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices);
 void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& out);
 
 // Under an adapter's vmap, images of many examples lie one after the other. An index that would be
-// another example's image is passed as kNoImage - index, what is no whole number as kNoImage.
+// another example's image is passed as kNoImage - index; a number that is not whole, as kNoImage.
 constexpr int64_t kNoImage = -(int64_t{1} << 30);
 
 // Reads every row (CPU memory only) and names the first that has no image or is not finite.
@@ -83,7 +83,7 @@ ROIDL_HOST_DEVICE inline int64_t whole_index(double value) {
   return static_cast<double>(index) == value ? index : -1;
 }
 
-// Rows that only fill up [N, L, 4] hold no box: their results are zero.
+// Padding rows, which fill up [N, L, 4], hold no box: their results are zero.
 ROIDL_HOST_DEVICE inline bool is_padding(const Boxes& boxes, int64_t k) {
   if (boxes.counts == nullptr) return false;
   const int64_t image = k / boxes.per_image;

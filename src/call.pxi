@@ -100,8 +100,8 @@ def run(str op, params, boxes, batch_indices, allocate, device, out, tuple argum
     `params` are the fields of the family's parameters; `arguments` the arrays that the operator
     reads, in the catalogue's order, or None where one is not there; then, if it makes maps, their
     shapes; then whether each optional result is made. `allocate(shape, name of the dtype)` makes
-    what is not given as `out`. `device` is None on CPU, else what _array_libraries.Device says. With a
-    pyramid, the arrays of maps and their shapes are lists.
+    what is not given as `out`. `device` is None on CPU, else what _array_libraries.Device says.
+    With a pyramid, the arrays of maps and their shapes are lists.
 
     What is shaped like the boxes comes as float64 (a list's, joined), with the shapes of the boxes
     as they were passed, one or a list's, and whether coordinates were float64.

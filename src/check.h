@@ -1,4 +1,4 @@
-// The sentences of validation, each said once. They need metadata only, never the data.
+// The checks of validation, each with its error. They need metadata only, never the data.
 #pragma once
 #include <cstdint>
 
@@ -15,7 +15,8 @@ Extent extent_of(const Tensor& tensor);
 
 void check_float(const char* op, const char* name, const Tensor& tensor);
 void check_aligned(const char* op, const char* name, const Tensor& tensor);
-// Of boxes and what is said of them: CUDA's kernels load an element whole, the CPU copies it first.
+// For boxes and the arrays that go with them: CUDA's kernels load each element in one instruction;
+// the CPU copies them first.
 void check_aligned_on_device(const char* op, const char* name, const Tensor& tensor);
 void check_same_dtype(const char* op, const char* name, const Tensor& tensor,
                       abi::DLDataType expected, const char* as);

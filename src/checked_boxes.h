@@ -1,5 +1,5 @@
-// CheckedBoxes: the last step before the kernels, in which all that is said of a problem's boxes is
-// copied to where no other thread can change it, and checked.
+// CheckedBoxes: the last step before the kernels. It copies the boxes and the arrays that go with
+// them to memory that no other thread can change, and checks the copy.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -8,10 +8,10 @@
 
 namespace roidl {
 
-// Has to live as long as the call: on CPU the problem's boxes, batch indices, counts, levels and
-// directions are then its own. What the kernels read is what was checked, whatever another thread
-// writes to the caller's arrays meanwhile. On another device nothing is copied; its kernels trust
-// no value, and values are looked at if the user wants it.
+// It must live as long as the call. On CPU it owns the boxes, batch indices, counts, levels and
+// directions that the kernels read, so they read what was checked, even if another thread writes to
+// the caller's arrays. On another device nothing is copied: its kernels trust no value, and values
+// are checked only if the user asks for it.
 class CheckedBoxes {
  public:
   // `tangent`: the directions of the boxes, where the operator has them.

@@ -1,4 +1,4 @@
-# What the Python door calls of the core: the C++ declarations behind _core.pyx.
+# The C++ declarations of the core's functions that _core.pyx calls.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libcpp cimport bool as cbool
 

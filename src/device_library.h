@@ -10,7 +10,7 @@ namespace roidl {
 
 struct Backend;
 
-// Both libraries have to mean the same by a problem, a backend, and this table.
+// Both libraries must have been compiled with the same problems, catalogue and table.
 inline constexpr uint64_t kLibraryEntries = 9;
 inline constexpr uint64_t kDeviceLibraryLayout =
     sizeof(AnyProblem) * 65536 + kLibraryEntries * 256 + kNumOperators;
@@ -23,9 +23,9 @@ struct DeviceLibrary {
   // Copies to the host on the problem's stream and waits for it.
   void (*read)(const Problem&, void* to, const void* from, size_t bytes);
   int32_t (*current_device)(const Problem&);
-  // Waits for all that the problem's device has been given to do, on whatever stream.
+  // Waits for all work of the problem's device, on all streams.
   void (*wait)(const Problem&);
-  // Memory in the order of the problem's stream: nothing waits.
+  // Allocates in the order of the problem's stream, without waiting.
   char* (*allocate)(const Problem&, int64_t bytes);
   void (*release)(const Problem&, char* memory);
 };

@@ -1,4 +1,4 @@
-// Error: the only way in which the core fails. Each door (Python, XLA, ...) translates it once.
+// Error: the only way in which the core fails. Each binding (Python, XLA, ...) translates it once.
 #pragma once
 #include <exception>
 #include <locale>

@@ -1,5 +1,6 @@
-// ROIDL_HOST_DEVICE: marks what a CUDA kernel calls, too; to a C++ compiler it is nothing. With
-// _CALL what is long, and called from many places that are not hot.
+// ROIDL_HOST_DEVICE marks functions that CUDA kernels call, too; a C++ compiler does not see it.
+// With _CALL, for long functions that are called from many places outside of inner loops, nvcc does
+// not inline them.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,4 +1,4 @@
-// Interruption: a long call asks its caller between tasks whether it shall go on.
+// Interruption: between tasks, a long call asks its caller whether to stop.
 #pragma once
 #include <chrono>
 
@@ -29,8 +29,8 @@ class Interruptible {
   Interruptible* before_;
 };
 
-// Throws Interrupted if this thread's caller says so; it costs a reading of the clock. Loops over
-// rows call it once for so many.
+// Throws Interrupted if this thread's caller asks for it; costs one reading of the clock. Loops
+// over rows call it once every kRowsPerInterrupt rows.
 void check_interrupt();
 inline constexpr long kRowsPerInterrupt = 1024;  // a power of two
 

@@ -1,4 +1,4 @@
-// How results lie in memory: dense, and with the channels where the map has them.
+// The memory order of results: dense, with the channels innermost if they are so in the map.
 #pragma once
 #include <cstdint>
 

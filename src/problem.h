@@ -72,11 +72,11 @@ struct Levels {
   double lowest = 0, highest = 0;
 };
 
-// What a device's entry of the table is gone through for.
+// The purpose for which an entry of a device's table is called.
 enum class Pass : int32_t {
-  estimate,  // how much memory it takes at most, on a device that nobody has named
-  measure,   // how much it takes on the problem's device
-  load,      // to load its kernels, which a graph that captures them should find loaded
+  estimate,  // returns the most memory that it may take, where the device is not known
+  measure,   // returns how much it takes on the problem's device
+  load,      // loads its kernels, so that a graph that captures them finds them loaded
   run,
 };
 
@@ -86,14 +86,14 @@ struct Workspace {
   char* data = nullptr;
   int64_t bytes = 0, taken = 0;
 
-  // NULL where there is no more, as there is not while it is measured.
+  // NULL if all of it is taken, and always while it is measured.
   char* take(int64_t wanted) {
     taken += wanted;
     return taken <= bytes ? data + (taken - wanted) : nullptr;
   }
 };
 
-// Who lends such memory: the allocator of the arrays' library.
+// Lends such memory: the allocator of the arrays' library.
 struct Lender {
   // Called at most once in a call, before anything is started. NULL: there is none to lend.
   char* (*lend)(void* library, int64_t bytes) = nullptr;
@@ -108,10 +108,10 @@ struct Problem {
   int64_t output_height = 0, output_width = 0;
   abi::DLDevice device{};
   void* stream = nullptr;  // on CUDA: the cudaStream_t to run on; NULL is the legacy default stream
-  bool may_wait = true;    // on CUDA: for the values, where the user wants them checked
-  Lender lender;           // on CUDA: of what kernels need; without one they allocate it
+  bool may_wait = true;    // on CUDA: whether the host may wait for a check of values
+  Lender lender;           // on CUDA: without one, kernels allocate their workspace
   Pass pass = Pass::run;
-  Workspace* workspace = nullptr;  // on CUDA: of the pass that is gone through
+  Workspace* workspace = nullptr;  // on CUDA: of this pass
   abi::DLDataType dtype{};
   bool double_coordinates = false;
   int num_maps = 0;

@@ -1,5 +1,5 @@
-// Errors between the core and the Python door: the core's become Python's exceptions, and those of
-// a Python function that the core calls pass through it.
+// Errors between the core and Python's binding: the core's become Python's exceptions, and those of
+// a Python function that the core calls pass through the core.
 #pragma once
 #include <Python.h>
 

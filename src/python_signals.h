@@ -1,5 +1,5 @@
-// The Python door's answer to a long call that asks whether it shall go on: Python's own signal
-// handlers, of which one may raise.
+// Python's answer to a long call that asks whether to stop: it runs Python's signal handlers, one
+// of which may raise.
 #pragma once
 #include <Python.h>
 #include <sys/syscall.h>

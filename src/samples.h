@@ -8,7 +8,7 @@
 
 namespace roidl {
 
-// d(position of sample i of bin p)/d(lower edge, upper edge of the box): OPS, chain rule.
+// d(position of sample i of bin p)/d(lower edge, upper edge of the box).
 template <class T>
 struct EdgeDerivative {
   double low, high;

@@ -19,8 +19,8 @@ cdef class Parameter:
 cdef class Shortcut:
     """Binds the arguments of an operator on one map if they are what most calls pass: plain arrays
     of one type in CPU memory, and numbers of Python's own types. Everything else, mistakes
-    included, is left to the long way. Without `make` the call is the caller's to run: then arrays
-    are of that type, and not read."""
+    included, is left to the general path. Without `make` the caller runs the call: arrays are then
+    checked for their type, but not read."""
     cdef const Operator* row
     cdef const Operator* backward_row  # the transpose in the first read
     cdef bytes op

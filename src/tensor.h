@@ -1,4 +1,4 @@
-// Tensor: a DLTensor with a voice: strides always present, shape and dtype printable.
+// Tensor: a DLTensor whose strides are always present, and whose shape and type can be printed.
 #pragma once
 #include <cstdint>
 #include <ostream>
@@ -128,8 +128,8 @@ inline bool find_reach(const Tensor& tensor, Reach& reach) {
   return true;
 }
 
-// Reads what a producer exported, which may be anything; `op` and `name` are for the sentence when
-// it cannot be read. What is computed with the strides later does not overflow.
+// Reads what a producer exported, which may be wrong in every field; `op` and `name` are for the
+// error if it is. Later arithmetic on the strides cannot overflow.
 inline Tensor read_dltensor(const abi::DLTensor& source, const char* op, const char* name) {
   if (source.ndim < 0 || source.ndim > kMaxDims)
     fail(ErrorKind::value, op, name, " has ", source.ndim, " dimensions, at most ", kMaxDims,
@@ -146,7 +146,7 @@ inline Tensor read_dltensor(const abi::DLTensor& source, const char* op, const c
     if (size < 0) fail(ErrorKind::value, op, name, " has a negative dimension: ", size);
     tensor.shape[i] = size;
     tensor.strides[i] = source.strides != nullptr ? source.strides[i] : elements;
-    // No element is reached by it: it says nothing, and may be anything.
+    // The stride of such an axis reaches no element, so a producer may leave any value in it.
     constexpr int64_t kLong = int64_t{1} << 59;
     if (size <= 1 && (tensor.strides[i] > kLong || tensor.strides[i] < -kLong))
       tensor.strides[i] = elements;
@@ -167,8 +167,8 @@ inline Tensor read_dltensor(const abi::DLTensor& source, const char* op, const c
   return tensor;
 }
 
-// Of a library that can free or shrink the memory under a tensor: whether what the shape and the
-// strides claim is there, of `held` bytes whose first `offset` elements come before the tensor's.
+// Checks a tensor whose library can free or shrink its memory: `held` bytes of storage, of which
+// the tensor begins after `offset` elements, must be enough for its shape and strides.
 inline void check_storage(const char* op, const char* name, const Tensor& tensor, int64_t offset,
                           int64_t held) {
   Reach reach;

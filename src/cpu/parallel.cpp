@@ -1,5 +1,5 @@
-// The thread pool. Workers wait for a job, take tasks from it, and leave; the caller does what
-// nobody has claimed, so a job always ends even if no worker ever comes.
+// The thread pool. Workers wait for a job, take tasks from it, and leave; the caller computes the
+// tasks that no worker takes, so a job ends even if no worker ever comes.
 #include "parallel.h"
 
 #include <pthread.h>
@@ -45,7 +45,7 @@ struct Job final : Tasks {
   const int64_t count;
   const std::function<void(Tasks&)>& body;
   std::atomic<int64_t> claimed{0};
-  std::atomic<bool> stopped{false};  // somebody failed, or was interrupted
+  std::atomic<bool> stopped{false};  // a thread failed, or the call was interrupted
   int wanted = 0;                    // workers that may still join; guarded by the pool's mutex
   int working = 0;                   // workers inside; guarded by the pool's mutex
   std::condition_variable left;
@@ -105,7 +105,7 @@ class Pool {
   }
 
   void work() {
-    const FloatingPoint mode;  // a thread is born with that of whoever started it
+    const FloatingPoint mode;  // a new thread inherits the mode of the thread that started it
     std::unique_lock lock(mutex_);
     for (;;) {
       Job* job = nullptr;

@@ -1,6 +1,6 @@
 // The numbers of the CPU's kernels that choose a path or a size, but never a result. Each has a
-// second value, for a build with ROIDL_STRESS: so small that tests with small maps take the ways of
-// large ones. Compiled under every instruction set: constants only.
+// second value, for a build with ROIDL_STRESS: so small that tests with small maps take the paths
+// of large ones. Compiled under every instruction set: constants only.
 #pragma once
 #include <cstdint>
 
