@@ -68,7 +68,8 @@ def _bins(
     """First and one past the last cell of each bin along one axis, clipped to [0, size]."""
 
     def edge(coordinate: float) -> int:
-        scaled = float(real(scale) * real(coordinate))
+        with np.errstate(over="ignore"):
+            scaled = float(real(scale) * real(coordinate))
         scaled = min(max(scaled, -oracle.EDGE_LIMIT), oracle.EDGE_LIMIT)
         whole = math.trunc(scaled)
         return whole + int(math.copysign(abs(scaled - whole) >= 0.5, scaled))

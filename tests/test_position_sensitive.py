@@ -17,6 +17,8 @@ import oracle_position_sensitive as definition
 import roidl
 from cases import ALIGN_CASES, POOL_CASES, Case
 from conftest import ALL_DTYPES, ROWS, Lib, NumpyArray, numpy_dtype
+from roidl import _core
+from roidl._params import PsRoiAlignParams
 from trials import BOX_FORMS, Boxes, arrange, assert_close, from_nchw, pairwise, to_nchw
 
 BOX_DTYPES = ("float32", "float64", "int32")
@@ -237,3 +239,77 @@ def test_layers_of_keras(backend: str) -> None:
         [sys.executable, "-c", KERAS], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
+
+
+def gradients_of(name: str, op: str, input: NumpyArray, boxes: NumpyArray) -> list[NumpyArray]:
+    """Of the sum of squares, to the input and the boxes, as a framework takes them."""
+    rule: Any = {"output_size": (2, 3), "spatial_scale": 0.5}
+    if op == "ps_roi_align":
+        rule["sampling_ratio"] = 2
+    if name == "torch":
+        torch = pytest.importorskip("torch")
+        operator = getattr(importlib.import_module("roidl.torch"), op)
+        given = [torch.from_numpy(each).requires_grad_() for each in (input, boxes)]
+        quickly: Any = {"dynamic": True, "backend": "aot_eager"}
+        compiled = torch.compile(lambda x, b: (operator(x, b, **rule) ** 2).sum(), **quickly)
+        compiled(*given).backward()
+        return [each.grad.numpy() for each in given]
+    if name == "jax":
+        jax = pytest.importorskip("jax")
+        operator = getattr(importlib.import_module("roidl.jax"), op)
+        loss = jax.jit(jax.grad(lambda x, b: (operator(x, b, **rule) ** 2).sum(), (0, 1)))
+        return [np.asarray(each) for each in loss(input, boxes)]
+    tf = pytest.importorskip("tensorflow")
+    operator = getattr(importlib.import_module("roidl.tensorflow"), op)
+    x, b = tf.constant(input), tf.constant(boxes)
+
+    def gradient(x: Any, b: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([x, b])
+            loss = tf.reduce_sum(operator(x, b, layout="NCHW", **rule) ** 2)
+        return tape.gradient(loss, [x, b])
+
+    return [each.numpy() for each in tf.function(gradient)(x, b)]
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("name", ["torch", "jax", "tensorflow"])
+def test_gradients_of_frameworks(name: str, op: str) -> None:
+    rng = np.random.default_rng(2)
+    input = rng.standard_normal((2, 12, 9, 9)).astype(np.float32)
+    boxes = np.array([[0, 1, 2, 15.3, 13], [1, 0.4, 0, 9, 16.2], [1, 3, 3, 12, 9]], np.float32)
+    rule: Any = {"spatial_scale": 0.5}
+    if op == "ps_roi_align":
+        rule["sampling_ratio"] = 2
+    pooled = getattr(roidl, op)(input, boxes, (2, 3), **rule)
+    expected = getattr(roidl, f"{op}_backward")(2 * pooled, boxes, input.shape, **rule)
+    to_boxes = np.zeros_like(boxes)
+    if op == "ps_roi_align":
+        to_boxes = roidl.ps_roi_align_backward_boxes(2 * pooled, input, boxes, **rule)
+    got = gradients_of(name, op, input, boxes)
+    np.testing.assert_allclose(got[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got[1], to_boxes, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+def test_directions_of_the_boxes(lib: Lib, dtype: str) -> None:
+    if dtype not in lib.dtypes or not lib.writable:
+        pytest.skip(f"{lib.name} cannot be written to, or has no {dtype}")
+    rng = np.random.default_rng(6)
+    params = PsRoiAlignParams(2, 3, 0.5, 2, 2, 0)
+    boxes = np.array([[0, 1, 2, 15.3, 13], [1, 0.4, 0, 9, 16.2], [1, 3, 3, 12, 9]], np.float32)
+    step = rng.standard_normal((3, 5)).astype(np.float32)
+    shape, pooled = (2, 12, 9, 9), (3, 2, 2, 3)
+    for op, first, made in (
+        ("ps_roi_align_jvp_boxes", shape, pooled),
+        ("ps_roi_align_jvp_boxes_backward", pooled, shape),
+    ):
+        given = rng.standard_normal(first).astype(numpy_dtype(dtype))
+        results = []
+        for asarray, kind in ((lambda array: array, np.float64), (lib.asarray, given.dtype)):
+            out = asarray(np.zeros(made, kind))
+            reads = [asarray(given.astype(kind)), asarray(step)]
+            shapes = shape if made == shape else None
+            _core.run_operator(op, params, reads, asarray(boxes), None, shapes, [out], 1)
+            results.append(out)
+        assert_close(lib.to_numpy(results[1]), results[0], 5e-6)
