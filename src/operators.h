@@ -5,8 +5,9 @@
 
 namespace roidl {
 
-// What saved programs say of the table that they were made with. Who changes an operator, its reads
-// or the fields of its parameters counts it up: then programs of before are refused by name.
+// What saved programs say of the table that they were made with. A change of an operator that is
+// there, of its reads, or of the fields of its parameters counts it up: programs of before are then
+// refused by name. New rows leave it as it is.
 inline constexpr int64_t kCatalogueVersion = 1;
 
 enum class Family : int32_t { roi_align, roi_pool, ps_roi_align, ps_roi_pool };
