@@ -1,4 +1,4 @@
-// Divisions, which a GPU has no instruction for, by multiplication.
+// Division by multiplication: a GPU has no instruction for division.
 #pragma once
 #include <cstdint>
 
@@ -6,9 +6,9 @@
 
 namespace roidl::cuda {
 
-// Divides numbers below 2^31 by one that is the same for a whole launch: a multiplication and a
-// shift, where a division of 64 bits is a call of a hundred instructions. Of what an empty problem
-// has nothing of, there is nothing to divide: 0 is taken for 1.
+// Divides numbers below 2^31 by one that is constant during a launch: by a multiplication and a
+// shift, while a 64-bit division is a call of a hundred instructions. An empty problem may have the
+// divisor 0, which is replaced by 1, as nothing is divided then.
 class Divider {
  public:
   explicit Divider(int64_t divisor = 1)
@@ -21,7 +21,7 @@ class Divider {
     return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(number)} * multiplier_ >>
                                 (31 + shift_));
   }
-  // The remainder goes to `number`.
+  // Returns the quotient and leaves the remainder in `number`.
   ROIDL_DEVICE int32_t split(int32_t& number) const {
     const int32_t whole = quotient(number);
     number -= whole * static_cast<int32_t>(divisor_);
@@ -32,10 +32,11 @@ class Divider {
   uint32_t divisor_, multiplier_ = 0, shift_ = 0;
 };
 
-// Divides numbers up to 128 by one up to 128 that a kernel has found.
+// Divides numbers up to 128 by a divisor up to 128 that a kernel computes.
 class Reciprocal {
  public:
-  // Between 2^16 / divisor and 1.01 more, however a reciprocal is rounded: exact for such numbers.
+  // The multiplier is between 2^16 / divisor and 1.01 more, however the reciprocal is rounded,
+  // which is exact for such numbers.
   ROIDL_DEVICE explicit Reciprocal(int32_t divisor)
       : multiplier_(static_cast<uint32_t>(65536 * reciprocal(static_cast<float>(divisor))) + 1) {}
   ROIDL_DEVICE int32_t quotient(int32_t number) const {

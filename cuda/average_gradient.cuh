@@ -1,5 +1,5 @@
-// The gradient of the averages, as a Source of the gather: what a bin gives to a cell is its
-// gradient times a product of weights, or, along a direction of the boxes (two weights a tap),
+// The gradient of the averages, as a Source of the gather: a bin adds to a cell its gradient times
+// a product of weights, or, along a direction of the boxes (two weights for each tap), its gradient
 // times a sum of two products.
 #pragma once
 #include <type_traits>
@@ -8,10 +8,11 @@
 
 namespace roidl::cuda {
 
-// A weight is one of y times one of x: a row of bins is summed across for each column of the patch
-// first, then down into its rows. A weight of zero must not multiply: there may be a NaN.
+// A weight is a product of a weight of y and one of x: a row of bins is first summed across, for
+// each column of the patch, then down into the rows of the patch. A weight of zero must not
+// multiply: the gradient may be NaN.
 //
-// In tiles that are wide the same is less work, by a third, as long as there are enough of them.
+// Wide tiles need a third less work, as long as there are enough of them.
 template <class T, int kTapWeights, bool kIsWide = false>
 struct AverageGradient {
   using A = accumulator<T>;
@@ -21,15 +22,15 @@ struct AverageGradient {
                                       sizeof(A) == 8,
                                   void, AverageGradient<T, 1, true>>;
   static constexpr int kWeights = kTapWeights;
-  static constexpr int kMaxBins = sizeof(A) == 8 ? 8 : 14;  // along an axis, at a time
+  static constexpr int kMaxBins = sizeof(A) == 8 ? 8 : 14;  // bins along an axis, at a time
   static constexpr int kMinBlocks = sizeof(A) == 8 || kWeights == 2 || kIsWide ? 2
                                     : sizeof(T) == 4 ? ROIDL_TUNE_GATHER_MIN_BLOCKS
                                                      : ROIDL_TUNE_GATHER_HALF_MIN_BLOCKS;
   static constexpr int kLoads = ROIDL_TUNE_GATHER_LOADS;
-  static constexpr bool kIsShort = true;  // put(): to ask for every gradient would count
-  static constexpr int kDown = 4;         // rows whose weights are one load
+  static constexpr bool kIsShort = true;  // put() is short: a test for each gradient would cost
+  static constexpr int kDown = 4;         // rows whose weights are loaded at once
 
-  struct SharedSums {};  // nothing: the sums are the registers'
+  struct SharedSums {};  // empty: the sums are in registers
   static int64_t sums_bytes() { return 0; }
   ROIDL_DEVICE static SharedSums place_sums(Shared&) { return {}; }
   ROIDL_DEVICE void begin(const SharedSums&, int) const {}
@@ -49,7 +50,8 @@ struct AverageGradient {
   }
   bool counts() const { return true; }
 
-  // What needs no conversion goes to shared memory without passing through registers.
+  // Gradients that need no conversion are copied to shared memory without passing through
+  // registers.
   static constexpr bool kIsCopy = std::is_same_v<T, A>;
   struct Copied {};
   using Loaded = std::conditional_t<kIsCopy, Copied, A>;
@@ -65,8 +67,8 @@ struct AverageGradient {
     if constexpr (!kIsCopy) bin[c] = gradient;
   }
 
-  // The bins `rows` and `columns` of a chunk; their gradients lie from `at` on, a bin
-  // `stride` behind the other, a row of bins `row_stride`.
+  // Adds the bins `rows` and `columns` of a chunk. Their gradients begin at `at`; bins are `stride`
+  // apart, rows of bins `row_stride`.
   template <class Rows, class Columns, class Sum>
   ROIDL_DEVICE void add(const SharedSums&, const Gradients& gradients, int32_t at, int32_t stride,
                         int32_t row_stride, const Rows& y, const Columns& x, int slot,
@@ -78,7 +80,7 @@ struct AverageGradient {
     const A* y_weight = y.row(slot, rows.first) + Patch::row_of(warp);
     for (int32_t row = rows.first; row < rows.stop; ++row) {
       A across[kWeights][Patch::kColumns] = {};
-      [[maybe_unused]] uint32_t touched = 0;  // columns that any of the bins gives to
+      [[maybe_unused]] uint32_t touched = 0;  // columns in which a bin has a tap
       const A* weight = x_weight;
       const A* gradients = from;
 #pragma unroll 2
@@ -101,14 +103,15 @@ struct AverageGradient {
         if ((gives >> i & ((1 << kDown) - 1)) == 0) continue;
 #pragma unroll
         for (int w = 0; w < kWeights; ++w) {
-          // The derivative of a product: each weight's own, times the other axis' average.
+          // The derivative of a product: the derivative of one axis times the average of the other.
           const Down weights = *reinterpret_cast<const Down*>(y_weight + w * y.second + i);
 #pragma unroll
           for (int r = 0; r < kDown; ++r)
 #pragma unroll
             for (int j = 0; j < Patch::kColumns; ++j) {
               A& cell = sum.at[(i + r) * Patch::kColumns + j];
-              // A derivative may be infinite, and nothing across is zero.
+              // A derivative may be infinite, and must not multiply a sum without terms, which is
+              // zero.
               if (kWeights == 2 && (touched >> (Patch::column_of(warp) + j) & 1) == 0) continue;
               if (weights.at[r] != A(0))
                 cell = fused(weights.at[r], across[kWeights - 1 - w][j], cell);

@@ -1,6 +1,6 @@
-// CUDA's backend table and the one symbol by which libroidl finds it; what the library says of its
-// devices, memory of theirs for who has no allocator, the copy to the host for those who want
-// values checked; the maps of boxes.
+// CUDA's backend table and the symbol by which libroidl finds it; the rest of the library's
+// interface: its devices, allocation, the copy to the host for checks of values; and the kernel
+// that assigns levels.
 #include <string>
 
 #include "arithmetic.cuh"
@@ -14,7 +14,7 @@ namespace roidl::cuda {
 
 namespace {
 
-// A thread is a box.
+// Each thread computes one box.
 template <class C>
 struct AssignLevels {
   static constexpr int kMinBlocks = 2;
@@ -47,7 +47,7 @@ void assign_levels(const Problem& problem, int32_t* levels) {
 
 const char* name_of_driver() { return CUDART_VERSION >= 13000 ? "R580" : "R525"; }
 
-// Also of a machine without a driver CUDA says that it is too old.
+// CUDA reports an insufficient driver even if the machine has no driver at all.
 const char* describe(cudaError_t status) {
   if (status != cudaErrorInsufficientDriver) return cudaGetErrorString(status);
   thread_local std::string sentence;
@@ -62,12 +62,12 @@ const char* describe(cudaError_t status) {
   return sentence.c_str();
 }
 
-// Null if there is a device to run on, else CUDA's reason why there is none.
+// Returns null if there is a device to run on, else CUDA's reason.
 const char* why_unusable() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
   if (status == cudaSuccess && devices > 0) return nullptr;
-  cudaGetLastError();  // it is reported
+  cudaGetLastError();  // clears the error, which is reported
   return status == cudaSuccess ? "no CUDA-capable device is detected" : describe(status);
 }
 
@@ -77,7 +77,7 @@ int32_t current_device(const Problem& problem) {
   return device;
 }
 
-// Memory of the problem's device, in the order of its stream.
+// Allocates memory of the problem's device in the order of its stream.
 char* allocate(const Problem& problem, int64_t bytes) {
   const DeviceGuard guard(problem);
   void* memory = nullptr;
@@ -90,13 +90,13 @@ void release(const Problem& problem, char* memory) {
   cudaFreeAsync(memory, stream_of(problem));
 }
 
-// Waits for all that the problem's device has been given to do, on whatever stream.
+// Waits for all work of the problem's device, on all streams.
 void wait(const Problem& problem) {
   const DeviceGuard guard(problem);
   check(problem, cudaDeviceSynchronize());
 }
 
-// Copies memory of the problem's device to the host, and waits for it.
+// Copies memory of the problem's device to the host, and waits for the copy.
 void read(const Problem& problem, void* to, const void* from, size_t bytes) {
   const DeviceGuard guard(problem);
   check(problem, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(problem)));

@@ -1,4 +1,5 @@
-// Kernels that compute every bin by itself, walking its samples or cells: a thread is a bin.
+// Kernels that compute every bin separately from its samples or cells: each thread computes one
+// bin.
 #pragma once
 #include "arithmetic.cuh"
 #include "elements.cuh"
@@ -7,8 +8,8 @@
 
 namespace roidl::cuda {
 
-// The items of a RoI, numbered: its bins on every channel, or on every few channels
-// that are neighbours in memory.
+// The numbered items of a RoI: each is a bin on one channel, or on a few channels that are
+// neighbours in memory.
 class Items {
  public:
   explicit Items(const Problem& problem, int item_channels = 1)
@@ -28,7 +29,7 @@ class Items {
     return own_channels_ ? channel * bins_ + p * bins_x_ + q : channel;
   }
 
-  // Calls visit(channel, p, q) of item i; neighbours in memory have neighbouring numbers.
+  // Calls visit(channel, p, q) for item i; neighbours in memory have neighbouring numbers.
   template <class Visit>
   ROIDL_DEVICE void split(int64_t i, Visit&& visit) const {
     int64_t channel, p, q;
@@ -56,7 +57,7 @@ class Items {
   bool channels_first_;
 };
 
-// The part of a Body of EachBin that needs no shared memory.
+// The members of a Body of EachBin that needs no shared memory.
 struct NoRoiData {
   static constexpr int kItemChannels = 1;  // channels of an item
   struct Space {};
@@ -78,8 +79,8 @@ struct EachBin {
   Rois rois;
   Body body;
   Items items;
-  int64_t count;        // of the RoIs
-  int64_t parts, part;  // of a RoI; items in each
+  int64_t count;        // number of RoIs
+  int64_t parts, part;  // parts of a RoI; items of a part
 
   ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
     auto* const roi = shared.take<Roi<typename Rois::Axis>>(1);
@@ -106,9 +107,9 @@ void launch_each_bin(const Problem& problem, const Rois& rois, const Body& body)
          Shared::bytes_of<Roi<typename Rois::Axis>>(1) + body.bytes());
 }
 
-// Views with the type of their elements.
+// Typed views.
 template <class T>
-struct Plane {  // a channel of an image
+struct Plane {  // one channel of one image
   const T* data;
   int64_t h, w;
 
@@ -132,7 +133,7 @@ ROIDL_DEVICE T& element_of(const PooledView& view, int64_t k, int64_t channel, i
   return static_cast<T*>(view.data)[view.offset(k) + channel * view.c + p * view.h + q * view.w];
 }
 
-// A weight of zero must not read: there may be a NaN.
+// With a weight of zero, the value must not be read: it may be NaN.
 template <class A, class Read>
 ROIDL_DEVICE A term(A weight, Read&& read) {
   return weight != A(0) ? weight * read() : A(0);

@@ -1,5 +1,5 @@
-// The threads of a block and the lanes of a warp, how work is dealt out to them, and their shared
-// memory.
+// The threads of a block and the lanes of a warp, the distribution of work among them, and their
+// shared memory.
 #pragma once
 #include <cstdint>
 
@@ -12,18 +12,19 @@ inline constexpr int kThreads = 256;  // of every block
 inline constexpr int kLanes = 32;
 inline constexpr int kWarps = kThreads / kLanes;
 
-// One value per thread that outlives a phase.
+// One value per thread that is kept from phase to phase.
 template <class T>
 struct PerThread {
   T value;
   ROIDL_DEVICE T& operator[](int) { return value; }
 };
 
-// The lanes of a warp, which works alone: what one phase wrote to shared memory its next one reads.
+// The lanes of a warp, which runs independently: what one phase writes to shared memory, its next
+// phase can read.
 struct Warp {
-  int number;  // in its block
+  int number;  // number in its block
 
-  // visit(i) for i in [0, count), dealt out to the lanes. Must be reached by all of them.
+  // Calls visit(i) for i in [0, count), distributed among the lanes. All lanes must call it.
   template <class Visit>
   ROIDL_DEVICE void each(int32_t count, Visit&& visit) const {
     for (int32_t i = thread_index() % kLanes; i < count; i += kLanes) visit(i);
@@ -35,21 +36,21 @@ struct Range {
   int32_t first, stop;
 };
 
-// The threads of a block. Every member must be reached by all of them, and ends with a barrier:
-// what one phase wrote to shared memory the next one reads.
+// The threads of a block. Unless it says otherwise, a member must be called by all threads and ends
+// with a barrier: what one phase writes to shared memory, the next phase can read.
 struct Block {
   int64_t index;
 
   ROIDL_DEVICE void sync() const { sync_block(); }
 
-  // visit(i) for i in [0, count), dealt out to the threads.
+  // Calls visit(i) for i in [0, count), distributed among the threads.
   template <class Visit>
   ROIDL_DEVICE void each(int64_t count, Visit&& visit) const {
     for (int64_t i = thread_index(); i < count; i += kThreads) visit(i);
     sync_block();
   }
 
-  // visit(row, column): a row is a warp's, its columns are the lanes'. No barrier.
+  // Calls visit(row, column): each row is done by one warp, its columns by the lanes. No barrier.
   template <class Visit>
   ROIDL_DEVICE void rows(int count, int columns, Visit&& visit) const {
     for (int row = thread_index() / kLanes; row < count; row += kWarps)
@@ -57,23 +58,23 @@ struct Block {
         visit(row, column);
   }
 
-  // visit(warp, i) for i in [0, count), dealt out to the warps. No barrier.
+  // Calls visit(warp, i) for i in [0, count), distributed among the warps. No barrier.
   template <class Visit>
   ROIDL_DEVICE void warps(int32_t count, Visit&& visit) const {
     const Warp warp{static_cast<int>(thread_index()) / kLanes};
     for (int32_t i = warp.number; i < count; i += kWarps) visit(warp, i);
   }
 
-  // visit(thread) once for each thread. No barrier.
+  // Calls visit(thread) once for each thread. No barrier.
   template <class Visit>
   ROIDL_DEVICE void each_thread(Visit&& visit) const {
-    // Read anew for every phase, and what follows from it computed anew: it is not worth registers
-    // that the sums of all phases need.
+    // The index is read again in every phase, and the values that depend on it are computed again:
+    // keeping them would take registers that the sums of all phases need.
     visit(thread_index_anew());
   }
 
-  // words[i] becomes what test(i, lane) says for each of a warp's lanes, bit by bit, for the first
-  // `asked` of `count`, and 0 for the others.
+  // Sets words[i] to the bits test(i, lane) of the lanes of a warp, for the first `asked` of
+  // `count` words, and the others to 0.
   template <class Test>
   ROIDL_DEVICE void ballots(int count, int asked, uint32_t* words, Test&& test) const {
     const int lane = thread_index() % kLanes;
@@ -84,11 +85,11 @@ struct Block {
     sync_block();
   }
 
-  // Lists the bits that are set in kLanes words, in their order, and returns how many.
+  // Lists the bits that are set in kLanes words, in order, and returns their number.
   ROIDL_DEVICE int list(int32_t* list, const uint32_t* words) const {
     const int warp = thread_index() / kLanes, lane = thread_index() % kLanes;
     const uint32_t mine = words[lane];
-    int before = count_bits(mine);  // bits of this word and of all before it
+    int before = count_bits(mine);  // number of bits in this word and all before it
 #pragma unroll
     for (int step = 1; step < kLanes; step *= 2) {
       const int other = shuffle_up(before, step);
@@ -106,7 +107,7 @@ struct Block {
   }
 };
 
-// What a block may use of shared memory without asking (all devices), and how it is cut up.
+// The shared memory that a block may use without opting in (on all devices), and how it is divided.
 inline constexpr int kSharedBytes = 48 << 10;
 inline constexpr int kSharedAlignment = 16;
 

@@ -1,5 +1,5 @@
-// The chunks of bins that a gather has in shared memory: what each bin gives to the rows and
-// columns of a tile, and the gradients of those that give anything.
+// The chunks of bins that a gather keeps in shared memory: the weights of each bin for the rows and
+// columns of a tile, and the gradients of the bins that have any.
 #pragma once
 #include "elements.cuh"
 #include "tile.cuh"
@@ -7,16 +7,16 @@
 
 namespace roidl::cuda {
 
-// A RoI's bins, or a chunk of them, where they are many.
+// The bins of a RoI, or a chunk of them if there are many.
 struct Chunk {
-  int64_t k, offset;  // of the RoI's gradients
+  int64_t k, offset;  // offset of the RoI's gradients
   int32_t p, q, rows, columns;
 };
 
-// The chunks that are in shared memory at the same time: `count` of a list of RoIs, from number
-// `chunk` of the RoI at `roi` on.
+// The chunks that are in shared memory at the same time: `count` chunks of a list of RoIs, from
+// chunk number `chunk` of the RoI at `roi` on.
 struct Batch {
-  int64_t first;  // RoI, from which the list counts
+  int64_t first;  // RoI from which the list counts
   const int32_t* list;
   int32_t roi, chunk, count;
 };
@@ -28,8 +28,8 @@ struct Chunks {
   using Patch = typename Source::Patch;
   static constexpr int kWeights = Source::kWeights;
   static constexpr int kLoads = Source::kLoads;
-  static constexpr int kBinStride = kLanes + 1;  // no two bins of a channel, or channels, in a bank
-  static constexpr int kMaxChunks = ROIDL_TUNE_GATHER_CHUNKS;  // of a batch
+  static constexpr int kBinStride = kLanes + 1;                // neighbours use different banks
+  static constexpr int kMaxChunks = ROIDL_TUNE_GATHER_CHUNKS;  // chunks of a batch
 
   using Rows = Table<A, Patch::kTileRows, Patch::kDown>;
   using Columns = Table<A, Patch::kTileColumns, Patch::kAcross>;
@@ -43,7 +43,7 @@ struct Chunks {
   Source source;
   PooledView grad_output;
   int32_t bins_y, bins_x;
-  int32_t chunk_y, chunk_x, batch_size;  // bins of a chunk, chunks at a time
+  int32_t chunk_y, chunk_x, batch_size;  // bins of a chunk along each axis; chunks at a time
   int32_t chunks_of_roi;
   Divider by_chunks, by_chunks_x;
   bool lanes_are_bins;
@@ -76,7 +76,7 @@ struct Chunks {
     return space;
   }
 
-  // What each bin gives to each row and column of the tile.
+  // Finds the weights of each bin for the rows and columns of the tile.
   template <class Geometry>
   ROIDL_DEVICE void find_weights(const Block& block, const Space& space, const Geometry& geometry,
                                  const Tile& tile, const Batch& batch) const {
@@ -107,7 +107,7 @@ struct Chunks {
     });
   }
 
-  // The gradients of the bins that give anything.
+  // Loads the gradients of the bins that have weights in the tile.
   ROIDL_DEVICE void load_gradients(const Block& block, const Space& space, const Work& work,
                                    const Batch& batch) const {
     lanes_are_bins ? move_gradients<true>(block, space, work, batch)
@@ -121,7 +121,7 @@ struct Chunks {
   }
 
  private:
-  // Results of more chunks than that have more elements than any memory.
+  // With more chunks, the result would exceed any memory.
   static int32_t number_of(int64_t chunks) {
     return static_cast<int32_t>(chunks < INT32_MAX ? chunks : INT32_MAX);
   }
@@ -152,7 +152,7 @@ struct Chunks {
     table.gives[slot * table.bins + bin] = gives;
   }
 
-  // Those bins of a chunk that give anything to the tile, row by row.
+  // The bins of a chunk that may have weights in the tile, row by row.
   struct Bins {
     int slot;
     Range rows, columns;
@@ -162,12 +162,12 @@ struct Chunks {
     ROIDL_DEVICE int32_t column(uint32_t i) const { return columns.first + i % across; }
   };
 
-  // Lanes are bins, or channels where these are neighbours in memory (or so far from each other
-  // that 32 bits do not count it); a lane has kLoads loads of the other kind in flight.
+  // Lanes are bins; or they are channels, if channels are neighbours in memory or too far apart for
+  // 32-bit offsets. Each lane has kLoads loads in flight along the other one.
   template <bool kChannelsFirst>
   ROIDL_DEVICE void move_gradients(const Block& block, const Space& space, const Work& work,
                                    const Batch& batch) const {
-    // As many warps to a chunk as there are for each, at most one to every kLoads channels.
+    // Warps are divided equally among the chunks; each has at least kLoads channels.
     int halvings = 0;
     while (batch.count << halvings < kWarps && kLoads << halvings < kLanes) ++halvings;
     block.rows(batch.count << halvings, kLanes, [&](int32_t unit, int32_t lane) {
@@ -182,7 +182,7 @@ struct Chunks {
                             work.channel * grad_output.c + chunk.p * grad_output.h +
                             chunk.q * grad_output.w;
       if constexpr (kChannelsFirst) {
-        // Where half of the lanes have no bin, they take other channels of the first half's.
+        // If half of the lanes have no bin, they take other channels of the bins of the first half.
         int shift = 5, parts = halvings;
         for (; kLoads << parts < kLanes && 1 << (shift - 1) >= bins; ++parts) --shift;
         piece += lane >> shift << halvings;
@@ -196,7 +196,7 @@ struct Chunks {
     });
   }
 
-  // Bin i of them, on kLoads channels at a time, from the first on.
+  // Moves bin i, kLoads channels at a time, from channel `first` on.
   ROIDL_DEVICE void load_channels(const Space& space, const Work& work, const Bins& bins, int32_t i,
                                   int32_t first, int32_t step, const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i), channels = work.channels;
@@ -215,19 +215,19 @@ struct Chunks {
           if (j < count) source.put(space.gradients, bin, c - first + j, loaded[j]);
       };
       if (Source::kIsShort && channels - c >= kLoads)
-        move_channels(kLoads);  // as a rule without a question at every one
+        move_channels(kLoads);  // usually without a test for each channel
       else
         move_channels(channels - c);
     }
   }
 
-  // kLoads bins from bin i on, but no more than are left, on channel c.
+  // Moves channel c of kLoads bins from bin i on, but of at most `left`.
   ROIDL_DEVICE void load_bins(const Space& space, const Work& work, const Bins& bins, int32_t i,
                               int32_t c, int32_t left, const T* from) const {
     const int32_t row = bins.row(i), column = bins.column(i);
     from += row * grad_output.h + column * grad_output.w + c * grad_output.c;
     int32_t y = row, x = column;
-    const auto next = [&] {  // whether still in the same row
+    const auto next = [&] {  // returns whether the next bin is in the same row
       if (++x < bins.columns.stop) return true;
       x = bins.columns.first;
       ++y;

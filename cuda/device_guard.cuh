@@ -1,4 +1,4 @@
-// The device and the stream of a call, as the host chooses them.
+// Selects the device of a call and reports CUDA's errors, on the host.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -6,18 +6,18 @@
 
 namespace roidl::cuda {
 
-// Throws what CUDA says; a pending error of somebody else is not ours to report.
+// Throws an Error with CUDA's message. Pending errors of other code are not reported.
 inline void check(const Problem& problem, cudaError_t status) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // it has been reported: the next call starts anew
+  cudaGetLastError();  // clears the error, which is reported here
   fail(ErrorKind::runtime, problem.op, "CUDA: ", cudaGetErrorString(status));
 }
 
-// Whether nobody has named a device: a call is gone through to estimate its memory.
+// Whether the device is not known: the call only estimates its memory.
 inline bool has_no_device(const Problem& problem) { return problem.pass == Pass::estimate; }
 
-// The context that is current in a thread, or none. The driver tells it, whereas cudaSetDevice
-// makes one for a device that has none, which costs hundreds of megabytes.
+// The current context of a thread, or none. It is asked of the driver, because cudaSetDevice
+// creates a context on a device that has none, which takes hundreds of megabytes.
 class Contexts {
  public:
   explicit Contexts(const Problem& problem) {
@@ -49,8 +49,8 @@ class Contexts {
   int (*set_)(void*) = nullptr;
 };
 
-// Makes the problem's device the current one for as long as it lives; every entry has one. Kernels
-// may be loaded meanwhile, even if a stream is captured and this is their first call.
+// Makes the problem's device the current one while an object lives; every entry has one. Meanwhile
+// kernels may be loaded, even if a stream is being captured and this is their first call.
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Problem& problem) {
@@ -74,7 +74,7 @@ class DeviceGuard {
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
-  const Contexts* contexts_ = nullptr;  // null: the device was the current one
+  const Contexts* contexts_ = nullptr;  // null: the device was current already
   void* context_ = nullptr;
   bool relaxes_ = false;
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;

@@ -1,4 +1,4 @@
-// Elements in a kernel: as what they are summed up, and several of them moved at once.
+// Elements in kernels: their types in sums, and moves of several at once.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -8,7 +8,7 @@
 
 namespace roidl::cuda {
 
-// One instruction, where float16's own conversion is arithmetic on its bits.
+// One instruction, while the conversions of float16 itself are arithmetic on bits.
 ROIDL_DEVICE float widen(float16 value) { return half_to_float(value.bits); }
 ROIDL_DEVICE void narrow(float value, float16& result) { result.bits = float_to_half(value); }
 
@@ -27,7 +27,7 @@ ROIDL_DEVICE void store_vector(void* target, const Vector& value) {
     *static_cast<Vector*>(target) = value;
 }
 
-// `count` neighbours that are read and written at once, or 16 bytes at a time.
+// `count` neighbouring elements that are read and written at once, or 16 bytes at a time.
 template <class T, int count>
 struct alignas(sizeof(T) * count < 16 ? sizeof(T) * count : 16) Vec {
   T at[count];

@@ -1,24 +1,24 @@
-// The averages, forward, from a plan: by rows or by channels.
+// The forward kernels of averages, from a plan: by rows or by channels.
 //
-// Rows (NCHW, and any strides): rows.cuh. Channels (NHWC): a block has a RoI and some channels;
-// lanes are channels, 16 bytes each, and every bin is summed directly.
+// By rows (NCHW, and any strides): see rows.cuh. By channels (NHWC): a block has a RoI and some
+// channels; each lane has channels of 16 bytes, and every bin is summed directly.
 //
-// `Plans` says where the plan is: in global memory (Plan), or in shared memory, found by the block
-// (BlockPlan; plan.cuh). It has
+// `Plans` says where the plan is: in global memory (Plan), or in shared memory, computed by the
+// block (BlockPlan; plan.cuh). Its members are
 //   y, x                       the AxisPlan of both axes, whose `bins` are the problem's
 //   kMaxMinBlocks              the most blocks that share a multiprocessor
 //   kMaxRois, kSlab            the most RoIs and channels of a block, by rows
 //   bytes(), place(shared)     its Space in shared memory
-//   prepare(block, space, k)   finds the plan of RoI k, if it is not in global memory
+//   prepare(block, space, k)   computes the plan of RoI k, if it is not in global memory
 //   of(space, k)               the RoiPlan of RoI k
-//   opaque(pointer)            to where it is (intrinsics.cuh)
+//   opaque(pointer)            an opaque pointer into the plan's memory (intrinsics.cuh)
 #pragma once
 #include "rows.cuh"
 
 namespace roidl::cuda {
 
-// By rows: the columns of a RoI are the cells of its window, each once, or, where they are fewer,
-// the places of its taps.
+// By rows: the columns of a RoI are the cells of its window, or the places of its taps if these are
+// fewer.
 template <class T, class Plans>
 struct AverageRows {
   using A = accumulator<T>;
@@ -32,7 +32,7 @@ struct AverageRows {
     Start<T> start;
     const Span *y, *x;
     const Tap<A, 1>*y_taps, *x_taps;
-    int32_t x_begin, cells;  // of the window; -1 cells: columns are places
+    int32_t x_begin, cells;  // columns of the window; cells = -1: columns are places
   };
   struct Space {
     typename Plans::Space plan;
@@ -91,7 +91,7 @@ struct AverageRows {
                          const ItemArrays& items, int32_t item) const {
     int32_t cell = roi_data.x_begin + column;
     if (roi_data.cells < 0) cell = roi_data.x_taps[column].cell;
-    if (cell < 0) return;  // a place that no bin has a tap at
+    if (cell < 0) return;  // no bin has a tap at this place
     A total[kUnitChannels] = {};
     const Span span = roi_data.y[p];
 #pragma unroll 1
@@ -137,16 +137,16 @@ struct ForwardChannels {
   Plans plan;
   Views features;
   PooledView out;
-  int64_t count;  // of the RoIs
+  int64_t count;  // number of RoIs
   int64_t channels;
-  int32_t slabs, slab_groups;  // of kVector channels
+  int32_t slabs, slab_groups;  // groups of kVector channels
   int64_t parts, part_bins;
   Divider by_groups, by_last_groups, by_bins_x;
 
   ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
     const auto space = plan.place(shared);
     const int64_t bins = int64_t{plan.y.bins} * plan.x.bins;
-    // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
+    // Blocks are numbered by slab first, so that the parts of the maps that they read stay in L2.
     const int64_t piece = block.index / count, k = block.index - piece * count;
     const int64_t slab = piece / parts, first = (piece - slab * parts) * part_bins;
     const int64_t left = bins - first, mine = left < part_bins ? left : part_bins;
@@ -163,7 +163,7 @@ struct ForwardChannels {
     const int64_t first_p = first / plan.x.bins;
     const int32_t first_q = static_cast<int32_t>(first - first_p * plan.x.bins);
     block.each(mine * groups, [&](int64_t index) {
-      // Parts are so small, and rows so short, that they can be counted in 32 bits.
+      // Parts and rows are small enough for 32-bit numbers.
       int32_t group = static_cast<int32_t>(index);
       int32_t q = first_q + (groups == slab_groups ? by_groups : by_last_groups).split(group);
       const int64_t c = int64_t{group} * kVector, p = first_p + by_bins_x.split(q);
@@ -236,7 +236,7 @@ template <class T, class A, class Rois>
 void forward_rows(const Problem& problem, const BlockPlan<A, Rois>& plan) {
   const AverageRows<T, BlockPlan<A, Rois>> body{plan, views_of(problem, &Map::features),
                                                 problem.pooled};
-  // Every block plans: no more of them than run at once.
+  // Every block makes its plan, so there are no more blocks than run at once.
   launch_rows(problem, body, nullptr, multiprocessors(problem));
 }
 

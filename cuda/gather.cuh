@@ -1,9 +1,11 @@
-// Gradients to the input: every cell gathers what it is owed, RoI by RoI in their order.
+// Gradients to the input: every cell gathers its gradient from the RoIs that touch it, in their
+// order.
 //
-// A block owns a tile of a map and 32 channels, a warp a patch of the tile, a lane a channel. The
-// block picks the RoIs whose windows overlap the tile, and for a few of them at a time lays out in
-// shared memory what each bin gives to the rows and columns of the tile, and the gradients of those
-// bins. No atomics, no memory to be zeroed before, the same order every time.
+// A block computes a tile of a map on 32 channels, a warp a patch of the tile, a lane one channel.
+// The block selects the RoIs whose windows overlap the tile. For a few of them at a time, it writes
+// to shared memory the weights of each bin for the rows and columns of the tile, and the gradients
+// of those bins. There are no atomics, no memory has to be zeroed before, and the order is always
+// the same.
 #pragma once
 #include <type_traits>
 
@@ -14,8 +16,8 @@ namespace roidl::cuda {
 
 inline constexpr int kListed = kLanes * kLanes;  // RoIs that a block tests at a time
 
-// `Source` says what a bin gives to a cell: AverageGradient (average_gradient.cuh) or MaxGradient
-// (max_gradient.cuh). It has
+// `Source` says what a bin adds to a cell: AverageGradient (average_gradient.cuh) or MaxGradient
+// (max_gradient.cuh). Its members are
 //   Patch              the cells of a warp (Patches)
 //   Wide               the same Source with wide tiles, or void
 //   kWeights           weights of a tap that it reads from the table of an axis
@@ -26,14 +28,15 @@ inline constexpr int kListed = kLanes * kLanes;  // RoIs that a block tests at a
 //                      place_sums(shared), begin(sums, thread), end(sums, thread, sum)
 //   Gradients          the gradients of a batch in shared memory: gradient_bytes(places, chunks),
 //                      place(shared, places, chunks)
-//   load_roi(gradients, slot, k)       what it needs of a RoI, once for a chunk
-//   bin_of(gradients, place)           what it needs of a bin
+//   load_roi(gradients, slot, k)       its data of a RoI, once for a chunk
+//   bin_of(gradients, place)           its data of a bin
 //   load(bin, c, gradient), put(gradients, bin, c, loaded)
-//                                      from global memory, of type Loaded; to shared memory
-//   counts()                           whether 32 bits count what it loads beside a gradient
+//                                      from global memory, as a Loaded; to shared memory
+//   counts()                           whether 32-bit offsets suffice for what it loads besides
+//                                      gradients
 //   add(…)                             adds the bins of a chunk to a thread's sums
 //
-// `Geometry` says where the RoIs are: PlanGeometry or BoxGeometry (overlaps.cuh). It has
+// `Geometry` says where the RoIs are: PlanGeometry or BoxGeometry (overlaps.cuh). Its members are
 //   kMaxMinBlocks                                    the most blocks that share a multiprocessor
 //   window(k)                                        the cells that RoI k may touch
 //   find(block, tiling, tile, k, count, words)       bits: which RoIs from k on overlap the tile
@@ -45,7 +48,7 @@ struct Gather {
   using ChunksType = Chunks<T, Source>;
   static constexpr int kMinBlocks =
       Source::kMinBlocks < Geometry::kMaxMinBlocks ? Source::kMinBlocks : Geometry::kMaxMinBlocks;
-  // What waits in shared memory to be stored, of so many channels at a time.
+  // The channels whose sums are in shared memory at a time, to be stored.
   static constexpr int kMaxStored = (32 << 10) / (Patch::kTileCells * static_cast<int>(sizeof(A)));
   static constexpr int kStored = kMaxStored < kLanes ? kMaxStored : kLanes;
   static constexpr int kStoredStride = Patch::kTileCells + 1;
@@ -54,19 +57,19 @@ struct Gather {
   };
 
   struct Workspace {
-    Work* work;     // not worth every thread's registers
-    int32_t* list;  // of RoIs, counted from the first that was looked at
+    Work* work;     // in shared memory, to save registers
+    int32_t* list;  // RoIs, counted from the first of those tested
     uint32_t* words;
     typename Source::SharedSums sums;
     typename ChunksType::Space bins;
-    A* stored;  // in the place of the sums and the bins
+    A* stored;  // shares the memory of the sums and the bins
   };
 
   ChunksType chunks;
   Geometry geometry;
   Views grad_inputs;
   Tiling tiling;
-  int64_t count;  // of the RoIs
+  int64_t count;  // number of RoIs
   int64_t channels, slabs;
 
   Gather(const Problem& problem, const Tiling& tiles, const Source& asked,
@@ -78,8 +81,8 @@ struct Gather {
         count(problem.rois),
         channels(problem.channels),
         slabs(divide_up(channels, kLanes)) {
-    // Several RoIs at a time hide each other's waiting, as long as blocks do not crowd each other
-    // out of shared memory.
+    // Several RoIs at a time hide each other's latency, as long as their shared memory leaves room
+    // for kMinBlocks blocks.
     const int64_t room = shared_bytes_of_block(problem, kMinBlocks);
     while (chunks.batch_size < ChunksType::kMaxChunks && shared_bytes() <= room)
       ++chunks.batch_size;
@@ -113,14 +116,14 @@ struct Gather {
   }
 
  private:
-  // All tiles of a map with the same channels follow each other: what they read of the gradients is
-  // found in L2.
+  // Consecutive blocks are the tiles of a map on the same channels: they read the same gradients,
+  // which are then in L2.
   ROIDL_DEVICE Work work_of(int64_t block) const {
     int32_t map = 0;
     while (map + 1 < tiling.maps && block < tiling.of[map].first * slabs) ++map;
     const Tiling::MapTiles& those = tiling.of[map];
     const int64_t tiles = tiling.images * those.each, within = block - those.first * slabs;
-    const bool fits_32_bits = tiles * slabs <= INT32_MAX;  // a division of 64 bits is much longer
+    const bool fits_32_bits = tiles * slabs <= INT32_MAX;  // a 64-bit division takes much longer
     const int64_t slab = fits_32_bits ? static_cast<uint32_t>(within) / static_cast<uint32_t>(tiles)
                                       : within / tiles;
     const int64_t channel = slab * kLanes, left = channels - channel;
@@ -139,7 +142,7 @@ struct Gather {
     return space;
   }
 
-  // What the RoIs of the list give, chunk by chunk in their order.
+  // Adds the gradients of the listed RoIs, chunk by chunk in order.
   ROIDL_DEVICE void add(const Block& block, const Workspace& space, const Work& work, int64_t first,
                         int32_t listed, PerThread<Sum>& sums) const {
     for (int32_t roi = 0, chunk = 0; roi < listed;) {
@@ -256,7 +259,7 @@ Tiling tiling_of(const Problem& problem) {
 template <class T, class Source, int kWeights>
 void gather(const Problem& problem, const Source& source,
             const Plan<accumulator<T>, kWeights>& plan) {
-  const Tiling narrow = tiling_of<Source>(problem);  // measured by: it needs more memory than wide
+  const Tiling narrow = tiling_of<Source>(problem);  // memory is measured for it: wide needs less
   if constexpr (!std::is_void_v<typename Source::Wide>) {
     const Tiling wide = tiling_of<typename Source::Wide>(problem);
     const int64_t blocks = wide.count * divide_up(problem.channels, kLanes);
@@ -266,7 +269,8 @@ void gather(const Problem& problem, const Source& source,
   gather_tiles<T>(problem, narrow, narrow.count, source, plan);
 }
 
-// Finds the plan in each block where the problem is small, and by a kernel where it is not.
+// Runs a gather without a plan: each block finds the plan if the problem is small, else a kernel
+// does.
 template <class T, class Rois, class ProblemType, class Source>
 void gather_planning(const ProblemType& problem, const Source& source) {
   using A = accumulator<T>;

@@ -1,8 +1,8 @@
-// All of the kernels that is no C++: instructions, warp and compiler built-ins, each a function
-// with the name that kernels call it by.
+// Everything in the kernels that is not C++: PTX instructions and compiler built-ins, each in a
+// function that kernels call by name.
 //
-// Whoever has defined ROIDL_CUDA_INTRINSICS before has given other bodies to the same functions,
-// for a machine that is no GPU (tests/cuda_on_host).
+// A file that defines ROIDL_CUDA_INTRINSICS before provides other bodies for the same functions,
+// for machines without a GPU (tests/cuda_on_host).
 #ifndef ROIDL_CUDA_INTRINSICS
 #define ROIDL_CUDA_INTRINSICS
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 #include <cuda_runtime.h>
 #define ROIDL_DEVICE __device__ __forceinline__
-#define ROIDL_DEVICE_CALL __device__ __noinline__  // for what is long and not hot
+#define ROIDL_DEVICE_CALL __device__ __noinline__  // for long functions outside of inner loops
 
 namespace roidl::cuda {
 
@@ -18,7 +18,7 @@ namespace roidl::cuda {
 // ------------------------------------------------------------------------------------------
 
 ROIDL_DEVICE unsigned thread_index() { return threadIdx.x; }
-// The same, read anew at every call, with all that follows from it: for what is not worth a
+// The same, read again at every call, and so is what depends on it: for values that are not worth a
 // register in between.
 ROIDL_DEVICE int thread_index_anew() {
   int thread;
@@ -26,17 +26,17 @@ ROIDL_DEVICE int thread_index_anew() {
   return thread;
 }
 
-// To be reached by all threads of a block. What was written before can be read behind it.
+// A barrier: all threads of a block must call it. Writes before it are visible after it.
 ROIDL_DEVICE void sync_block() { __syncthreads(); }
 
-// To be reached by all lanes of a warp, as those below it; but only this one orders memory.
+// All lanes of a warp must call these functions; only this one orders memory.
 ROIDL_DEVICE void sync_warp() { __syncwarp(); }
 ROIDL_DEVICE uint32_t ballot(bool says) { return __ballot_sync(0xffffffffu, says); }
-template <class Word>  // of 32 bits
+template <class Word>  // 32 bits
 ROIDL_DEVICE Word shuffle(Word value, int from_lane) {
   return __shfl_sync(0xffffffffu, value, from_lane);
 }
-// The value of the lane that is so many below; of the lowest ones their own.
+// Returns the value of the lane `lanes` below; the lowest lanes get their own.
 ROIDL_DEVICE int shuffle_up(int value, int lanes) {
   return __shfl_up_sync(0xffffffffu, value, lanes);
 }
@@ -46,13 +46,13 @@ ROIDL_DEVICE int shuffle_up(int value, int lanes) {
 
 ROIDL_DEVICE int count_bits(uint32_t word) { return __popc(word); }
 
-// A few instructions, two ulps off at most.
+// A few instructions, with an error of at most two ulps.
 ROIDL_DEVICE float reciprocal(float value) { return __fdividef(1.0f, value); }
 
 ROIDL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 ROIDL_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
 
-// IEEE binary16, by its bits.
+// IEEE binary16, as bits.
 ROIDL_DEVICE float half_to_float(uint16_t bits) {
   float wide;
   asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(bits));
@@ -67,8 +67,8 @@ ROIDL_DEVICE uint16_t float_to_half(float value) {
 // Memory
 // -------------------------------------------------------------------------------------------
 
-// Starts an asynchronous copy of an element of 4 or 8 bytes to shared memory; to be waited for
-// before the barrier after which it is read.
+// Starts an asynchronous copy of an element of 4 or 8 bytes to shared memory. wait_for_copies()
+// must come before the barrier after which it is read.
 template <class T>
 ROIDL_DEVICE void copy_async(T* shared, const T* global) {
 #if __CUDA_ARCH__ >= 800
@@ -85,8 +85,8 @@ ROIDL_DEVICE void wait_for_copies() {
 #endif
 }
 
-// Stores 16 bytes at once, which nobody reads soon. By name, or the compiler stores them element by
-// element.
+// Stores 16 bytes at once that are not read soon. Without this instruction, the compiler stores
+// them element by element.
 template <class Vector>
 ROIDL_DEVICE void store_16_bytes(void* target, const Vector& value) {
   static_assert(sizeof(Vector) == sizeof(int4));
@@ -95,14 +95,14 @@ ROIDL_DEVICE void store_16_bytes(void* target, const Vector& value) {
   __stcs(static_cast<int4*>(target), bits);
 }
 
-// The same value, or pointer to global or shared memory, whose computation the compiler does not
-// see any more: it likes to repeat one, with all its multiplications, in every loop that uses it.
+// Returns the same value, or pointer to global or shared memory, but hides its computation from the
+// compiler, which tends to repeat it, with all its multiplications, in every loop that uses it.
 ROIDL_DEVICE int32_t opaque(int32_t value) {
   asm("" : "+r"(value));
   return value;
 }
 template <class T>
-ROIDL_DEVICE T* opaque(T* pointer) {  // one that may be null
+ROIDL_DEVICE T* opaque(T* pointer) {  // a pointer that may be null
   asm("" : "+l"(pointer));
   return pointer;
 }

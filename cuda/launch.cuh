@@ -1,4 +1,4 @@
-// How kernels are started: the device's limits, launches, scratch memory.
+// Launches kernels: the device's limits, the launch itself, scratch memory.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,10 +8,10 @@
 
 namespace roidl::cuda {
 
-// `Kernel` is plain data. It has
+// `Kernel` is plain data. Its members are
 //   kMinBlocks                  blocks that share a multiprocessor: 4 leave 64 registers to a
 //                               thread, 3 leave 80, 2 leave 128; the most that spills none
-//   operator()(block, shared)   what one block does, in phases that end with a barrier
+//   operator()(block, shared)   the work of one block, in phases that end with a barrier
 template <class Kernel>
 __global__ void __launch_bounds__(kThreads, Kernel::kMinBlocks)
     run_kernel(const __grid_constant__ Kernel kernel) {
@@ -29,19 +29,19 @@ inline int64_t max_shared_bytes(const Problem& problem) {
   return attribute(problem, cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
 
-// What a block may use of shared memory where `min_blocks` are to share a multiprocessor; but never
-// less than what any device gives, with which they may be fewer.
+// The shared memory that a block may use if `min_blocks` blocks are to share a multiprocessor; at
+// least what every device has, even if fewer blocks then fit.
 inline int64_t shared_bytes_of_block(const Problem& problem, int min_blocks) {
   if (has_no_device(problem)) return kSharedBytes;
   const int64_t max = max_shared_bytes(problem);
   const int64_t whole = attribute(problem, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   int64_t share = whole / min_blocks - attribute(problem, cudaDevAttrReservedSharedMemoryPerBlock);
-  share -= share % 128;  // what it is allotted in
+  share -= share % 128;  // the unit of allocation
   if (share < kSharedBytes) return kSharedBytes;
   return share < max ? share : max;
 }
 
-inline constexpr int64_t kMaxBlocks = INT32_MAX;  // of a grid
+inline constexpr int64_t kMaxBlocks = INT32_MAX;  // blocks of a grid
 
 // Starts a kernel, or only loads it.
 template <class Kernel>
@@ -51,13 +51,13 @@ void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_
     fail(ErrorKind::runtime, problem.op, "the problem is too large: it needs ", blocks,
          " blocks of threads, and CUDA has ", kMaxBlocks, " in a launch");
   if (problem.pass == Pass::load) {
-    cudaFuncAttributes attributes;  // to ask for them loads it
+    cudaFuncAttributes attributes;  // this query loads the kernel
     check(problem, cudaFuncGetAttributes(&attributes, run_kernel<Kernel>));
   } else if (problem.pass != Pass::run) {
     return;
   }
-  // More than a device gives without being asked. It is asked for the most that it has, always the
-  // same: other threads start the same kernel with other sizes.
+  // A block needs to opt in to more than kSharedBytes. It always opts in to the device's maximum,
+  // as other threads launch the same kernel with other sizes.
   if (shared_bytes > kSharedBytes)
     check(problem,
           cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -71,7 +71,7 @@ void launch(const Problem& problem, const Kernel& kernel, int64_t blocks, int64_
   check(problem, cudaLaunchKernelEx(&config, run_kernel<Kernel>, kernel));
 }
 
-// A part of what the call is lent; null while that is measured.
+// Returns a part of the call's workspace; null while it is measured.
 template <class T>
 T* take_scratch(const Problem& problem, int64_t count) {
   if (count == 0) return nullptr;
@@ -85,7 +85,7 @@ inline int64_t multiprocessors(const Problem& problem) {
   return has_no_device(problem) ? 1 : attribute(problem, cudaDevAttrMultiProcessorCount);
 }
 
-// Blocks beyond which a device is busy: what to aim for when a RoI can be cut into pieces.
+// The number of blocks that keeps a device busy: the aim when a RoI can be cut into pieces.
 inline int64_t enough_blocks(const Problem& problem) { return 4 * multiprocessors(problem); }
 
 }  // namespace roidl::cuda

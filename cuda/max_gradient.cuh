@@ -1,19 +1,20 @@
-// The gradient of the maxima, as a Source of the gather: it goes to the cells that made a maximum.
+// The gradient of the maxima, as a Source of the gather: it goes to the cells with the maximum.
 #pragma once
 #include "gather.cuh"
 
 namespace roidl::cuda {
 
-// `Finder` says which cells made the maximum of a bin: ArgmaxCells or MaxSampleCells. It has
+// `Finder` says which cells the maximum of a bin comes from: ArgmaxCells or MaxSampleCells. Its
+// members are
 //   kCells                         the most cells of a bin and channel
-//   kMinBlocks, kLoads             as a Source
-//   RoiData, load_roi(k)           what it needs of a RoI
-//   Bin, bin_of(roi_data, place)   what it needs of a bin
-//   Extra, load_extra(bin, c)      what it loads beside a gradient, c channels behind the bin's
-//   find(bin, c, extra, give)      give(row, column, share) for each of these cells
-//   counts()                       whether 32 bits count what it loads
+//   kMinBlocks, kLoads             as in a Source
+//   RoiData, load_roi(k)           its data of a RoI
+//   Bin, bin_of(roi_data, place)   its data of a bin
+//   Extra, load_extra(bin, c)      what it loads besides a gradient, c channels behind the bin's
+//   find(bin, c, extra, give)      calls give(row, column, share) for each of these cells
+//   counts()                       whether 32-bit offsets suffice for what it loads
 //
-// The sums are in shared memory, where a lane finds any cell; a lane has a bank.
+// The sums are in shared memory, because a lane may add to any cell; each lane uses its own bank.
 template <class T, class Finder>
 struct MaxGradient {
   using A = accumulator<T>;
@@ -34,7 +35,7 @@ struct MaxGradient {
   ROIDL_DEVICE static SharedSums place_sums(Shared& shared) {
     return {shared.take<A>(Patch::kTileCells * kLanes)};
   }
-  // A thread's part: its warp's cells, on its lane's channel.
+  // The sums of a thread: the cells of its warp, on the channel of its lane.
   ROIDL_DEVICE static A* sums_of(const SharedSums& shared_sums, int warp, int lane) {
     return shared_sums.sum + warp * Patch::kCells * kLanes + lane;
   }
@@ -52,7 +53,7 @@ struct MaxGradient {
 
   struct Gradients {
     A* value;           // [kCells][place]
-    int16_t* cell;      // of the tile; -1: none of it
+    int16_t* cell;      // cell of the tile; -1: outside of it
     RoiData* roi_data;  // [chunk]
     int64_t places;
   };

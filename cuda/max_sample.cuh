@@ -4,8 +4,8 @@
 
 namespace roidl::cuda {
 
-// The largest value and where it is: the numbers of its samples along y and x, or -1 for a
-// value that no feature moves; of the ONNX mode also which corner.
+// The largest value and its sample: the indices along y and x, or -1 for a value that depends on no
+// feature; in the ONNX mode also the corner.
 template <class A>
 struct MaxSample {
   A value = A(0);
@@ -13,7 +13,7 @@ struct MaxSample {
   int corner = 0;
   bool empty = true;
 
-  // A candidate replaces the value by being larger, or by being the first NaN.
+  // A candidate replaces the value if it is larger, or the first NaN.
   ROIDL_DEVICE void consider(A candidate, int64_t at_y, int64_t at_x, int at_corner) {
     if (empty || candidate > value || (candidate != candidate && value == value)) {
       value = candidate;
@@ -25,7 +25,7 @@ struct MaxSample {
   }
 };
 
-// What lies at the corners of a sample: bits 1 and 0 of a corner are its row and its column.
+// The four corners of a sample: bits 1 and 0 of a corner's number are its row and its column.
 template <class C, class A>
 struct Corners {
   Bilinear<C> y, x;
@@ -37,7 +37,7 @@ struct Corners {
            A(corner & 1 ? x.weight_high : x.weight_low);
   }
 
-  // Along y first, then along x; step by step, as src/cpu/kernels_max.h says.
+  // Interpolates along y, then along x; src/cpu/kernels_max.h explains the order of the steps.
   template <class T>
   ROIDL_DEVICE A value(const Plane<T>& plane) const {
     const auto between_rows = [&](int64_t column) {
@@ -49,8 +49,8 @@ struct Corners {
   }
 };
 
-// Bin (p, q), samples in row-major order. Those off the map are worth 0; the first of them decides
-// ties.
+// Finds the maximum of bin (p, q), samples in row-major order. Samples off the map have the value
+// 0; among equal values the earlier sample wins, and of those off the map the first one counts.
 template <class T, class C>
 ROIDL_DEVICE MaxSample<accumulator<T>> find_max_sample(const Roi<AlignBins<C>>& roi, int64_t p,
                                                        int64_t q, bool onnx,
@@ -93,7 +93,7 @@ ROIDL_DEVICE Corners<C, A> corners_of(const Roi<AlignBins<C>>& roi, int64_t p, i
           bilinear(sample_position(roi.x.axis, q, max_sample.x), roi.x.size)};
 }
 
-// visit(row, column, weight) for the cells that made the maximum.
+// Calls visit(row, column, weight) for the cells that the maximum comes from.
 template <class A, class C, class Visit>
 ROIDL_DEVICE void for_each_corner(const Roi<AlignBins<C>>& roi, int64_t p, int64_t q, bool onnx,
                                   const MaxSample<A>& max_sample, Visit&& visit) {

@@ -6,7 +6,7 @@ namespace roidl::cuda {
 
 ROIDL_DECLARE_ENTRIES
 
-// The same for the max modes of RoIAlign.
+// The entries for the max modes of RoIAlign.
 void roi_align_max_forward(const RoiAlignProblem& problem);
 void roi_align_max_backward(const RoiAlignProblem& problem);
 void roi_align_max_jvp(const RoiAlignProblem& problem);

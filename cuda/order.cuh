@@ -1,19 +1,19 @@
-// The order in which RoIs are worked on: neighbours on a map follow each other, so that what one
-// reads of it the next finds in L1.
+// The order in which RoIs are processed: neighbours on a map follow each other, so that L1 holds
+// cells that several of them read.
 //
-// Boxes come in the order of their scores, and in that order hardly a cell is still in L1 when the
-// next RoI wants it. Results do not depend on the order.
+// Boxes are usually in the order of their scores, in which hardly a cell is still in L1 when the
+// next RoI needs it. Results do not depend on the order.
 #pragma once
 #include "overlaps.cuh"
 #include "tuning.h"
 
 namespace roidl::cuda {
 
-// Among so many RoIs at a time; a smaller number of them stays as it is.
+// RoIs are ordered within groups of kOrdered; if there are fewer than kMinOrdered, they are not.
 inline constexpr int kOrdered = 2048;
 inline constexpr int kMinOrdered = ROIDL_TUNE_ORDERED_ROIS;  // 0: never
 
-// Spreads the lowest 9 bits: one stays free after each.
+// Spreads the lowest 9 bits, with a free bit after each.
 ROIDL_DEVICE uint32_t spread(uint32_t bits) {
   bits &= 511;
   bits = (bits | bits << 8) & 0x100ff;
@@ -22,7 +22,8 @@ ROIDL_DEVICE uint32_t spread(uint32_t bits) {
   return (bits | bits << 1) & 0x15555;
 }
 
-// Map, image, and the place of the window's middle on a Z-order curve, in steps of four cells.
+// The sort key: map, image, and the position of the window's centre on a Z-order curve, in steps of
+// four cells.
 ROIDL_DEVICE uint32_t place_on_curve(const Window& window) {
   if (window.image < 0) return 0x7fffffffu;
   const uint32_t y = static_cast<uint32_t>(window.y_begin + window.y_end) / 8;
@@ -31,8 +32,8 @@ ROIDL_DEVICE uint32_t place_on_curve(const Window& window) {
   return (static_cast<uint32_t>(window.map) << 10 | image) << 18 | spread(y) << 1 | spread(x);
 }
 
-// A RoI's place in the order is the number of those before it. A block finds that of kLanes of
-// them. Of `Geometry` (gather.cuh) it uses window(k) alone.
+// A RoI's place in the order is the number of RoIs before it. Each block finds the places of kLanes
+// RoIs. It uses only window(k) of `Geometry` (gather.cuh).
 template <class Geometry>
 struct OrderRois {
   static constexpr int kMinBlocks = 2;
@@ -43,7 +44,7 @@ struct OrderRois {
   ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
     uint32_t* const keys = shared.take<uint32_t>(kOrdered);
     int32_t* const before = shared.take<int32_t>(kThreads);
-    constexpr int64_t kBlocks = kOrdered / kLanes;  // for RoIs that are ordered together
+    constexpr int64_t kBlocks = kOrdered / kLanes;  // blocks for a group of kOrdered RoIs
     const int64_t first = block.index / kBlocks * kOrdered, left = count - first;
     const int32_t all = left < kOrdered ? static_cast<int32_t>(left) : kOrdered;
     const int32_t mine = static_cast<int32_t>(block.index % kBlocks) * kLanes;
@@ -62,7 +63,7 @@ struct OrderRois {
   }
 
  private:
-  // Equal ones stay in their order.
+  // RoIs with equal keys keep their order.
   ROIDL_DEVICE static int32_t count_before(const uint32_t* keys, int32_t i, int32_t begin,
                                            int32_t end) {
     const uint32_t key = keys[i];
@@ -72,7 +73,7 @@ struct OrderRois {
   }
 };
 
-// Calls use(order); it is null where they stay in their order.
+// Calls use(order); `order` is null if the RoIs keep their order.
 template <class Geometry, class Use>
 void with_order(const Problem& problem, const Geometry& geometry, Use&& use) {
   int32_t* order = nullptr;

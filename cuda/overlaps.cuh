@@ -1,19 +1,19 @@
-// Which RoIs overlap a tile, and the taps of their bins: from a plan, or found by the block itself.
+// Finds which RoIs overlap a tile, and the taps of their bins: from a plan, or in the block itself.
 #pragma once
 #include "tile.cuh"
 #include "tuning.h"
 
 namespace roidl::cuda {
 
-// Finds which RoIs overlap which tiles, once for all channels; a thread is a tile. A group is as
-// many RoIs as a word has bits; its words for all tiles follow each other.
+// Finds which RoIs overlap which tiles, once for all channels; each thread does one tile. The RoIs
+// are in groups of as many as a word has bits; the words of a group for all tiles are contiguous.
 struct FindOverlaps {
   static constexpr int kMinBlocks = 4;
   static constexpr int kGroup = 32;
   Tiling tiling;
   const Window* windows;
   uint32_t* words;  // [group][tile]
-  int64_t count;    // of the RoIs
+  int64_t count;    // number of RoIs
   int64_t blocks_of_tiles;
 
   ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
@@ -33,7 +33,7 @@ struct FindOverlaps {
   }
 };
 
-// The same for one tile, by its block.
+// Finds the RoIs that overlap one tile, by the threads of its block.
 template <class WindowOf>
 ROIDL_DEVICE void find_overlaps(const Block& block, const Tile& tile, int64_t k, int64_t count,
                                 uint32_t* found, WindowOf&& window_of) {
@@ -51,10 +51,10 @@ template <class A, int kWeights>
 struct PlanGeometry {
   static constexpr int kMaxMinBlocks = 4;
   Plan<A, kWeights> plan;
-  const uint32_t* words;  // of FindOverlaps; null: every block finds for itself
+  const uint32_t* words;  // from FindOverlaps; null: every block finds its own
 
   ROIDL_DEVICE Window window(int64_t k) const { return plan.windows[k]; }
-  // Which of kLanes groups of RoIs from k on overlap the tile.
+  // Finds which RoIs overlap the tile, in kLanes groups of RoIs from k on.
   ROIDL_DEVICE void find(const Block& block, const Tiling& tiling, const Tile& tile, int64_t k,
                          int64_t count, uint32_t* found) const {
     if (words == nullptr)
@@ -65,7 +65,7 @@ struct PlanGeometry {
       found[i] = exists ? from[i * tiling.count] : 0;
     });
   }
-  // visit(cell, weights) for the taps of bin p along the axis y or x of RoI k.
+  // Calls visit(cell, weights) for the taps of bin p along the axis y or x of RoI k.
   template <class Visit>
   ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
     const AxisPlan<A, kWeights>& axis = along_y ? plan.y : plan.x;
@@ -75,8 +75,8 @@ struct PlanGeometry {
   }
 };
 
-// The same from the boxes: every block finds for itself what it needs of them. A cell's weights
-// come one by one, in the order in which a plan adds them up.
+// The Geometry of a gather without a plan: every block computes from the boxes what it needs. The
+// weights of a cell come one by one, in the order in which a plan adds them up.
 template <class A, class Rois>
 struct BoxGeometry {
   static constexpr int kMaxMinBlocks = 2;
@@ -98,9 +98,10 @@ struct BoxGeometry {
 
 inline constexpr int64_t kOverlapRois = ROIDL_TUNE_OVERLAP_ROIS;  // 0: never
 
-// Calls use(geometry) with the plan of a call and which RoIs overlap which tiles, if a kernel finds
-// that: a block that looks at few RoIs is done sooner, and the words of very many RoIs and tiles
-// are too large. `max_tiles` is the number of tiles that memory is measured by.
+// Calls use(geometry) with the plan of a call, and with the overlaps of RoIs and tiles if a kernel
+// finds them. It does not for few RoIs, which a block tests faster itself, nor for very many RoIs
+// and tiles, whose words would take too much memory. `max_tiles` is the number of tiles for which
+// memory is measured.
 template <class A, int kWeights, class Use>
 void with_overlaps(const Problem& problem, const Tiling& tiling, int64_t max_tiles,
                    const Plan<A, kWeights>& plan, Use&& use) {

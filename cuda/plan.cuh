@@ -1,8 +1,8 @@
-// The plan of a call: for every RoI its window and the taps of its bins, found once by a kernel.
+// The plan of a call: the window of every RoI and the taps of its bins, found once by a kernel.
 //
-// A tap is a cell along one axis and its weight, or several weights: the average's own, and
-// its derivatives to the box. Taps on the same cell are merged. The bins of a RoI follow each other
-// along the map, so the taps of an axis are no more than its cells and three for every bin.
+// A tap is a cell along one axis and its weights: the average's, and its derivatives to the box.
+// Taps on the same cell are merged. The bins of a RoI are adjacent on the map, so an axis has no
+// more taps than cells, and three for every bin.
 #pragma once
 #include "arithmetic.cuh"
 #include "launch.cuh"
@@ -42,15 +42,15 @@ struct RoiPlan {
   const Tap<A, kWeights>*y_taps, *x_taps;
 };
 
-// Of all of them, in global memory.
+// The plans of all RoIs, in global memory.
 template <class A, int kWeights>
 struct Plan {
   Window* windows;  // [RoI]
   AxisPlan<A, kWeights> y, x;
 
-  // The contract of Plans (forward.cuh), as of BlockPlan.
+  // The other members of a Plans (forward.cuh), as in BlockPlan.
   static constexpr int kMaxMinBlocks = 4;
-  static constexpr int kMaxRois = ROIDL_TUNE_ROWS_ROIS;  // of a block
+  static constexpr int kMaxRois = ROIDL_TUNE_ROWS_ROIS;  // RoIs of a block
   static constexpr int kSlab = ROIDL_TUNE_ROWS_SLAB;     // channels of a block
   struct Space {};
   int64_t bytes() const { return 0; }
@@ -66,15 +66,15 @@ struct Plan {
 };
 
 // Finds the plans of a few RoIs, with all threads of a block. `Rois` is AlignRois or PoolRois
-// (rois.cuh), and has
+// (rois.cuh). Its members are
 //   Axis     a RoI's bins along one axis: size, the cells of the map along it;
 //            for_each_tap<W>(p, visit), max_cells(p), window(begin, end);
 //            and for derivatives edge(p, i)
 //   load(k)  the Roi<Axis> number k
-// The weights of a tap are the average's (1); and its derivative along a direction of the boxes
-// (2); or and its derivatives to the lower and the upper edge, as weights of the difference of the
-// next cell and the tap's (3): they are as large as the weights themselves, and what features have
-// in common takes no digits.
+// kWeights says which weights a tap has. 1: the average's. 2: the average's, and its derivative
+// along a direction of the boxes. 3: the average's, and its derivatives to the lower and the upper
+// edge, as weights of the difference between the next cell and the tap's. These are as large as the
+// average's weights, and a value that the features have in common costs no digits.
 template <class A, class Rois, int kWeights>
 struct PlanRoi {
   using RoiType = Roi<typename Rois::Axis>;
@@ -93,7 +93,7 @@ struct PlanRoi {
     return space;
   }
 
-  // Of `count` RoIs from k on; their plans are the first of `plan`.
+  // Makes the plans of `count` RoIs from k on, the first of `plan`.
   ROIDL_DEVICE static void run(const Block& block, const Space& space, const Rois& rois,
                                const Boxes& direction, int64_t k, int32_t count,
                                const Plan<A, kWeights>& plan) {
@@ -136,13 +136,13 @@ struct PlanRoi {
     for (int32_t p = 0; p < axis.bins; ++p) {
       const int64_t stop = next + spans[p].stop;
       spans[p].first = static_cast<int32_t>(next);
-      next = stop < axis.max_taps ? stop : axis.max_taps;  // whatever the boxes hold, never beyond
+      next = stop < axis.max_taps ? stop : axis.max_taps;  // a bound for any values of the boxes
       spans[p].stop = static_cast<int32_t>(next);
     }
     spans[axis.bins] = {0, static_cast<int32_t>(next)};
   }
 
-  // `low` and `high` are there where there are two weights.
+  // `low` and `high`, the direction of the edges, are used if there are two weights.
   template <class Axis>
   ROIDL_DEVICE static void fill(const Axis& axis, int64_t p, Span* spans, Tap<A, kWeights>* taps,
                                 const double& low, const double& high) {
@@ -156,15 +156,15 @@ struct PlanRoi {
         if constexpr (kWeights == 2) {
           tap.weight[1] = A(edge.low * low + edge.high * high) * slope;
         } else {
-          const A share = slope < A(0) ? -slope : A(0);  // of the difference, at its first cell
+          const A share = slope < A(0) ? -slope : A(0);  // the weight of the first cell
           tap.weight[1] = A(edge.low) * share;
           tap.weight[2] = A(edge.high) * share;
         }
       }
       bool none = true;
       for (int j = 0; j < kWeights; ++j) none &= tap.weight[j] == A(0);
-      if (none) return;  // must not read the cell: it may hold NaN
-      // Samples are monotone: an equal cell is among the last few.
+      if (none) return;  // the cell must not be read: it may hold NaN
+      // Samples are monotone: the same cell can only be among the last few.
       for (int32_t at = next - 1; at >= first && at >= next - 4; --at)
         if (taps[at].cell == cell) {
           for (int j = 0; j < kWeights; ++j) taps[at].weight[j] += tap.weight[j];
@@ -177,14 +177,14 @@ struct PlanRoi {
   }
 };
 
-// The kernel that finds the plan of all RoIs, a few in a block.
+// The kernel that finds the plans of all RoIs, a few in each block.
 template <class A, class Rois, int kWeights>
 struct MakePlan {
   using Each = PlanRoi<A, Rois, kWeights>;
   static constexpr int kMinBlocks = 2;
   Rois rois;
   Plan<A, kWeights> plan;
-  Boxes direction;  // of 2
+  Boxes direction;  // if kWeights is 2
   int64_t count;
   int32_t block_rois;
 
@@ -197,14 +197,14 @@ struct MakePlan {
   }
 };
 
-// How many taps an axis has at most.
+// The most taps that an axis can have.
 inline int64_t max_taps_of_axis(int64_t bins, int64_t size, int64_t samples) {
   const int64_t by_cells = size + 2 + 3 * bins;
   const bool few_samples = samples > 0 && samples < by_cells && 2 * samples * bins < by_cells;
   return few_samples ? 2 * samples * bins : by_cells;
 }
 
-struct MaxTaps {  // of any RoI of the problem
+struct MaxTaps {  // for any RoI of the problem
   int64_t y, x;
 
   MaxTaps(const Problem& problem, int64_t samples_y, int64_t samples_x)
@@ -221,15 +221,15 @@ struct MaxTaps {  // of any RoI of the problem
   explicit MaxTaps(const PsRoiPoolProblem& problem) : MaxTaps(problem, 0, 0) {}
 };
 
-// In place of a plan in global memory: a block finds that of its RoI for itself, by the same steps.
+// Replaces a plan in global memory: each block finds the plan of its RoI itself, by the same steps.
 template <class A, class Rois>
 struct BlockPlan {
   using Each = PlanRoi<A, Rois, 1>;
-  static constexpr int kMaxMinBlocks = 2;  // of problems that fill no device
+  static constexpr int kMaxMinBlocks = 2;  // for problems that do not fill a device
   static constexpr int kMaxRois = 1;
   static constexpr int kSlab = 64;
   Rois rois;
-  AxisPlan<A, 1> y, x;  // without memory
+  AxisPlan<A, 1> y, x;  // the pointers are not set
 
   template <class ProblemType>
   BlockPlan(const ProblemType& problem, const MaxTaps& max_taps)
@@ -267,7 +267,7 @@ struct BlockPlan {
   }
 };
 
-// The plan of a call and the memory that it is in.
+// The plan of a call and its memory.
 template <class A, int kWeights>
 class PlanMemory {
  public:
@@ -311,14 +311,14 @@ inline Boxes direction_of(const RoiAlignProblem& problem) { return problem.boxes
 inline Boxes direction_of(const RoiPoolProblem&) { return {}; }
 inline Boxes direction_of(const PsRoiPoolProblem&) { return {}; }
 
-// Calls use(plan) with the plan of a call, which lives as long as that takes.
+// Makes the plan of a call and calls use(plan); the plan is valid during this call.
 template <class A, int kWeights, class ProblemType, class Use>
 void with_plan(const ProblemType& problem, Use&& use) {
   const MaxTaps max_taps(problem);
   const PlanMemory<A, kWeights> planned(problem, max_taps.y, max_taps.x);
   const auto make = [&](auto rois) {
     using Rois = decltype(rois);
-    // As many as a block has threads for, and as leave no multiprocessor without any.
+    // As many RoIs as a block has threads for, and few enough that every multiprocessor gets some.
     constexpr int64_t kMax = 16;
     const int64_t bins = problem.output_height + problem.output_width;
     int64_t block_rois = problem.rois / multiprocessors(problem);
@@ -339,9 +339,9 @@ void with_plan(const ProblemType& problem, Use&& use) {
 
 inline constexpr int64_t kBlockPlans = ROIDL_TUNE_BLOCK_PLANS;  // 0: never
 
-// Whether finding a plan, or a box's weights, once in every block that needs it costs less than one
-// more launch: all blocks run at once, so each pays for it once. Where a call is only measured, for
-// a device that nobody has named, it is to need the memory of a plan.
+// Whether each block finds the plan, or the weights of a box, itself. This costs less than one more
+// launch if all blocks run at once, so that the time for it is spent once. When memory is only
+// estimated, without a known device, the answer is no, so that the estimate includes a plan.
 template <class A>
 bool can_plan_in_blocks(const Problem& problem, int64_t blocks) {
   return !has_no_device(problem) && blocks <= kBlockPlans * multiprocessors(problem) &&

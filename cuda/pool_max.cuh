@@ -1,4 +1,4 @@
-// RoIPool's maxima and where they stand: by rows, or a bin a thread.
+// RoIPool's maxima and argmaxes: by rows, or with a bin for each thread.
 #pragma once
 #include <cmath>
 
@@ -16,20 +16,20 @@ ROIDL_DEVICE Cells cells_of(const PoolBins<C>& axis, int64_t p) {
   return {static_cast<int32_t>(bin.begin), static_cast<int32_t>(bin.end)};
 }
 
-// The first NaN wins, so that it cannot hide.
+// The first NaN wins, so that it is not hidden.
 template <class A>
 ROIDL_DEVICE bool beats(A value, A best) {
   return !(value <= best) && best == best;
 }
 
-// An item of a column is its first maximum and that one's cell, y * width + x.
+// The item of a column is its first maximum and the cell of that, y * width + x.
 template <class T, class Rois>
 struct MaxRows {
   using A = accumulator<T>;
   static constexpr int kUnitChannels = ROIDL_TUNE_POOL_MAX_CHANNELS * 4 / sizeof(A);
   static constexpr int kMinBlocks = ROIDL_TUNE_POOL_MAX_MIN_BLOCKS;
   static constexpr int kMaxRois = ROIDL_TUNE_POOL_MAX_ROIS, kSlab = ROIDL_TUNE_POOL_MAX_SLAB;
-  static constexpr int kMaxBins = 1024;  // along both axes, whose cells a block keeps
+  static constexpr int kMaxBins = 1024;  // bins along both axes, whose cells a block keeps
   using RoiType = Roi<typename Rois::Axis>;
 
   struct ItemArrays {
@@ -49,7 +49,7 @@ struct MaxRows {
     Start<T> start;
     int32_t* argmax;
     const Cells *y, *x;
-    int32_t width;  // of the map
+    int32_t width;  // width of the map
     bool exists;
   };
   struct Space {
@@ -178,7 +178,7 @@ struct MaxRows {
 #pragma unroll
     for (int c = 0; c < kUnitChannels; ++c) cell[c] = -1;
     if (roi_data.exists && rows.begin < rows.end && columns.begin < columns.end) {
-      const bool carried = columns.begin < piece.first;  // of a bin that is wider than the room
+      const bool carried = columns.begin < piece.first;  // the bin is wider than the items
       const int32_t begin = carried ? piece.first : columns.begin + 1;
       const int32_t end = columns.end < piece.stop ? columns.end : piece.stop;
       const int32_t start = carried ? kItems : first + columns.begin - piece.first;
@@ -219,8 +219,8 @@ struct MaxRows {
   }
 
  private:
-  // A NaN is stored as infinity with this added to its cell: so it wins over whatever is none, and
-  // over later ones.
+  // A NaN is stored as infinity, with this added to its cell: it then wins over all other values,
+  // and over later NaNs.
   static constexpr int32_t kNaN = INT32_MIN;
 
   template <class V, class Test>
@@ -232,14 +232,14 @@ struct MaxRows {
   }
 };
 
-// A thread is a bin, of so many channels that are neighbours in memory. The cells of the first bins
-// along either axis are found once for all channels that a block has.
+// Each thread computes a bin on kVector channels that are neighbours in memory. The cells of the
+// first bins along both axes are found once for all channels of a block.
 template <class T, int kVector>
 struct PoolMax {
   using A = accumulator<T>;
   static constexpr int kItemChannels = kVector;
   static constexpr int kMinBlocks = 3;
-  static constexpr int kCachedBins = 64;  // along an axis
+  static constexpr int kCachedBins = 64;  // bins along an axis
   using Vector = Vec<T, kVector>;
   // 16 bytes at most.
   static constexpr int kIndices = kVector < 4 ? kVector : 4;
@@ -305,7 +305,7 @@ struct PoolMax {
   }
 };
 
-// 16 bytes of channels at a time where they are neighbours in memory.
+// Computes 16 bytes of channels at a time if channels are neighbours in memory.
 template <class T, class Rois>
 void max_by_bins(const RoiPoolProblem& problem) {
   constexpr int kWide = 16 / sizeof(T);

@@ -43,7 +43,7 @@ void roi_align_backward(const RoiAlignProblem& problem) {
 void roi_align_jvp(const RoiAlignProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const DeviceGuard guard(problem);
-  roi_align_max_jvp(problem);  // the average is linear, and this its forward call
+  roi_align_max_jvp(problem);  // the max modes: the average's derivative is its forward call
 }
 
 }  // namespace roidl::cuda

@@ -1,4 +1,5 @@
-// RoIAlign's derivatives along the boxes on CUDA: the gradient to them, and a direction of theirs.
+// RoIAlign's derivatives along the boxes on CUDA: the gradient to the boxes, and the derivative
+// along a direction.
 #include "average_gradient.cuh"
 #include "max_sample.cuh"
 #include "operators.h"
@@ -12,13 +13,13 @@ struct Edges {
   double at[4];
 };
 
-// Where a value does not follow the box, not even an infinite slope counts.
+// A value that does not depend on the box contributes nothing, even if its gradient is infinite.
 template <class A>
 ROIDL_DEVICE double slope_times(A derivative, A slope) {
   return derivative != A(0) ? static_cast<double>(derivative * slope) : 0.0;
 }
 
-// From the plan, whose taps have a weight and its derivatives to both edges.
+// Uses a plan whose taps have a weight and its derivatives to both edges.
 template <class T>
 struct AverageEdges {
   using A = accumulator<T>;
@@ -34,7 +35,7 @@ struct AverageEdges {
     A edges[4] = {};
     for (int32_t i = rows.first; i < rows.stop; ++i) {
       const int64_t row = y[i].cell;
-      const bool moves = y[i].weight[1] != A(0) || y[i].weight[2] != A(0);  // there is a next row
+      const bool moves = y[i].weight[1] != A(0) || y[i].weight[2] != A(0);  // reads the next row
       A down = A(0), low = A(0), high = A(0);
       for (int32_t j = columns.first; j < columns.stop; ++j) {
         const int64_t column = x[j].cell;
@@ -89,12 +90,12 @@ struct MaxEdges {
   }
 };
 
-// A block is a RoI; its threads share the channels and bins, and their sums are added up in pairs.
-// `Body`: AverageEdges or MaxEdges. It has
-//   RoiData, load_roi(k)   what it needs of a RoI
+// Each block computes one RoI; its threads divide the channels and bins, and their sums are added
+// in pairs. `Body` is AverageEdges or MaxEdges. Its members are
+//   RoiData, load_roi(k)   its data of a RoI
 //   location_of(roi_data)  its image and map
 //   add(roi_data, p, q, plane, gradient, sum)
-//                          what a bin of a channel gives to the edges
+//                          adds the gradient of a bin and channel to the edges
 template <class T, class Body>
 struct BoxesGradient {
   using A = accumulator<T>;
@@ -103,7 +104,7 @@ struct BoxesGradient {
   Body body;
   Views features;
   PooledView grad_output;
-  Boxes out;  // as Boxes say where the rows of the gradient lie
+  Boxes out;  // the rows of the gradient, described like boxes
   Items items;
   int64_t count;
 
@@ -173,7 +174,7 @@ struct AverageTangent {
     const Tap<A, 2>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
     const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
     Window window = plan.windows[k];
-    if (window.image < 0) window.image = 0;  // there are no taps
+    if (window.image < 0) window.image = 0;  // the RoI has no taps
     const Plane<T> plane = plane_of<T>(features, window, items.map_channel(channel, p, q));
     for (int32_t i = rows.first; i < rows.stop; ++i) {
       A across = A(0), slope = A(0);

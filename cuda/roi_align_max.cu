@@ -25,7 +25,7 @@ struct MaxForward : NoRoiData {
   }
 };
 
-// The tangent's value at the maxima of the features.
+// The tangent's value at the maximum of the features.
 template <class T>
 struct MaxTangent : NoRoiData {
   using A = accumulator<T>;

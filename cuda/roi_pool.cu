@@ -1,4 +1,4 @@
-// RoIPool on CUDA: the maximum over bins with its place, the average, and their derivatives.
+// RoIPool on CUDA: the maximum and its argmax, the average, and their derivatives.
 #include "average_gradient.cuh"
 #include "forward.cuh"
 #include "max_gradient.cuh"
@@ -9,7 +9,7 @@ namespace roidl::cuda {
 
 namespace {
 
-// What lies at every output's argmax. One that is not on the map moves nothing.
+// Reads the map at the argmax of every output. An argmax that is not on the map gives 0.
 template <class T>
 struct AtArgmax : NoRoiData {
   static constexpr int kMinBlocks = 3;
@@ -33,7 +33,7 @@ struct ArgmaxCells {
   static constexpr int kCells = 1;
   static constexpr int kMinBlocks = ROIDL_TUNE_POOL_MAX_GATHER_MIN_BLOCKS;
   static constexpr int kLoads = ROIDL_TUNE_GATHER_LOADS;
-  using RoiData = int64_t;  // where the RoI's argmax begins
+  using RoiData = int64_t;  // offset of the RoI's argmax
   PooledView argmax;
   Divider by_width[kMaxMaps];
 
@@ -104,7 +104,7 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
   });
 }
 
-// Of the maximum; the average is linear, and its derivative the forward call.
+// The derivative of the maximum. The average is linear, so its derivative is the forward call.
 void roi_pool_jvp(const RoiPoolProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   const DeviceGuard guard(problem);

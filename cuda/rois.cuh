@@ -1,4 +1,4 @@
-// The RoIs as kernels read them: one box at a time, its bins along both axes, the cells it touches.
+// The RoIs as kernels read them: each box, its bins along both axes, and the cells that it touches.
 #pragma once
 #include "boxes.h"
 #include "intrinsics.cuh"
@@ -10,13 +10,13 @@
 
 namespace roidl::cuda {
 
-// The cells of a map that a RoI may touch, half open; where it touches none, nothing is left but
-// the image -1.
+// The cells of a map that a RoI may touch, as half-open ranges. For a RoI that touches none, image
+// is -1 and all else has its default.
 struct alignas(16) Window {
   int64_t image = -1;
   int32_t map = 0;
   int32_t y_begin = 0, y_end = 0, x_begin = 0, x_end = 0;
-  int32_t padding = 0;  // written, too: windows are copied whole
+  int32_t padding = 0;  // initialised, because windows are copied whole
 };
 
 // One view of every map.
@@ -30,9 +30,9 @@ inline Views views_of(const Problem& problem, MapView Map::* view) {
   return views;
 }
 
-// Where the boxes lie: each on an image of a map. Their values are not looked at from the host: one
-// that has no image or no map, and one with a coordinate that is no number, does not exist, as
-// little as a row of padding; its image is -1.
+// The boxes with their images and maps. The host does not read their values. A box without an image
+// or a map, or with a coordinate that is not finite, does not exist, like a padding row: its image
+// is -1.
 struct Placement {
   struct Grid {
     int64_t height, width;
@@ -75,9 +75,9 @@ struct AlignBins {
   int64_t bins, size;
   double scale;
 
-  // visit(cell, weight, i, sign) for what bin p averages: cells may come again, weights may be
-  // zero. `sign` is that of the weight's derivative to the position of sample i, 0 where it has
-  // none.
+  // Calls visit(cell, weight, i, sign) for the cells that bin p averages; cells may repeat, and
+  // weights may be zero. `sign` is that of the weight's derivative to the position of sample i, or
+  // 0 if there is none.
   template <class W, class Visit>
   ROIDL_DEVICE void for_each_tap(int64_t p, Visit&& visit) const {
     const W share = axis.grid > 0 ? W(1) / W(axis.grid) : W(0);
@@ -95,7 +95,7 @@ struct AlignBins {
     return EdgeDerivative<C>(axis, scale, bins, p, i);
   }
 
-  // The most cells that bin p has taps on, one above the other or not.
+  // The most taps that bin p has, before taps on the same cell are merged.
   ROIDL_DEVICE int64_t max_cells(int64_t p) const {
     const SampleRange range = samples_on_map(axis, p, size);
     if (range.first >= range.stop) return 0;
@@ -106,14 +106,14 @@ struct AlignBins {
     return samples < span ? samples : span;
   }
 
-  // A hull of the cells of all bins.
+  // Finds a range that includes the cells of all bins.
   ROIDL_DEVICE void window(int32_t& begin, int32_t& end) const {
     begin = end = 0;
     if (size == 0 || axis.grid == 0) return;
     const C first = axis.start, last = axis.start + C(bins) * axis.bin;
     C low = first < last ? first : last, high = first < last ? last : first;
     if (!(high - low >= C(0))) return;  // not finite: no sample is on the map
-    // Positions are rounded step by step: what they may be off the straight line by.
+    // Positions are rounded step by step; this bounds their distance from the exact line.
     const C slack = (::fabs(low) + ::fabs(high)) * (sizeof(C) == 4 ? C(1e-6) : C(1e-14));
     low -= slack;
     high += slack;
@@ -133,7 +133,7 @@ struct PoolBins {
 
   ROIDL_DEVICE Bin bin(int64_t p) const { return pool_bin(axis, p, size); }
 
-  // visit(cell, weight, 0, 0) for what bin p averages.
+  // Calls visit(cell, weight, 0, 0) for the cells that bin p averages.
   template <class W, class Visit>
   ROIDL_DEVICE void for_each_tap(int64_t p, Visit&& visit) const {
     const Bin covered = bin(p);
@@ -155,7 +155,7 @@ struct PoolBins {
 
 template <class Axis>
 struct Roi {
-  int64_t image;  // -1: the box is to be passed over
+  int64_t image;  // -1: the box does not exist
   int32_t map;
   Axis y, x;
 };
@@ -227,7 +227,7 @@ ROIDL_DEVICE Window window_of(const Roi<Axis>& roi) {
   return window;
 }
 
-// The largest measure(map) of the maps of a problem.
+// Returns the largest measure(map) of the maps of a problem.
 template <class Measure>
 int64_t max_over_maps(const Problem& problem, Measure&& measure) {
   int64_t max = 0;

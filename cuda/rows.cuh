@@ -1,21 +1,22 @@
 // Kernels whose lanes run along the rows of a map: for NCHW, and any strides.
 //
-// A warp works alone on a unit: a RoI, a few channels and some rows of bins. For each of these rows
-// it first reduces every column of the map over the cells of the bins (down), then each bin over
-// its columns (across). An item, the values of a column of a row of bins, is a lane's; their
-// room in shared memory is fixed, and as many bins are done at a time as it holds.
+// Each warp works independently on a unit: a RoI, a few channels and some rows of bins. For each
+// row of bins it first reduces every column of the map over the cells of the bins (down), then each
+// bin over its columns (across). An item holds the values of one column for one row of bins, and
+// one lane computes it. Items have a fixed amount of shared memory, which limits how many bins are
+// computed at a time.
 #pragma once
 #include "bins.cuh"
 #include "order.cuh"
 
 namespace roidl::cuda {
 
-inline constexpr int kItems = ROIDL_TUNE_ROWS_ITEMS;  // of a warp
+inline constexpr int kItems = ROIDL_TUNE_ROWS_ITEMS;  // items of a warp
 static_assert(kItems <= 128, "items are divided by Reciprocal");
 inline constexpr int kMaxUnitChannels = 32;  // channels of a unit
 
-// A value for each channel of a unit at every item, and at one more, which a bin that is wider than
-// the room is carried on in.
+// The values of each channel of a unit for every item, and for one more, which carries the result
+// of a bin that is wider than kItems from piece to piece.
 template <class V, int kUnitChannels>
 struct ItemArray {
   static constexpr int kWide = 16 / sizeof(V) < kUnitChannels ? 16 / sizeof(V) : kUnitChannels;
@@ -49,7 +50,7 @@ struct ItemArray {
   }
 };
 
-// Where the first channel of a slab lies for a RoI: on its map, and in the results.
+// The address of the first channel of a slab for a RoI: on its map, and in the results.
 template <class T>
 struct Start {
   const T* from;
@@ -69,8 +70,8 @@ struct Start {
   }
 };
 
-// The channels of a unit, from number `first` of the slab on. Those beyond the last are the last
-// once more, which is not stored, so that no loop asks.
+// The channels of a unit, from number `first` of the slab on. Missing channels repeat the last one,
+// and are not stored, so that no loop needs a test.
 template <class T, int kUnitChannels>
 struct Channels {
   const T* at[kUnitChannels];
@@ -89,10 +90,10 @@ struct Channels {
   }
 };
 
-// Where the results of a unit go.
+// The addresses of the results of a unit.
 template <class T>
 struct Results {
-  T* at;      // null: nobody wants them
+  T* at;      // null: they are not stored
   int64_t c;  // strides
   int32_t h, w;
 
@@ -102,7 +103,7 @@ struct Results {
         h(static_cast<int32_t>(view.h)),
         w(static_cast<int32_t>(view.w)) {}
 
-  // visit(c, result) for the first `count` channels.
+  // Calls visit(c, result) for the first `count` channels.
   template <int kUnitChannels, class Visit>
   ROIDL_DEVICE void for_each(int32_t count, int32_t p, int32_t q, Visit&& visit) const {
     T* result = opaque_global(at + (p * h + q * w));
@@ -117,25 +118,25 @@ struct Results {
   }
 };
 
-// `Body` says what is reduced: AverageRows (forward.cuh) or MaxRows (pool_max.cuh). It has
+// `Body` says what is reduced: AverageRows (forward.cuh) or MaxRows (pool_max.cuh). Its members are
 //   kUnitChannels              channels of a unit
 //   kMaxRois, kSlab            the most RoIs and channels of a block
 //   kMinBlocks                 blocks that share a multiprocessor
-//   ItemArrays                 the items of all warps in shared memory: bytes(), place(shared),
-//                              of(warp), those of one
+//   ItemArrays                 the items of all warps in shared memory: bytes(), place(shared);
+//                              of(warp) returns those of one warp
 //   bytes(rois), place(shared, rois)
-//                              shared memory for what is the same for all units of a RoI
+//                              shared memory for data that all units of a RoI share
 //   prepare(block, space, rois, roi_of, channel)
-//                              fills that, for the RoIs of a block
-//   load_roi(space, i)         of the i-th of them, as a RoiData
+//                              computes that data for the RoIs of a block
+//   load_roi(space, i)         the data of RoI i of the block, as a RoiData
 //   unit_of(roi_data, first, channels)
 //                              where the channels of a unit are
 //   columns(roi_data, q, q_stop)
-//                              the columns of these bins, which ascend
+//                              the columns of these bins, in ascending order
 //   down(roi_data, unit, p, column, items, item)
-//                              makes an item: a column of row p of bins
+//                              computes an item: a column for row p of bins
 //   across(roi_data, unit, p, q, piece, items, first)
-//                              makes a result of the items of this piece of the columns
+//                              computes a result from the items of this piece of the columns
 template <class Body>
 struct Rows {
   static constexpr int kMinBlocks = Body::kMinBlocks;
@@ -144,11 +145,11 @@ struct Rows {
                 "a slab can be halved down to the channels of a unit");
   static_assert(kUnitChannels <= kMaxUnitChannels);
   Body body;
-  const int32_t* order;      // of the RoIs, or null
+  const int32_t* order;      // the order of the RoIs, or null
   int32_t count, channels;   // RoIs
   int32_t block_rois, slab;  // RoIs and channels of a block
-  int32_t slab_units;        // of kUnitChannels channels each: they make a slab
-  int32_t parts, rows;       // of a RoI's rows of bins; rows in each
+  int32_t slab_units;        // units of kUnitChannels channels in a slab
+  int32_t parts, rows;       // parts of a RoI's rows of bins; rows of a part
   int32_t bins_y, bins_x;
   Divider by_groups, by_parts, by_slab_units, by_bins_x;
 
@@ -157,7 +158,7 @@ struct Rows {
   ROIDL_DEVICE void operator()(const Block& block, Shared shared) const {
     const auto items = Body::ItemArrays::place(shared);
     const auto space = body.place(shared, block_rois);
-    // The slab is the outer number: what is read of the maps meanwhile is to stay in L2.
+    // Blocks are numbered by slab first, so that the parts of the maps that they read stay in L2.
     int32_t group = static_cast<int32_t>(block.index);
     const int32_t channel = by_groups.split(group) * slab, place = group * block_rois;
     const int32_t mine = count - place < block_rois ? count - place : block_rois;
@@ -193,7 +194,7 @@ struct Rows {
       const int32_t max_rows = by_columns.quotient(kItems);
       for (int32_t p = p_first; p < p_stop; p += max_rows) {
         const int32_t piece_rows = p_stop - p < max_rows ? p_stop - p : max_rows;
-        // One piece, but of a bin that is wider than the room.
+        // There are several pieces only if a bin is wider than kItems.
         Span piece{columns.first, columns.first + max_columns};
         for (bool more = true; more; piece = {piece.stop, piece.stop + kItems}) {
           more = piece.stop < columns.stop;
@@ -215,7 +216,7 @@ struct Rows {
   }
 };
 
-// Whether lanes had better run along channels.
+// Whether lanes should run along channels instead of rows.
 inline bool is_channels_last(const Problem& problem) {
   bool last = problem.channels > 1;
   for (int i = 0; i < problem.num_maps; ++i) last &= problem.maps[i].features.c == 1;
@@ -228,7 +229,7 @@ inline bool can_move_pooled_vectors(const PooledView& view, int64_t channels, in
                           count, item_bytes);
 }
 
-// Whether 16 bytes of channels can be moved at once, of all maps and of the results.
+// Whether 16 bytes of channels can be moved at once, in all maps and in the results.
 template <class T>
 bool can_move_channel_vectors(const Problem& problem) {
   constexpr int kWide = 16 / sizeof(T);
@@ -240,8 +241,8 @@ bool can_move_channel_vectors(const Problem& problem) {
   return all;
 }
 
-// Whether the offsets within a plane of so many rows and columns are of 31 bits, and those between
-// the planes of a few channels.
+// Whether 31 bits suffice for offsets within a plane of this size, and between the planes of a few
+// channels.
 inline bool counts_plane(const Problem& problem, int64_t height, int64_t width, int64_t h,
                          int64_t w, int64_t c) {
   const auto reach = [](int64_t size, int64_t stride) {
@@ -254,7 +255,7 @@ inline bool counts_plane(const Problem& problem, const PooledView& view) {
   return counts_plane(problem, problem.output_height, problem.output_width, view.h, view.w, view.c);
 }
 
-// Whether that holds for all maps and for the results, and so all that is counted.
+// Whether 31 bits suffice for the offsets in all maps and in the results, and for all counts.
 inline bool walks_rows(const Problem& problem) {
   bool all = counts_plane(problem, problem.pooled);
   for (int i = 0; i < problem.num_maps; ++i) {
@@ -273,8 +274,8 @@ inline bool walks_rows(const Problem& problem) {
 template <class Body>
 void launch_rows(const Problem& problem, const Body& body, const int32_t* order, int64_t enough) {
   constexpr int kUnitChannels = Body::kUnitChannels;
-  // A block is made smaller until there are enough of them: first of the RoIs that it has, then of
-  // the channels, so that its warps share L1; then rows of bins are dealt out to idle warps.
+  // Blocks are made smaller until there are enough of them: first they get fewer RoIs, then fewer
+  // channels, so that the warps of a block share L1; then rows of bins are given to idle warps.
   int64_t block_rois = Body::kMaxRois, slab = Body::kSlab;
   const auto blocks = [&] {
     return divide_up(problem.rois, block_rois) * divide_up(problem.channels, slab);

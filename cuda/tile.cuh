@@ -1,4 +1,4 @@
-// What a gather works on: the tiles of the maps, and the bins that give to one of them.
+// The units of a gather: the tiles of the maps, and the bins with weights in a tile.
 #pragma once
 #include <cstdlib>
 
@@ -6,8 +6,8 @@
 
 namespace roidl::cuda {
 
-// What of a tile a warp sums up. A lane has a channel, so whatever the warp decides, it decides for
-// all of its lanes. Rows and columns of a tile are the bits of a word.
+// The patch of a tile that a warp sums. Each lane has a channel, so decisions hold for all lanes of
+// a warp. The rows and columns of a tile are bits of a word.
 template <int kPatchRows, int kPatchColumns, int kColumnsOfTile>
 struct Patches {
   static constexpr int kRows = kPatchRows, kColumns = kPatchColumns, kCells = kRows * kColumns;
@@ -21,15 +21,15 @@ struct Patches {
   ROIDL_DEVICE static int column_of(int warp) { return warp % kAcross * kColumns; }
 };
 
-// A bin of a chunk (chunks.cuh), and what the tile sees of it: the rows and columns that it gives
-// to, bit by bit; the first channel at hand; and where its gradient on that is in shared memory.
+// A bin of a chunk (chunks.cuh) as seen from a tile: the rows and columns in which it has weights,
+// as bits; the channel; and the index of its gradient on that channel in shared memory.
 struct BinPlace {
   int64_t channel;
   int32_t slot, map, p, q, y, x;
   uint32_t rows, columns;
   int32_t at;
 
-  // The number within the tile of a cell of the map, or -1 for one that the bin does not give to.
+  // Returns the number in the tile of a cell of the map, or -1 if the bin has no weight there.
   template <class Patch>
   ROIDL_DEVICE int32_t cell_of(int32_t row, int32_t column) const {
     const int32_t down = row - y, right = column - x;
@@ -39,7 +39,7 @@ struct BinPlace {
   }
 };
 
-// Whether 32 bits count the elements between a warp's channels.
+// Whether 32 bits suffice for the distance in elements between the channels of a warp.
 inline bool counts_channels(const PooledView& view) {
   return std::abs(view.c) <= INT32_MAX / kLanes;
 }
@@ -49,7 +49,7 @@ struct Tile {
   int64_t number, image;
   int32_t map, y, x, rows, columns;
 
-  // Not one test after the other: their loads are to be in flight at the same time.
+  // `&` instead of `&&`, so that all loads are in flight at the same time.
   ROIDL_DEVICE bool overlaps(const Window& window) const {
     return (window.image == image) & (window.map == map) & (window.y_begin - y < rows) &
            (window.y_end > y) & (window.x_begin - x < columns) & (window.x_end > x);
@@ -63,10 +63,10 @@ struct Work {
   int32_t channels;
 };
 
-// The tiles of all maps: those of the smallest map come first, where most RoIs overlap one.
+// The tiles of all maps. The tiles of the smallest map come first: most RoIs overlap one of them.
 struct Tiling {
   struct MapTiles {
-    int64_t first, height, width, each;  // each: of an image
+    int64_t first, height, width, each;  // each: tiles of an image
     bool fits_32_bits;
     Divider by_each, by_columns;
     int64_t columns;
@@ -128,17 +128,17 @@ struct Tiling {
   }
 };
 
-// Of one axis, so many rows or columns of a tile in so many patches: which of them a bin gives to,
-// what to each, and which bins give anything to a patch.
+// The table of one axis of a tile, whose kCells rows or columns form kPatches patches: in which of
+// them each bin has weights, the weights, and the range of bins with weights in each patch.
 template <class A, int kCells, int kPatches>
 struct Table {
-  static constexpr int kStride = kCells + 16 / static_cast<int>(sizeof(A));  // moved by 16 bytes
-  static constexpr int kRanges = kPatches + 1;  // the last is the whole tile's
+  static constexpr int kStride = kCells + 16 / static_cast<int>(sizeof(A));  // padded by 16 bytes
+  static constexpr int kRanges = kPatches + 1;  // the last is for the whole tile
   uint32_t* gives;                              // [chunk][bin]
   Range* giving;                                // [chunk][kRanges]
-  A* weight;                                    // [chunk][bin][kStride], and so for each weight
-  int32_t bins;                                 // at a time
-  int32_t second;                               // how far the second weights lie behind the first
+  A* weight;                                    // [chunk][bin][kStride], for each weight
+  int32_t bins;                                 // bins at a time
+  int32_t second;                               // distance from the first to the second weights
 
   static int64_t bytes(int64_t count, int64_t bins, int weights) {
     return Shared::bytes_of<uint32_t>(count * bins) + Shared::bytes_of<Range>(count * kRanges) +
@@ -161,7 +161,7 @@ struct Table {
     return weight + (slot * bins + bin) * kStride;
   }
 
-  // From the first to the last of `count` bins that give anything.
+  // Finds the range from the first to the last of `count` bins with weights in a patch.
   ROIDL_DEVICE void find_giving(int slot, int patch, int32_t count) const {
     constexpr int kSize = kCells / kPatches;
     const uint32_t cells = patch == kPatches ? ~0u : ((1u << kSize) - 1u) << patch * kSize;

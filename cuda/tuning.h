@@ -1,16 +1,16 @@
-// The numbers of the kernels that counting has chosen and only a device can confirm: each can be
-// given to the compiler, to be varied there.
+// The constants of the kernels that were chosen by counting and that only a device can confirm:
+// each can be set on the compiler's command line.
 #pragma once
 
 // Variants that only a measurement can justify; docs/notes/cuda_measuring.md says what decides
-// each. 0 switches a variant off and leaves its kernels out of the build.
+// each. 0 disables a variant and removes its kernels from the build.
 
-// The plan in the block (BlockPlan, BoxGeometry): blocks for every multiprocessor up to which each
-// block finds for itself what the plan kernel would.
+// The plan in the block (BlockPlan, BoxGeometry): the most blocks per multiprocessor for which each
+// block itself finds what the plan kernel would.
 #ifndef ROIDL_TUNE_BLOCK_PLANS
 #define ROIDL_TUNE_BLOCK_PLANS 1
 #endif
-// The order kernel (order.cuh): the fewest RoIs that are ordered by where they lie.
+// The order kernel (order.cuh): the fewest RoIs that are ordered by position.
 #ifndef ROIDL_TUNE_ORDERED_ROIS
 #define ROIDL_TUNE_ORDERED_ROIS 256
 #endif
@@ -18,7 +18,7 @@
 #ifndef ROIDL_TUNE_OVERLAP_ROIS
 #define ROIDL_TUNE_OVERLAP_ROIS 256
 #endif
-// Wide tiles (average_gradient.cuh): the fewest of them for every multiprocessor.
+// Wide tiles (average_gradient.cuh): the fewest wide tiles per multiprocessor.
 #ifndef ROIDL_TUNE_WIDE_TILES
 #define ROIDL_TUNE_WIDE_TILES 8
 #endif
@@ -42,7 +42,7 @@
 #define ROIDL_TUNE_ROWS_MIN_BLOCKS 3
 #endif
 
-// RoIPool's maxima by rows (pool_max.cuh): the same.
+// RoIPool's maxima by rows (pool_max.cuh): the same constants.
 #ifndef ROIDL_TUNE_POOL_MAX_CHANNELS
 #define ROIDL_TUNE_POOL_MAX_CHANNELS 4
 #endif
@@ -56,7 +56,7 @@
 #define ROIDL_TUNE_POOL_MAX_MIN_BLOCKS 3
 #endif
 
-// Gradients to the input (gather.cuh): chunks of bins in shared memory at the same time, at most;
+// Gradients to the input (gather.cuh): the most chunks of bins in shared memory at the same time;
 // gradients that a lane has in flight.
 #ifndef ROIDL_TUNE_GATHER_CHUNKS
 #define ROIDL_TUNE_GATHER_CHUNKS 8
@@ -65,8 +65,8 @@
 #define ROIDL_TUNE_GATHER_LOADS 4
 #endif
 
-// Those of the averages (average_gradient.cuh): columns of a narrow tile that a warp has, so that
-// it has 32 cells; blocks of narrow tiles that share a multiprocessor, in float32 and in half
+// Gradients of the averages (average_gradient.cuh): columns of a narrow tile for each warp, which
+// always has 32 cells; blocks of narrow tiles that share a multiprocessor, in float32 and in half
 // types.
 #ifndef ROIDL_TUNE_GATHER_COLUMNS
 #define ROIDL_TUNE_GATHER_COLUMNS 2
@@ -78,7 +78,7 @@
 #define ROIDL_TUNE_GATHER_HALF_MIN_BLOCKS 3
 #endif
 
-// Those of RoIPool's maxima (max_gradient.cuh): blocks that share a multiprocessor.
+// Gradients of RoIPool's maxima (max_gradient.cuh): blocks that share a multiprocessor.
 #ifndef ROIDL_TUNE_POOL_MAX_GATHER_MIN_BLOCKS
 #define ROIDL_TUNE_POOL_MAX_GATHER_MIN_BLOCKS 3
 #endif

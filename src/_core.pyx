@@ -20,14 +20,14 @@ cdef inline const Tensor* tensor_or_null(View view):
 
 
 cdef stream_asked(device):
-    """The stream that the front end names for its arrays, if it does."""
+    """Return the stream that the front end gives for its arrays, or None."""
     return None if device is None else device.stream
 
 
 cdef class Scratch:
-    """Memory of a CUDA device that the arrays' library lends to one call."""
+    """CUDA memory that the arrays' library lends to one call."""
     cdef PythonLender lender
-    cdef object empty  # of Device
+    cdef object empty  # the function of Device
     cdef uintptr_t stream
     cdef View memory
 
@@ -40,7 +40,8 @@ cdef char* lend_scratch(void* scratch, int64_t size) except NULL with gil:
 
 
 cdef Scratch place_of(Problem& problem, View leader, device):
-    """Say where a problem runs. What is returned must live until it has run."""
+    """Set the stream and the lender of a problem. The returned object must live until it has run.
+    """
     cdef Scratch scratch = None
     problem.stream = <void*>leader.stream
     if device is not None and device.empty is not None:
@@ -58,7 +59,7 @@ cdef tuple shape_tuple(const Shape& shape):
 
 
 cdef str dtype_name(const Tensor& tensor):
-    """Of a float that passed the check."""
+    """Return the name of a dtype that check_float accepted."""
     if tensor.dtype.bits == 32:
         return "float32"
     if tensor.dtype.bits == 64:
@@ -68,12 +69,12 @@ cdef str dtype_name(const Tensor& tensor):
 
 cdef class MapList:
     """The maps of one call: one array, or as many as a pyramid has levels."""
-    cdef Maps given  # of the views; no more than there may be
+    cdef Maps given  # of the views, at most kMaxMaps
     cdef list views
 
     cdef Maps maps(self, const char* op) except *:
         if not 1 <= len(self.views) <= kMaxMaps:
-            return Maps(op, NULL, len(self.views))  # it raises
+            return Maps(op, NULL, len(self.views))  # raises an error
         return self.given
 
     cdef View first(self):
@@ -106,8 +107,8 @@ cdef MapList maps_of(arrays, const char* op, const char* name, PyramidView pyram
 
 
 cdef MapList shaped_like(View leader, input_shape, const char* op, PyramidView pyramid):
-    """The metadata of inputs of which only the shape is known, a tuple of integers; the rest is as
-    the leader's."""
+    """Return inputs without data from their shapes, tuples of integers; dtype and device are the
+    leader's."""
     if pyramid is None:
         return maps_from([one_shaped_like(leader, input_shape, op, "input_shape")])
     return maps_from([one_shaped_like(leader, shape, op, f"input_shapes[{number}]")
@@ -130,14 +131,14 @@ cdef View one_shaped_like(View leader, tuple sizes, const char* op, str name):
 
 
 cdef class PyramidView:
-    """How boxes find their map, from Python's Pyramid."""
+    """The assignment of boxes to maps, from Python's Pyramid."""
     cdef Pyramid pyramid
     cdef View levels
     cdef View counts
 
 
 cdef PyramidView pyramid_view(pyramid, const char* op, stream=None, cbool described=False):
-    """Of arrays, or of their metadata where they are only `described`."""
+    """Return the view of a pyramid of arrays, or of their metadata if they are only `described`."""
     cdef PyramidView view
     cdef int i
     if pyramid is None:
@@ -169,8 +170,8 @@ include "call.pxi"
 
 
 def assign_levels(bytes op, boxes, pyramid, allocate=None, device=None):
-    """The index of the map of every box, shaped like the boxes' rows: what `allocate` makes, or a
-    NumPy array."""
+    """Return the index of the map of every box, in the shape of the boxes without their columns, as
+    an array that `allocate` makes, or a NumPy array."""
     cdef PyramidView p = pyramid_view(pyramid, op, None)
     cdef View b = view_of(boxes, op, b"boxes", stream_asked(device))
     shape = tensor_shape(b)[:-1]
@@ -194,8 +195,8 @@ include "shapes_alone.pxi"
 # ---- the process -------------------------------------------------------------------------------
 
 def answering_signals(function, *args):
-    """function(*args). Python's signal handlers run meanwhile, where kernels that another library
-    calls on this thread take long; what one raises is raised here."""
+    """Return function(*args), and run Python's signal handlers meanwhile: kernels that another
+    library calls on this thread may take long. The exception of a handler is raised here."""
     cdef AnswersSignals handlers
     handlers.begin()
     try:
@@ -210,7 +211,7 @@ cdef int raise_from_handler() except -1:
 
 
 def rounded(array, str dtype):
-    """array.astype(dtype), rounded as the core rounds, whatever the mode of this thread."""
+    """Return array.astype(dtype), rounded as the core rounds, whatever the mode of this thread."""
     cdef FloatingPoint* mode = new FloatingPoint()
     try:
         return array.astype(dtype)
@@ -235,7 +236,8 @@ def set_check_boxes(cbool check):
 
 
 def cuda_info():
-    """Whether the CUDA library is there, why it cannot be used (or None), its architectures."""
+    """Return whether the CUDA library exists, why it cannot be used (or None), and its
+    architectures."""
     cdef const DeviceLibrary* library = cuda_library()
     if library == NULL:
         return False, "it is not built", ""

@@ -1,4 +1,4 @@
-// The choice of backend, and the sentence for a device that has none.
+// Chooses the backend of a problem, and fails for devices that have none.
 #include "backend.h"
 
 #include <atomic>
@@ -19,7 +19,7 @@ const DeviceLibrary& usable_cuda_library(const Problem& problem) {
   const DeviceLibrary* library = cuda_library();
   if (library == nullptr) fail_without_backend(problem);
   if (problem.pass == Pass::estimate) return *library;
-  static std::atomic<bool> usable{false};  // asked again as long as it is not
+  static std::atomic<bool> usable{false};  // asked again until it is
   if (usable) return *library;
   const char* const reason = library->why_unusable();
   if (reason != nullptr) fail(ErrorKind::runtime, problem.op, "CUDA cannot be used here: ", reason);

@@ -1,4 +1,5 @@
-// Backend: what a device must provide. An operator that a device lacks is a null entry.
+// Backend: the table of functions that a device provides; an operator that it lacks is a null
+// entry.
 #pragma once
 #include "operators.h"
 #include "problem.h"
@@ -15,7 +16,7 @@ struct Backend {
   constexpr Entry& operator[](Op op) { return entries[static_cast<int>(op)]; }
 };
 
-// A function on the problems of a family as an entry of the table.
+// Wraps a function on the problems of one family as an entry of the table.
 template <class ProblemType, void (*function)(const ProblemType&)>
 void entry(const Problem& problem) {
   function(static_cast<const ProblemType&>(problem));
@@ -23,13 +24,13 @@ void entry(const Problem& problem) {
 
 extern const Backend cpu_backend;
 
-// The backend of the problem's device, or an Error that names the device.
+// Returns the backend of the problem's device, or throws an Error that names the device.
 const Backend& backend_of(const Problem& problem);
 
-// An operator's entry of the table, or an Error that says that there is none.
+// Returns the entry of an operator, or throws an Error if the device has none.
 Entry entry_of(const Operator& op, const Problem& problem);
 
-// Runs it.
+// Runs the entry of an operator.
 void run_entry(const Operator& op, Problem& problem);
 
 }  // namespace roidl

@@ -1,4 +1,4 @@
-// Boxes: the forms that they come in, and the check of their values.
+// Boxes: describes each form of boxes, and checks their values.
 #include "boxes.h"
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// Boxes: where the K rows lie in memory, in whichever of the forms of the API they came.
+// Boxes: the place of the K boxes in memory, for each form of boxes that the API accepts.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -31,31 +31,33 @@ struct Boxes {
   int64_t counts_stride = 0;
 };
 
-// Boxes of any form from what the caller gave; `indices` and `counts` may be null.
+// Describes boxes of any form; `indices` and `counts` may be null.
 Boxes describe_boxes(const char* op, const Tensor& boxes, const Tensor* indices,
                      const Tensor* counts, int64_t images);
 
 // An array of the boxes' shape: a direction for every box.
 Boxes describe_like_boxes(const Boxes& boxes, const Tensor& tensor);
 
-// A list of boxes, one array [L_i, 4] per image: `index` is the array's place in the list.
+// Checks an array [L, 4] of a list of boxes, which has one per image; `index` is its place in the
+// list.
 void check_listed_boxes(const char* op, const Tensor& boxes, int64_t index);
-// Boxes on a device are joined by their own library, where it has been told how.
+// Fails for a list of boxes on a device: the front end joins those by their own library, if it can.
 void check_listed_on_host(const char* op, const Tensor& boxes);
 void check_list_length(const char* op, int64_t length, int64_t images);
 // Writes the rows of [L, 4] in CPU memory to rows [L][4], and `image` to indices [L].
 template <class T>
 void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices);
 
-// Writes gradients to x1, y1, x2, y2, rows [K][4], to `out` (CPU memory only), which is of a float
-// type and shaped like the boxes that `boxes` describes; the batch column becomes 0.
+// Writes `rows` [K][4], the gradients to x1, y1, x2 and y2, to `out` (CPU memory only), which has a
+// float type and the shape of the boxes. The batch column becomes 0.
 void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& out);
 
 // Under an adapter's vmap, images of many examples lie one after the other. An index that would be
 // another example's image is passed as kNoImage - index; a number that is not whole, as kNoImage.
 constexpr int64_t kNoImage = -(int64_t{1} << 30);
 
-// Reads every row (CPU memory only) and names the first that has no image or is not finite.
+// Reads every row (CPU memory only) and fails at the first whose image does not exist or whose
+// coordinates are not finite.
 void check_box_values(const char* op, const Boxes& boxes, int64_t images);
 
 template <class T>
@@ -76,7 +78,7 @@ ROIDL_HOST_DEVICE_CALL T load_number(const char* address, abi::DLDataType dtype)
   return value;
 }
 
-// The index column is a number of any kind: 0.7, NaN and 1e30 have no image behind them.
+// The index column holds numbers of any type: 0.7, NaN and 1e30 are no index of an image.
 ROIDL_HOST_DEVICE inline int64_t whole_index(double value) {
   if (!(value >= 0 && value < 0x1p62)) return -1;
   const int64_t index = static_cast<int64_t>(value);

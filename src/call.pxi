@@ -1,17 +1,18 @@
-# One call of any operator of the catalogue: its arrays are read by their roles, what it makes is
-# allocated by the front end, and the core runs it; part of _core.pyx.
+# One call of any operator of the catalogue: its arrays are read by their roles, the front end
+# allocates its results, and the core runs it; part of _core.pyx.
 
 @cython.freelist(8)
 cdef class CoreCall:
-    """Arrays in, the checked problem, arrays out. Views are kept by the caller, or in `views`."""
+    """A call: its arrays, its checked problem and its results. The caller, or `views`, keeps the
+    views."""
     cdef const Operator* row
-    cdef bytes op  # as the user called it
+    cdef bytes op  # the name in errors
     cdef AnyParams params
     cdef AnyProblem problem
     cdef Arrays arrays
-    cdef Maps maps  # that are read or made
+    cdef Maps maps  # read or made by the operator
     cdef View first_map
-    cdef View leader  # the first array that is read: it says the device and the stream
+    cdef View leader  # the first array that is read; it determines the device and the stream
     cdef View boxes
     cdef View indices
     cdef PyramidView pyramid
@@ -27,7 +28,8 @@ cdef class CoreCall:
         return 0
 
     cdef int take_read(self, int place, View first, const Maps& arrays) except -1:
-        """An array that is read, or the first of a list of one for each map, and all of them."""
+        """Take an array that is read, or, if it is a list of one for each map, its first array and
+        all of them."""
         if self.leader is None:
             self.leader = first
         if self.first_map is None and self.row.reads[place].role == Role.maps:
@@ -39,7 +41,7 @@ cdef class CoreCall:
         cdef const Read* what = &self.row.reads[place]
         cdef MapList read
         if array is None and what.need == Need.of_maximum:
-            return 0  # the core says whether it is needed
+            return 0  # the core fails if it is needed
         pyramid = self.pyramid if what.role == Role.maps else None
         if self.leader is not None:
             stream = stream_of(self.leader)
@@ -48,7 +50,7 @@ cdef class CoreCall:
         return self.take_read(place, read.first(), read.maps(self.op))
 
     cdef MapList shapes(self, map_shapes):
-        """Maps without data, of an operator that makes maps; else None."""
+        """Return maps without data if the operator makes maps, else None."""
         cdef MapList maps
         if self.row.writes[0].role != Role.maps:
             return None
@@ -95,16 +97,16 @@ cdef CoreCall new_call(op, bytes called, params, PyramidView pyramid):
 
 
 def run(str op, params, boxes, batch_indices, allocate, device, out, tuple arguments, pyramid):
-    """Run any operator, called `op` by the user, and return what it makes.
+    """Run any operator, called `op` by the user, and return its results.
 
-    `params` are the fields of the family's parameters; `arguments` the arrays that the operator
-    reads, in the catalogue's order, or None where one is not there; then, if it makes maps, their
-    shapes; then whether each optional result is made. `allocate(shape, name of the dtype)` makes
-    what is not given as `out`. `device` is None on CPU, else what _array_libraries.Device says.
-    With a pyramid, the arrays of maps and their shapes are lists.
+    `params` are the fields of the family's parameters. `arguments` are the arrays that the operator
+    reads, in the catalogue's order, None for an absent one; then, if it makes maps, their shapes;
+    then a flag for each optional result. `allocate(shape, name of the dtype)` makes a result that
+    is not given as `out`. `device` is None on CPU, else an _array_libraries.Device. With a pyramid,
+    the arrays of maps and their shapes are lists.
 
-    What is shaped like the boxes comes as float64 (a list's, joined), with the shapes of the boxes
-    as they were passed, one or a list's, and whether coordinates were float64.
+    A result in the shape of the boxes is float64 (joined, if they are a list). It is returned with
+    a list of the shapes of the boxes that were passed, and whether their coordinates were float64.
     """
     cdef bytes called = op.encode()
     stream = stream_asked(device)
@@ -133,7 +135,7 @@ def run(str op, params, boxes, batch_indices, allocate, device, out, tuple argum
 
 
 cdef made(CoreCall call, int place, allocate, MapList maps):
-    """A new result, or a list of one for each of the maps."""
+    """Return a new result, or a list of one for each of the maps."""
     cdef Role role = call.row.writes[place].role
     cdef View view
     if role == Role.boxes:
@@ -148,11 +150,11 @@ cdef made(CoreCall call, int place, allocate, MapList maps):
 
 def run_operator(str op, params, list reads, boxes, batch_indices, map_shapes, list writes,
                  int threads, pyramid=None):
-    """Run any operator into arrays that are there, for an adapter without kernels of its own.
+    """Run any operator into existing arrays, for an adapter without kernels of its own.
 
-    `reads` and `writes` are in the catalogue's order, None where one is not there; with a pyramid,
-    those of maps are lists. `map_shapes` are the shapes of maps that are made. No more threads are
-    used than `threads`."""
+    `reads` and `writes` are in the catalogue's order, None for an absent array; with a pyramid,
+    those of maps are lists. `map_shapes` are the shapes of maps that are made. At most `threads`
+    threads are used."""
     cdef bytes called = op.encode()
     cdef CoreCall call = new_call(op, called, params, pyramid_view(pyramid, called))
     cdef int place

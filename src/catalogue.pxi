@@ -6,8 +6,8 @@ cdef tuple RULE_KINDS = ("zero", "refused", "op")
 
 
 def catalogue():
-    """(version, families, operators): rows of tuples, in the order of the fields that
-    roidl._operators gives them; each other by their names."""
+    """Return (version, families, operators). Families and operators are lists of tuples, in the
+    order of the fields of their classes in roidl._operators; rows refer to each other by name."""
     cdef int i
     return (kCatalogueVersion, [family_row(i) for i in range(kNumFamilies)],
             [operator_row(i) for i in range(kNumOperators)])
@@ -52,7 +52,7 @@ cdef operator_name(Op op):
 
 
 cdef param_fields(int family):
-    """(name, "int", "float" or "bool") of each field of a family's parameters."""
+    """Return (name, "int", "float" or "bool") for each field of a family's parameters."""
     cdef Field fields[16]
     cdef int i
     kinds = {b"i": "int", b"f": "float", b"b": "bool"}
@@ -64,7 +64,7 @@ cdef dict ROWS = {kOperators[i].name.decode(): i for i in range(kNumOperators)}
 
 
 cdef const Operator* row_of(op) except NULL:
-    """Of an operator by its name, on one map or on several."""
+    """Return the row of an operator by its name on one map or on several."""
     cdef int index = ROWS[op.removeprefix("multiscale_")]
     return &kOperators[index]
 
@@ -88,7 +88,8 @@ cdef ParamKinds PARAM_KINDS = ParamKinds()
 
 
 cdef AnyParams params_of_tuple(Family family, params) except *:
-    """From the values of the fields in their order: a (named) tuple, or a dictionary."""
+    """Return parameters from the values of the fields, in order: a (named) tuple, or a dictionary.
+    """
     cdef tuple values = tuple(params.values()) if isinstance(params, dict) else <tuple>params
     cdef Number numbers[16]
     cdef int i

@@ -1,4 +1,4 @@
-// The sentences of validation.
+// The checks of validation.
 #include "check.h"
 
 #include <cstdlib>
@@ -43,7 +43,7 @@ void check_shape(const char* op, const char* name, const Tensor& tensor, const S
     fail(ErrorKind::value, op, name, " must have shape ", expected, ", got ", shape_of(tensor));
 }
 
-// Pinned host memory is CPU memory, managed memory its device's.
+// Pinned host memory counts as CPU memory, managed memory as memory of its device.
 static abi::DLDevice place_of(abi::DLDevice device) {
   if (device.device_type == abi::kDLCUDAHost) return {abi::kDLCPU, 0};
   if (device.device_type == abi::kDLCUDAManaged) return {abi::kDLCUDA, device.device_id};
@@ -60,7 +60,8 @@ void check_same_device(const char* op, const char* name, const Tensor& tensor,
 }
 
 void check_distinct_elements(const char* op, const char* name, const Tensor& tensor) {
-  // Sorted by stride, every dimension has to step over all the smaller ones.
+  // With the dimensions sorted by stride, each stride must exceed the extent of all smaller
+  // dimensions.
   std::pair<int64_t, int64_t> dims[kMaxDims];
   int count = 0;
   if (tensor.empty()) return;

@@ -23,7 +23,7 @@ void check_same_dtype(const char* op, const char* name, const Tensor& tensor,
 void check_shape(const char* op, const char* name, const Tensor& tensor, const Shape& expected);
 void check_same_device(const char* op, const char* name, const Tensor& tensor,
                        abi::DLDevice device);
-// What is written must not overlap itself, nor anything that is read.
+// A written tensor must not overlap itself, nor any tensor that is read.
 void check_distinct_elements(const char* op, const char* name, const Tensor& tensor);
 void check_no_overlap(const char* op, const char* name, const Tensor& written,
                       const char* other_name, const Tensor& other);
@@ -31,7 +31,7 @@ void check_count(const char* op, const char* name, int64_t value, int64_t most);
 // Samples per bin along the axes; 0 or less is adaptive.
 void check_sampling(const char* op, int64_t height, int64_t width);
 
-// The number of elements, or an Error when it cannot be addressed.
+// Returns the number of elements, or throws an Error if they cannot be addressed.
 int64_t count_elements(const char* op, const Shape& shape);
 
 }  // namespace roidl

@@ -1,4 +1,4 @@
-// The copy of what is said of the boxes, and the check of its values.
+// Copies the boxes and the arrays that go with them, and checks the values of the copy.
 #include "checked_boxes.h"
 
 #include <cstring>
@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kAxes = 3;
 
-// An array of the caller's, by the fields of the problem that say where its elements lie. What is
-// broadcast along an axis stays so, and is copied once.
+// An array of the caller, as the fields of the problem that locate its elements. An axis along
+// which it is broadcast is copied once and stays broadcast.
 struct Array {
   const char** data;
   int64_t item_bytes;
@@ -43,7 +43,7 @@ void copy_bytes(char* to, const char* from, int64_t bytes) {
   }
 }
 
-// Copies the elements to `to`, where they lie in C order, and lets the problem find them there.
+// Copies the elements to `to` in C order, and makes the problem read them there.
 void move(const Array& array, char* to) {
   const char* const from = *array.data;
   *array.data = to;
@@ -70,7 +70,7 @@ void move(const Array& array, char* to) {
 void CheckedBoxes::copy(Problem& problem, Boxes* tangent) {
   Boxes& boxes = problem.boxes;
   Levels& levels = problem.levels;
-  int64_t once = 0;  // the stride of an axis that is not there
+  int64_t once = 0;  // the stride of an absent axis
   const int64_t images = boxes.by_position ? problem.images : 1;
   const int64_t columns = boxes.has_index_column ? 5 : 4;
   const auto rows = [&](Boxes& like) {
@@ -109,7 +109,7 @@ CheckedBoxes::CheckedBoxes(Problem& problem, Boxes* tangent) {
   const bool readable =
       problem.device.device_type == abi::kDLCPU || problem.device.device_type == abi::kDLCUDAHost;
   if (readable) {
-    // Where there is nothing to compute, no kernel reads them.
+    // No kernel reads the boxes if there is nothing to compute.
     if (problem.rois > 0 && problem.channels > 0) copy(problem, tangent);
     check_box_values(problem.op, problem.boxes, problem.images);
     check_level_values(problem);

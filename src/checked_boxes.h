@@ -14,7 +14,7 @@ namespace roidl {
 // are checked only if the user asks for it.
 class CheckedBoxes {
  public:
-  // `tangent`: the directions of the boxes, where the operator has them.
+  // `tangent`: the directions of the boxes, if the operator reads them.
   explicit CheckedBoxes(Problem& problem, Boxes* tangent = nullptr);
   CheckedBoxes(const CheckedBoxes&) = delete;
   CheckedBoxes& operator=(const CheckedBoxes&) = delete;

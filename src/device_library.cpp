@@ -49,8 +49,7 @@ std::atomic<bool>& checks_boxes() {
   return checks;
 }
 
-// Bytes of an array on the device, copied to the host; `first` is where its first element lies
-// there.
+// The bytes of a device array, copied to the host; `first` points to its first element.
 struct Copy {
   std::vector<char> bytes;
   const char* first;
@@ -73,7 +72,7 @@ Copy read_back(const Problem& problem, const DeviceLibrary& library, const char*
   return copy;
 }
 
-// A problem whose boxes, and what says more about them, were copied to the host.
+// A problem whose boxes and the arrays that go with them were copied to the host.
 class OnHost {
  public:
   OnHost(const Problem& from, const DeviceLibrary& library) : problem(from) {
@@ -144,7 +143,7 @@ int64_t find_wrong_cell(const Problem& problem, const DeviceLibrary& library) {
                                {problem.output_width, view.w}});
   const int32_t* const first = reinterpret_cast<const int32_t*>(copy.first);
   const OnHost host(problem, library);
-  check_box_values(problem.op, host.problem.boxes, problem.images);  // as they are by now
+  check_box_values(problem.op, host.problem.boxes, problem.images);  // this copy is read below
   check_level_values(host.problem);
   for (int64_t k = 0; k < problem.rois; ++k) {
     const PlacedBox<double> placed = place_box<double>(host.problem, k);

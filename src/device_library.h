@@ -1,5 +1,4 @@
-// DeviceLibrary: what a library of kernels for another device offers, found and loaded at first
-// use.
+// DeviceLibrary: the interface of a library of kernels for another device, loaded at first use.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -19,8 +18,8 @@ struct DeviceLibrary {
   uint64_t layout;
   const Backend* backend;
   const char* architectures;      // separated by commas, as CMake names them
-  const char* (*why_unusable)();  // NULL if a device can be used
-  // Copies to the host on the problem's stream and waits for it.
+  const char* (*why_unusable)();  // NULL if there is a usable device
+  // Copies to the host on the problem's stream and waits for the copy.
   void (*read)(const Problem&, void* to, const void* from, size_t bytes);
   int32_t (*current_device)(const Problem&);
   // Waits for all work of the problem's device, on all streams.
@@ -30,26 +29,26 @@ struct DeviceLibrary {
   void (*release)(const Problem&, char* memory);
 };
 
-// The library that computes on CUDA devices, libroidl_cuda.so beside this one or what the
-// environment variable ROIDL_CUDA_LIBRARY names; NULL if it was not built. It is loaded at the
-// first call, and looked for again as long as there is none.
+// Returns the library for CUDA devices: the file that the environment variable ROIDL_CUDA_LIBRARY
+// names, else libroidl_cuda.so in the folder of this library; NULL if it was not built. The first
+// call loads it; as long as there is none, every call looks for it again.
 const DeviceLibrary* cuda_library();
 
-// The CUDA device that is the calling thread's current one, or an Error that says why there is
-// none. (To ask a stream for its device is an error on some drivers while it is captured.)
+// Returns the current CUDA device of the calling thread, or throws an Error that says why there is
+// none. (To ask a stream for its device fails on some drivers while the stream is captured.)
 abi::DLDevice current_cuda_device(const char* op);
 
-// Whether CUDA calls read the boxes back and check their values, which makes them wait for the
-// device. At first what the environment variable ROIDL_CHECK_BOXES says.
+// Whether CUDA calls copy the boxes to the host and check their values, which makes the host wait
+// for the device. The initial value is that of the environment variable ROIDL_CHECK_BOXES.
 bool get_check_boxes();
 void set_check_boxes(bool check);
 
-// Whether this problem's values are to be checked so.
+// Whether the values of this problem are to be checked like that.
 bool checks_on_device(const Problem& problem);
 
-// As check_box_values and check_level_values, of arrays in the memory of a device.
+// Like check_box_values and check_level_values, for arrays in device memory.
 void check_device_values(const Problem& problem, const DeviceLibrary& library);
-// The first argmax in the memory of a device that is neither -1 nor a cell of its map, or -1.
+// Returns the first argmax in device memory that is neither -1 nor a cell of its map, else -1.
 int64_t find_wrong_cell(const Problem& problem, const DeviceLibrary& library);
 
 }  // namespace roidl

@@ -1,29 +1,30 @@
-# Arrays in: objects with __dlpack__, and NumPy arrays that DLPack refuses, become Views.
+# Imports arrays: objects with __dlpack__, and NumPy arrays that DLPack refuses, become Views; part
+# of _core.pyx.
 cdef tuple MAX_VERSION = (1, 3)
-# Types whose __dlpack__ takes no max_version: a set of types, only ever added to.
+# Types whose __dlpack__ takes no max_version. Types are never removed.
 cdef set OLD_TYPES = set()
-# What is known of every type of arrays: only ever added to.
+# The ArrayType of every type that was imported. Types are never removed.
 cdef dict ARRAY_TYPES = {}
 
 
 cdef class ArrayType:
-    """What a type of arrays offers besides `__dlpack__`. DLPack says that an exchange API is the
-    type's, and stays as long as the process."""
+    """What a type of arrays offers besides `__dlpack__`. DLPack requires that an exchange API
+    belongs to the type and lives as long as the process."""
     cdef DLPackExchangeAPI* api  # or NULL
-    cdef object storage  # of PyTorch's: the memory under an array, which can be freed or shrunk
-    cdef object offset  # and how many elements come before the first
+    cdef object storage  # PyTorch's only: returns the storage, which can be freed or shrunk
+    cdef object offset  # PyTorch's only: returns the number of elements before the first
 
 
 @cython.freelist(8)
 cdef class View:
-    """One imported array. Whatever was acquired is released exactly once: when this object dies."""
+    """One imported array. The object releases what the import acquired when it dies."""
     cdef Tensor tensor
     cdef cbool read_only
     cdef cbool copied
     cdef DLManagedTensor* legacy
     cdef DLManagedTensorVersioned* versioned
-    cdef uintptr_t stream  # on CUDA: the stream that what is pending on the array is ordered with
-    cdef object owner  # what the memory belongs to; of joined boxes, the shapes that were passed
+    cdef uintptr_t stream  # on CUDA: the stream on which pending work on the array is ordered
+    cdef object owner  # the owner of the memory; of joined boxes, the shapes that were passed
 
     def __dealloc__(self):
         if self.versioned != NULL and self.versioned.deleter != NULL:
@@ -56,10 +57,10 @@ cdef class View:
         return 0
 
     cdef int read_array_interface(self, obj, const char* op, const char* name) except -1:
-        """NumPy arrays that DLPack refuses: read-only ones (NumPy 2.0) and ml_dtypes' bfloat16."""
-        array = np.ndarray.view(obj, np.ndarray)  # a subclass may say anything of itself
+        """Read a NumPy array that DLPack refuses: read-only (NumPy 2.0), or ml_dtypes' bfloat16."""
+        array = np.ndarray.view(obj, np.ndarray)  # a subclass may override any attribute
         cdef DLTensor source
-        cdef int64_t shape[64]  # as many as NumPy has
+        cdef int64_t shape[64]  # NumPy's maximum
         cdef int64_t strides[64]
         cdef int i
         cdef int64_t bytes_per_item = array.itemsize
@@ -93,7 +94,7 @@ cdef class View:
 
 
 cdef cbool is_on_cuda(View view):
-    return view.tensor.device.device_type in (2, 13)  # of the device, or managed
+    return view.tensor.device.device_type in (2, 13)  # device memory, or managed memory
 
 
 cdef ArrayType array_type(type kind):
@@ -116,8 +117,9 @@ cdef ArrayType array_type(type kind):
 
 cdef View exchanged(obj, DLPackExchangeAPI* api, const char* op, const char* name, stream,
                     cbool writable):
-    """By the exchange API of the type; None if it has none, or if the array is on CUDA and its
-    library works on another stream: only `__dlpack__` makes one wait for the other."""
+    """Import by the exchange API of the type. Return None if it has none, or if the array is on
+    CUDA and its library works on another stream: only `__dlpack__` makes one stream wait for the
+    other."""
     cdef View view
     cdef DLTensor source
     cdef void* current = NULL
@@ -125,8 +127,8 @@ cdef View exchanged(obj, DLPackExchangeAPI* api, const char* op, const char* nam
     if api == NULL:
         return None
     view = View.__new__(View)
-    source.ndim = -1  # what is still so was not made
-    # The cheapest way owns nothing, and says not whether the array is read-only.
+    source.ndim = -1  # still -1 if the call exported nothing
+    # The cheapest call owns nothing, and does not tell whether the array is read-only.
     cdef cbool owned = writable or api.dltensor_from_py_object_no_sync == NULL
     try:
         if owned:
@@ -152,21 +154,20 @@ cdef View exchanged(obj, DLPackExchangeAPI* api, const char* op, const char* nam
 
 
 cdef stream_number(uintptr_t stream):
-    """As `__dlpack__` takes it: 1 is CUDA's legacy default stream."""
+    """Return the number that `__dlpack__` takes, in which 1 is CUDA's legacy default stream."""
     return stream or 1
 
 
 cdef stream_of(View leader):
-    """For the arrays that come with it."""
+    """Return the number of the stream for the other arrays of a call."""
     return stream_number(leader.stream) if is_on_cuda(leader) else None
 
 
 cdef View view_of(obj, const char* op, const char* name, stream=None, cbool writable=False):
     """Import by the exchange API of the type, else by a versioned capsule, else by a legacy one.
 
-    `stream`, if not None, is the number of the CUDA stream that the array will be used on. Only if
-    `writable` is it known of every array whether it is read-only.
-    """
+    `stream`, if not None, is the number of the CUDA stream on which the array will be used. The
+    view is sure to know whether the array is read-only only if `writable`."""
     cdef ArrayType known = array_type(type(obj))
     cdef View view = exchanged(obj, known.api, op, name, stream, writable)
     if view is None:
@@ -177,7 +178,7 @@ cdef View view_of(obj, const char* op, const char* name, stream=None, cbool writ
 
 
 cdef View view_of_new(obj, const char* op):
-    """Of a result that was made for this call, which holds what it claims."""
+    """Import a result that was made for this call, whose storage needs no check."""
     cdef ArrayType known = array_type(type(obj))
     cdef View view = exchanged(obj, known.api, op, b"the result", None, False)
     return check_memory(exported(obj, op, b"the result", None) if view is None else view, op,
@@ -185,7 +186,7 @@ cdef View view_of_new(obj, const char* op):
 
 
 cdef View exported(obj, const char* op, const char* name, stream):
-    """By `__dlpack__`."""
+    """Import by `__dlpack__`."""
     cdef type kind = type(obj)
     cdef View view = View.__new__(View)
     export = getattr(obj, "__dlpack__", None)
@@ -218,19 +219,20 @@ cdef View exported(obj, const char* op, const char* name, stream):
 
 
 cdef int check_held(View view, ArrayType known, obj, const char* op, const char* name) except -1:
-    """Of what DLPack does not say: whether the memory under the array was freed or shrunk."""
+    """Check that the memory under the array was not freed or shrunk, which DLPack does not report.
+    """
     cdef int64_t held, offset
     try:
         held = len(known.storage(obj))
         offset = known.offset(obj)
     except Exception:
-        return 0  # no storage, as wrappers of tensors may have none: then nobody resizes it
+        return 0  # a wrapper of tensors may have no storage, and then none is resized
     check_storage(op, name, view.tensor, offset, held)
     return 0
 
 
 cdef unreadable(const char* op, const char* name, error):
-    # PyTorch's first line says it; below lies a stack of C++ frames.
+    # The first line of PyTorch's message is the reason; a stack of C++ frames follows.
     lines = str(error).splitlines() or [type(error).__name__]
     return TypeError(f"{op.decode()}: {name.decode()} cannot be read through DLPack: {lines[0]}")
 

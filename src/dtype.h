@@ -10,8 +10,8 @@
 
 namespace roidl {
 
-// These are inlined without exception: the kernels are compiled once per instruction set, and a
-// shared out-of-line copy would carry one set's instructions to a machine that lacks them.
+// These functions are always inlined: the kernels are compiled once per instruction set, and a
+// shared out-of-line copy could bring instructions of one set to a machine that lacks them.
 #define ROIDL_INLINE [[gnu::always_inline]] ROIDL_HOST_DEVICE inline
 
 template <class To, class From>
@@ -82,7 +82,8 @@ struct Type {
   using type = T;
 };
 
-// Calls f(Type<T>{}) and returns true, or returns false for a type that is not a float of ours.
+// Calls f(Type<T>{}) and returns true, or returns false if the dtype is not a float that is
+// supported.
 template <class F>
 ROIDL_HOST_DEVICE bool visit_float(abi::DLDataType dtype, F&& f) {
   if (dtype == kFloat32) return f(Type<float>{}), true;

@@ -27,7 +27,7 @@ class __attribute__((visibility("default"))) Error : public std::exception {
 template <class... Parts>
 [[noreturn]] void fail(ErrorKind kind, const char* op, const Parts&... parts) {
   std::ostringstream text;
-  text.imbue(std::locale::classic());  // the process's may group digits, or write a comma
+  text.imbue(std::locale::classic());  // the process's locale may group digits
   text << op << ": ";
   (text << ... << parts);
   throw Error(kind, text.str());

@@ -1,4 +1,4 @@
-// FloatingPoint: the one mode in which every thread of ours computes, whatever the caller's is.
+// FloatingPoint: the floating-point mode of all computation, whatever the mode of the caller.
 #pragma once
 #include <cstdint>
 
@@ -8,22 +8,22 @@
 
 namespace roidl {
 
-// While it lives, this thread rounds to nearest even, flushes nothing, and traps nothing; then the
-// caller's mode is back. Frameworks flush denormals on threads of theirs, and halves below 6.1e-5
-// are denormal on their way to float.
+// While an object lives, its thread rounds to nearest even, keeps denormals and does not trap; the
+// destructor restores the mode of the caller. Frameworks set their threads to flush denormals, and
+// float16 numbers below 6.1e-5 are denormal on their way to float.
 //
-// A compiler knows nothing of the mode: it may move arithmetic over a change of it. It may not move
-// what reads or writes memory over these statements, which clobber all of it. So a function that
-// has a FloatingPoint takes and returns floating-point numbers in memory (by reference, in arrays),
-// never by value; and kernels, which inline much, are called through a pointer.
+// The compiler does not know the mode: it may move arithmetic across a change of it. It may not
+// move accesses to memory across these statements, which clobber all memory. So a function that has
+// a FloatingPoint takes and returns floating-point numbers in memory (by reference, in arrays),
+// never by value; and kernels, in which much is inlined, are called through a pointer.
 class FloatingPoint {
  public:
   FloatingPoint(const FloatingPoint&) = delete;
   FloatingPoint& operator=(const FloatingPoint&) = delete;
 
 #if defined(__x86_64__)
-  // To write either register costs more than to read both: it is done only where the mode differs.
-  // The C library prints numbers as the x87's control word rounds, though nothing else uses it.
+  // Writing a register costs more than reading both, so it happens only if the mode differs. The
+  // x87 control word matters because the C library prints numbers with its rounding.
   FloatingPoint() {
     asm volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(sse_), "=m"(x87_) : : "memory");
     differs_ = (sse_ & ~kRaised) != kSse || (x87_ & kX87Mode) != (kX87 & kX87Mode);
@@ -36,8 +36,9 @@ class FloatingPoint {
   }
 
  private:
-  // Of MXCSR and of the x87's control word after a reset; the first six bits of MXCSR say what
-  // happened, not what shall. (Of the control word six mask, two are precision, two rounding.)
+  // The values of MXCSR and of the x87 control word after a reset. The first six bits of MXCSR
+  // report events and are not part of the mode. (kX87Mode has six bits of masks, two of precision
+  // and two of rounding.)
   static constexpr uint32_t kSse = 0x1f80, kRaised = 0x3f;
   static constexpr uint16_t kX87 = 0x037f, kX87Mode = 0x0f3f;
   uint32_t sse_;

@@ -1,6 +1,6 @@
-// Where samples and bins fall on a map. Every step is rounded in the order written here: the test
-// at the map's edge is a jump, and one ulp moves a whole sample. Compile without contraction to
-// FMA.
+// The positions of samples and bins on a map. Every step is rounded in the order written here: the
+// test at the edge of the map is a jump, so one ulp can add or remove a whole sample. Compile
+// without contraction to FMA.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -15,7 +15,7 @@ struct AlignAxis {
   T start;
   T bin;
   int64_t grid;  // samples per bin; 0 when an adaptive box has no extent
-  bool clamped;  // not aligned and smaller than a cell: the size no longer depends on the box
+  bool clamped;  // not aligned and smaller than a cell: the size is 1, whatever the box
 };
 
 template <class T>
@@ -43,8 +43,8 @@ ROIDL_HOST_DEVICE T sample_position(const AlignAxis<T>& axis, int64_t p, int64_t
   return corner + ((T(i) + T(0.5)) * axis.bin) / T(axis.grid);
 }
 
-// The samples of bin p that lie on the map are [first, stop): positions are monotone in i. One that
-// is not finite is off the map; written so that NaN fails every test.
+// The samples [first, stop) of bin p lie on the map; there is no gap, as positions are monotone in
+// i. Positions that are not finite are off the map: each test is written so that NaN fails it.
 struct SampleRange {
   int64_t first, stop;
 };
@@ -56,7 +56,7 @@ ROIDL_HOST_DEVICE SampleRange samples_on_map(const AlignAxis<T>& axis, int64_t p
   const T front = sample_position(axis, p, 0), back = sample_position(axis, p, axis.grid - 1);
   const bool rising = !(axis.bin < T(0));
   if (front >= low && front <= high && back >= low && back <= high) return {0, axis.grid};
-  // first: entered the map; stop: left it again.
+  // `first` is the first sample on the map, `stop` the first one behind it.
   int64_t first = 0, count = axis.grid;
   while (count > 0) {
     const int64_t half = count / 2;
@@ -82,7 +82,7 @@ template <class T>
 struct Bilinear {
   int64_t low, high;
   T weight_low, weight_high;
-  bool moves;  // the value follows the position: it was not clamped at an edge
+  bool moves;  // the value depends on the position: no edge clamped it
 };
 
 template <class T>
@@ -107,10 +107,10 @@ struct PoolAxis {
 
 template <class T>
 ROIDL_HOST_DEVICE PoolAxis<T> pool_axis(T low, T high, T scale, int64_t bins) {
-  const double limit = 1073741824.0;  // 2^30, far off every map
+  const double limit = 1073741824.0;  // 2^30, outside every map
   const auto cell = [&](T coordinate) {
     const double scaled = static_cast<double>(scale * coordinate);
-    if (scaled != scaled) return int64_t{0};  // a coordinate of 0, and a scale beyond what T holds
+    if (scaled != scaled) return int64_t{0};  // NaN: 0 times a scale that overflows T
     const double clamped = scaled < -limit ? -limit : scaled > limit ? limit : scaled;
     return static_cast<int64_t>(::round(clamped));  // half away from zero
   };
@@ -126,7 +126,7 @@ ROIDL_HOST_DEVICE Bin pool_bin(const PoolAxis<T>& axis, int64_t p, int64_t size)
           clip(static_cast<int64_t>(::ceil(static_cast<double>(high))) + axis.start)};
 }
 
-// Position-sensitive RoIPool: the same, but that the end of a box is no part of it.
+// Position-sensitive RoIPool: as above, except that the end of a box is outside it.
 template <class T>
 ROIDL_HOST_DEVICE PoolAxis<T> ps_pool_axis(T low, T high, T scale, int64_t bins) {
   const int64_t start = pool_axis(low, low, scale, bins).start;
@@ -134,14 +134,14 @@ ROIDL_HOST_DEVICE PoolAxis<T> ps_pool_axis(T low, T high, T scale, int64_t bins)
   return {start, T(size > 1 ? size : 1) / T(bins)};
 }
 
-// Feature Pyramid Networks (arXiv:1612.03144), equation 1, as torchvision rounds it: the map of a
-// box among those whose scales are 2^-lowest ... 2^-highest. A box without area, or of which
-// nothing can be said, belongs to the finest.
+// Feature Pyramid Networks (arXiv:1612.03144), equation 1, rounded as in torchvision: the index of
+// a box's map among those whose scales are 2^-lowest ... 2^-highest. The finest map is used for a
+// box without area or with NaN.
 template <class T>
 ROIDL_HOST_DEVICE int64_t pyramid_level(T x1, T y1, T x2, T y2, double canonical_scale,
                                         double canonical_level, double lowest, double highest) {
   const T size = T(::sqrt(static_cast<double>((x2 - x1) * (y2 - y1))));
-  // Added up in float64, so that no two logarithms of single precision disagree at a border.
+  // Computed in float64: logarithms of float32 differ between libraries, which matters at a border.
   const double doublings = ::log2(static_cast<double>(size / T(canonical_scale)));
   const T level = T(::floor(static_cast<double>(T(canonical_level)) + doublings + T(1e-6)));
   const T first = T(lowest), last = T(highest);

@@ -1,4 +1,4 @@
-// What a thread's caller has to say, and when it is asked.
+// Asks the caller of a thread whether to stop, every 50 ms.
 #include "interrupt.h"
 
 namespace roidl {

@@ -11,8 +11,8 @@ class __attribute__((visibility("default"))) Interrupted final : public Error {
   Interrupted() : Error(ErrorKind::runtime, "interrupted") {}
 };
 
-// While it lives, calls from this thread ask every 50 ms whether to stop: only on this thread, and
-// holding no lock.
+// While an object lives, calls from its thread ask every 50 ms whether to stop. They ask on this
+// thread only, and while they hold no lock.
 class Interruptible {
  public:
   using StopAsked = bool (*)(void* context);
@@ -25,7 +25,7 @@ class Interruptible {
   friend void check_interrupt();
   StopAsked stop_asked_;
   void* context_;
-  std::chrono::steady_clock::time_point next_;  // when to ask
+  std::chrono::steady_clock::time_point next_;  // when to ask next
   Interruptible* before_;
 };
 

@@ -1,6 +1,7 @@
-# Boxes in: one array, or a list of one for every image that is joined to one.
+# Imports boxes: one array, or a list of one for every image, which is joined; part of _core.pyx.
 cdef tuple read_boxes(boxes, batch_indices, const char* op, View features, device):
-    """Views of the boxes and of their batch indices (or None); a list is joined to one array."""
+    """Return views of the boxes and of their batch indices (or None); a list is joined to one
+    array."""
     cdef View view
     stream = stream_of(features)
     if not isinstance(boxes, (list, tuple)):

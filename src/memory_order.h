@@ -6,16 +6,16 @@
 
 namespace roidl {
 
-// Whether the channels of a map [N, C, H, W] lie next to each other; torch/_shapes.py decides
-// alike. Axes of one element have strides that say nothing.
+// Whether the channels of a map [N, C, H, W] are neighbours in memory; torch/_shapes.py has the
+// same rule. The stride of an axis of one element means nothing.
 inline bool has_channels_last(const Tensor& map) {
   const int64_t *size = map.shape, *stride = map.strides;
   if (map.ndim != 4 || size[1] == 1 || (size[2] == 1 && size[3] == 1)) return false;
   return stride[1] < stride[size[3] == 1 ? 2 : 3];
 }
 
-// Strides of a dense tensor; with channels_last, of one whose last three axes are C, H, W and lie
-// in memory as H, W, C.
+// Computes the strides of a dense tensor. With channels_last, its last three axes are C, H, W and
+// lie in memory as H, W, C.
 inline void dense_strides(const Shape& shape, bool channels_last, int64_t* strides) {
   const int n = shape.ndim;
   int order[kMaxDims];

@@ -1,13 +1,13 @@
-// The catalogue: what every family and every operator is, for the core, the bindings and Python.
-// Nothing else describes an operator to a machine.
+// The catalogue: the only description of families and operators for machines. The core, the
+// bindings and Python read it.
 #pragma once
 #include <cstdint>
 
 namespace roidl {
 
-// What saved programs say of the table that they were made with. A change of an operator that is
-// there, of its reads, or of the fields of its parameters counts it up: programs of before are then
-// refused by name. New rows leave it as it is.
+// The version of the catalogue, which saved programs carry. Count it up when an operator, its reads
+// or the fields of its parameters change: programs of another version are then refused by name. A
+// new row leaves it as it is.
 inline constexpr int64_t kCatalogueVersion = 1;
 
 enum class Family : int32_t { roi_align, roi_pool, ps_roi_align, ps_roi_pool };
@@ -34,7 +34,8 @@ enum class Op : int32_t {
 };
 inline constexpr int kNumOperators = 16;
 
-// What an array is to a call. A map stands for one array, or for one of each level of a pyramid.
+// The part that an array plays in a call. `maps` stands for one array, or for one for each level of
+// a pyramid.
 enum class Role : int32_t {
   maps,    // the input, a tangent of it, or a gradient to it
   pooled,  // the result, or a gradient to it
@@ -44,18 +45,18 @@ enum class Role : int32_t {
 
 enum class Need : int32_t {
   always,
-  of_maximum,  // the average does without it
+  of_maximum,  // only in modes other than the average
 };
 
 enum class Linear : int32_t { never, in_average, always };
 
-// A derivative or a transpose: an operator, the direction or cotangent as its read `at`, and its
-// other reads and the boxes as they are, by their names.
+// A derivative or a transpose: the operator that computes it. That operator reads the direction or
+// the cotangent as `at`; its boxes and its other reads are those of this operator, matched by name.
 struct Rule {
   enum class Kind : int32_t { zero, refused, op } kind = Kind::zero;
   Op op = Op::none;
   const char* at = nullptr;
-  bool only_average = false;  // in other modes it is refused
+  bool only_average = false;  // refused in other modes
 };
 constexpr Rule rule(Op op, const char* at) { return {Rule::Kind::op, op, at}; }
 constexpr Rule average_rule(Op op, const char* at) { return {Rule::Kind::op, op, at, true}; }
@@ -66,14 +67,14 @@ struct Read {
   Role role = Role::maps;
   Need need = Need::always;
   Linear linear = Linear::never;
-  Rule derivative;  // along it, where the operator is not linear in it
-  Rule transpose;   // where it is
+  Rule derivative;  // used if the operator is not linear in this read
+  Rule transpose;   // used if it is linear
 };
 
 struct Write {
   const char* name = nullptr;
   Role role = Role::pooled;
-  bool optional = false;  // made where it is asked for
+  bool optional = false;  // made only if the caller asks for it
 };
 
 inline constexpr int kMaxReads = 2, kMaxWrites = 2;
@@ -82,11 +83,11 @@ struct Operator {
   Op op;
   const char* name;
   Family family;
-  Read reads[kMaxReads];  // those besides the boxes and what is said of each box
+  Read reads[kMaxReads];  // without the boxes, their indices, levels and counts
   Write writes[kMaxWrites];
   Rule boxes;                // the derivative along the boxes
-  uint32_t modes = ~0u;      // in which it is implemented, a bit for each
-  Op in_average = Op::none;  // what it is in the average, with its first read for that one's
+  uint32_t modes = ~0u;      // a bit for each mode that is implemented
+  Op in_average = Op::none;  // the equal operator in average mode, if any
 
   constexpr int num_reads() const {
     return (reads[0].name != nullptr) + (reads[1].name != nullptr);
@@ -94,7 +95,7 @@ struct Operator {
   constexpr int num_writes() const {
     return (writes[0].name != nullptr) + (writes[1].name != nullptr);
   }
-  // The place of a read or a write of this role; -1 where there is none.
+  // The index of the read with this role, or -1 if there is none.
   constexpr int find_read(Role role) const {
     for (int i = 0; i < num_reads(); ++i)
       if (reads[i].role == role) return i;
@@ -107,11 +108,11 @@ inline constexpr int kMaxModes = 3;
 
 struct FamilyInfo {
   const char* name;
-  int columns;                   // of a box, without the index of its image
-  const char* modes[kMaxModes];  // by their numbers; a family without any is an average
+  int columns;                   // columns of a box, without the image index
+  const char* modes[kMaxModes];  // names, by the number of the mode; a family without any averages
   int average;                   // the number of the mode that is linear in the input
   uint32_t modes_with_box_gradient;
-  bool channels_per_bin;  // every bin has channels of its own: the map has PH * PW times as many
+  bool channels_per_bin;  // each bin reads its own channels: maps have PH * PW times as many
 };
 
 inline constexpr FamilyInfo kFamilies[kNumFamilies] = {

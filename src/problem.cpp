@@ -13,7 +13,7 @@ namespace roidl {
 
 namespace {
 
-struct Axes {  // where N, C, H and W lie in a 4-D array
+struct Axes {  // the axes of N, C, H and W in a 4-D array
   int n, c, h, w;
 };
 
@@ -34,7 +34,7 @@ Maps::Maps(const char* op, const Tensor* first, int64_t number) {
 
 namespace {
 
-// "input", or "input[2]" among several.
+// Returns "input", or "input[2]" if there are several maps.
 std::string name_of(const char* name, const Maps& maps, int i) {
   return maps.count == 1 ? name : std::string(name) + "[" + std::to_string(i) + "]";
 }
@@ -85,7 +85,7 @@ void describe_arrays(Problem& problem, bool channels_per_bin, double scale, cons
     problem.dtype = map.dtype;
     problem.images = map.shape[axes.n];
     problem.channels = map.shape[axes.c];
-    backend_of(problem);  // before anything else is said about devices
+    backend_of(problem);  // fails if the device has no backend
   }
   check_same_device(op, "boxes", boxes, problem.device);
   if (indices != nullptr) check_same_device(op, "batch_indices", *indices, problem.device);

@@ -1,5 +1,5 @@
-// Problem: what every pooling operator works on, checked: maps, boxes, and the pooled grid.
-// Plain data, so that a CPU kernel takes it by reference and a CUDA kernel by value.
+// Problem: the checked maps, boxes and pooled grid that every pooling operator works on. Plain
+// data, so that a CPU kernel takes it by reference and a CUDA kernel by value.
 #pragma once
 #include <cstdint>
 
@@ -10,10 +10,10 @@ namespace roidl {
 
 enum class Layout : int32_t { nchw = 0, nhwc = 1 };
 
-// Eight levels of a pyramid are more than any detector has; operators on one map use maps[0].
+// The most levels of a pyramid: detectors have fewer. Operators on one map use maps[0].
 inline constexpr int kMaxMaps = 8;
 
-// Bins along an axis: float32 counts no further.
+// The most bins along an axis: beyond it, float32 does not have every integer.
 inline constexpr int64_t kMaxBins = 1 << 24;
 
 // A view in the order N, C, H, W, whatever the order in memory; strides in elements.
@@ -42,7 +42,7 @@ struct PooledView {
   }
 };
 
-// What input and its gradient are: one array, or one for every level of a pyramid.
+// One array, or one for every level of a pyramid: an input, or a gradient to it.
 struct Maps {
   int count = 0;
   const Tensor* tensors[kMaxMaps] = {};
@@ -54,16 +54,16 @@ struct Maps {
   bool empty() const { return count == 0; }
 };
 
-// How boxes find their map among several.
+// How boxes are assigned to one of several maps.
 struct Pyramid {
   double scales[kMaxMaps] = {};
   double canonical_scale = 224;
   double canonical_level = 4;
-  const Tensor* levels = nullptr;  // the index of every box's map; null: by the boxes' size
+  const Tensor* levels = nullptr;  // the index of every box's map; null: by the box's size
   const Tensor* counts = nullptr;  // of [N, L, 4]: how many rows of an image are boxes
 };
 
-// The same, checked and as the kernels read it.
+// The checked assignment of boxes to maps, as kernels read it.
 struct Levels {
   const char* given = nullptr;
   abi::DLDataType dtype{};
@@ -80,8 +80,8 @@ enum class Pass : int32_t {
   run,
 };
 
-// Memory of a device that the kernels of one call use besides its arrays: one piece, as large as
-// was measured.
+// Device memory that the kernels of one call use besides its arrays: one piece, of the measured
+// size.
 struct Workspace {
   char* data = nullptr;
   int64_t bytes = 0, taken = 0;
@@ -95,7 +95,8 @@ struct Workspace {
 
 // Lends such memory: the allocator of the arrays' library.
 struct Lender {
-  // Called at most once in a call, before anything is started. NULL: there is none to lend.
+  // Called at most once per call, before any kernel starts. Returns NULL if there is no memory to
+  // lend.
   char* (*lend)(void* library, int64_t bytes) = nullptr;
   void* library = nullptr;
 };
@@ -104,7 +105,7 @@ struct Problem {
   const char* op = "";
   Layout layout = Layout::nchw;
   int64_t images = 0, channels = 0, rois = 0;
-  int64_t pooled_channels = 0;  // of the result: those of the maps, or a part of them for each bin
+  int64_t pooled_channels = 0;  // channels of the result: the map's, or one bin's share of them
   int64_t output_height = 0, output_width = 0;
   abi::DLDevice device{};
   void* stream = nullptr;  // on CUDA: the cudaStream_t to run on; NULL is the legacy default stream
@@ -120,12 +121,12 @@ struct Problem {
   Boxes boxes;
   PooledView pooled;
   PooledView argmax;      // int32: y * W + x of the maximum, -1 for an empty bin; may be unset
-  Tensor boxes_gradient;  // of a gradient to the boxes: shaped like them
+  Tensor boxes_gradient;  // the gradient to the boxes, in their shape
   Boxes boxes_tangent;    // a direction for every box
-  int64_t* wrong_cell = nullptr;  // where an argmax is reported that cannot be one
+  int64_t* wrong_cell = nullptr;  // receives an argmax that is not a cell
 };
 
-// The map of box k, and the box; of a padding row no box is read.
+// Box k and the index of its map. Of a padding row, for which `exists` is false, no box is read.
 template <class T>
 struct PlacedBox {
   bool exists;
@@ -141,8 +142,8 @@ PlacedBox<T> place_box(const Problem& problem, int64_t k);
 void describe_arrays(Problem& problem, bool channels_per_bin, double scale, const Maps& input,
                      const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid);
 
-// Fills in all but the buffers. `params` are any operator's; `input` may lack data when only its
-// shape is known; `indices` may be null, and `pyramid` where there is one map.
+// Fills in everything but the buffers. `params` are those of any family; `input` may lack data if
+// only its shape is known; `indices` may be null, and so may `pyramid` if there is one map.
 template <class Params>
 void describe_problem(Problem& problem, const char* op, bool channels_per_bin, const Params& params,
                       const Maps& input, const Tensor& boxes, const Tensor* indices,
@@ -157,23 +158,23 @@ void describe_problem(Problem& problem, const char* op, bool channels_per_bin, c
 Shape pooled_shape(const Problem& problem);
 Shape input_shape(const Problem& problem, int map = 0);
 
-// Whether a result for every bin, or a gradient to the maps, has no elements. Then no box is looked
-// at: there may be billions of them, all in the same place. (A gradient that has elements is set to
-// zero where there are no boxes.)
+// Whether a result for every bin, or a gradient to the maps, has no elements. Then no box is read:
+// there may be billions of them, all at the same address. (A gradient that has elements is set to
+// zero if there are no boxes.)
 bool has_no_results(const Problem& problem);
 bool has_no_gradient(const Problem& problem);
 
-// Check a buffer against the problem and return its view.
+// Checks a buffer against the problem and returns its view.
 PooledView attach_pooled(const Problem& problem, const char* name, const Tensor& tensor,
                          abi::DLDataType dtype);
-// Into one of the views of every map.
+// Checks the buffers of all maps and stores their views in the member `view` of each map.
 void attach_maps(Problem& problem, const char* name, const Maps& maps, MapView Map::* view);
 
-// Check a tensor of numbers for every coordinate of the boxes.
+// Checks a tensor that has a number for every coordinate of the boxes.
 void check_like_boxes(const Problem& problem, const char* name, const Tensor& tensor,
                       const Tensor& boxes);
 
-// What is written overlaps neither itself nor the `others`, which are read.
+// check_written: a written array must not overlap itself, nor any of `others`.
 struct Named {
   const char* name;
   Maps arrays;

@@ -1,4 +1,4 @@
-// Which map of a pyramid a box belongs to: given by the caller, or by the rule of Feature Pyramid
+// Assigns boxes to the maps of a pyramid: as the caller says, or by the rule of Feature Pyramid
 // Networks.
 #include "pyramid.h"
 
@@ -85,14 +85,14 @@ void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tenso
     check_scale(op, "scales", pyramid.scales[i]);
     problem.maps[i].scale = pyramid.scales[i];
   }
-  // Nothing is said about images: boxes grouped by image have as many as they say, rows with an
-  // index column any number, and rows without one belong to one.
+  // The number of images is not known: boxes grouped by image imply it, rows with an index column
+  // may have any number, and rows without one belong to one image.
   const bool any_image = boxes.ndim == 2 && boxes.shape[1] == 5;
   const int64_t images = boxes.ndim == 3 ? boxes.shape[0] : any_image ? INT64_MAX : 1;
   problem.boxes = describe_boxes(op, boxes, nullptr, nullptr, images);
   problem.images = images;
   problem.rois = problem.boxes.count;
-  problem.channels = 1;  // a number for every box
+  problem.channels = 1;  // one number for every box
   problem.double_coordinates = boxes.dtype == kFloat64;
   describe_levels(problem, boxes, pyramid);
   const CheckedBoxes checked(problem);

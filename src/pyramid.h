@@ -1,4 +1,4 @@
-// Which map of a pyramid a box belongs to.
+// Assigns boxes to the maps of a pyramid.
 #pragma once
 #include <cstdint>
 
@@ -7,7 +7,7 @@
 
 namespace roidl {
 
-// What `levels` gives row k; nobody has looked at it.
+// The number in `levels` for row k, which is not checked here.
 ROIDL_HOST_DEVICE inline int64_t given_level(const Levels& levels, const Boxes& boxes, int64_t k) {
   const int64_t n = k / boxes.per_image, row = k - n * boxes.per_image;
   return load_number<int64_t>(
@@ -15,9 +15,9 @@ ROIDL_HOST_DEVICE inline int64_t given_level(const Levels& levels, const Boxes& 
       levels.dtype);
 }
 
-// The index among `maps` maps that the rule gives a box: torchvision's, which counts levels from
-// that of the first scale. So maps of equal scales are not told apart by it, and the last map
-// stands in for those of levels that are skipped.
+// The index of a box's map among `maps` maps by torchvision's rule, which counts levels from the
+// level of the first scale. It does not tell maps of equal scales apart, and if scales skip levels,
+// it uses the last map for every level beyond the number of maps.
 template <class T>
 ROIDL_HOST_DEVICE int64_t level_by_size(const Levels& rule, int maps, const Box<T>& box) {
   const int64_t level = pyramid_level(box.x1, box.y1, box.x2, box.y2, rule.canonical_scale,
@@ -27,15 +27,16 @@ ROIDL_HOST_DEVICE int64_t level_by_size(const Levels& rule, int maps, const Box<
 
 void check_scale(const char* op, const char* name, double scale);
 
-// Fills in how the boxes of a problem find their map.
+// Fills in how the boxes of a problem are assigned to maps.
 void describe_levels(Problem& problem, const Tensor& boxes, const Pyramid& pyramid);
 void check_level_values(const Problem& problem);
 
-// The index among the maps that `levels` gives row k, or the rule gives its box.
+// The index of the map of row k: from `levels`, or else by the rule.
 int64_t level_of(const Problem& problem, int64_t k);
 
-// The rule alone: the map of every box, among `maps` of them, to memory of the boxes' device; on
-// CUDA on this stream, for which it may wait where values are to be checked.
+// Writes the index of every box's map among `maps` maps, by the rule, to memory on the boxes'
+// device. On CUDA, it runs on `stream`; `may_wait` says whether the host may wait for a check of
+// values.
 void assign_levels(const char* op, const Pyramid& pyramid, int maps, const Tensor& boxes,
                    int32_t* levels, void* stream = nullptr, bool may_wait = true,
                    Pass pass = Pass::run);

@@ -12,10 +12,10 @@
 
 namespace roidl {
 
-// Thrown where a Python error is set, to be raised as it is.
+// Thrown where a Python error is set already, which is then raised unchanged.
 struct PythonErrorIsSet {};
 
-// What lends memory by a function that returns NULL after an error of Python's.
+// Lends memory through a function that returns NULL if it has set a Python error.
 struct PythonLender {
   char* (*give)(void* array, int64_t bytes) = nullptr;
   void* array = nullptr;

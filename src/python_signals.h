@@ -11,7 +11,7 @@
 
 namespace roidl {
 
-// What a handler raised, from when the core is told to stop until Python is back.
+// The exception of a signal handler, kept from the request to stop until Python has control again.
 class RaisedByHandler {
  public:
   void keep() {
@@ -21,7 +21,7 @@ class RaisedByHandler {
     PyErr_Fetch(&type_, &error_, &traceback_);
 #endif
   }
-  // Raises it; false if there is nothing.
+  // Raises the exception; returns false if there is none.
   bool raise() {
 #if PY_VERSION_HEX >= 0x030c0000
     if (error_ == nullptr) return false;
@@ -40,9 +40,9 @@ class RaisedByHandler {
 
 inline thread_local RaisedByHandler raised_by_handler;
 
-// From `begin` on until it dies, calls from this thread run Python's signal handlers now and then.
-// It begins with the GIL, which whoever goes on to call the core releases, or keeps. (Cython makes
-// no variable that is not used, so to be there is not enough.)
+// From begin() to destruction, calls from this thread run Python's signal handlers now and then.
+// begin() is called with the GIL; the call of the core may release the GIL or keep it. (The
+// function exists because Cython does not create a variable that is never used.)
 class AnswersSignals {
  public:
   void begin() { interruptible_.emplace(stop_asked, PyThreadState_Get()); }
@@ -57,7 +57,7 @@ class AnswersSignals {
   }
 
   static bool stop_asked(void* context) {
-    // Python runs handlers on the main thread alone: others need not wait for the GIL.
+    // Python runs handlers on the main thread only, so other threads need not wait for the GIL.
     if (syscall(SYS_gettid) != getpid()) return false;
     auto* state = static_cast<PyThreadState*>(context);
     const bool released = current_state() != state;

@@ -1,4 +1,4 @@
-// RoIAlign: what is checked of its parameters.
+// RoIAlign: checks its parameters.
 #include "roi_align.h"
 
 #include "check.h"

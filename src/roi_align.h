@@ -8,7 +8,8 @@ namespace roidl {
 
 enum class AlignMode : int32_t { avg = 0, max = 1, max_onnx = 2 };
 
-// What was asked. The field names are those of Python's RoiAlignParams and of every bridge.
+// The parameters of a call. The field names are those of Python's RoiAlignParams and of every
+// bridge.
 struct RoiAlignParams {
   int64_t output_height;
   int64_t output_width;
@@ -20,7 +21,7 @@ struct RoiAlignParams {
   int32_t layout;  // Layout
 };
 
-// Calls visit(name, field) for each: the bridges read and declare them by these names.
+// Calls visit(name, field) for each field: the bridges read and declare them by these names.
 template <class Visit>
 void visit_fields(RoiAlignParams& params, Visit&& visit) {
   visit("output_height", params.output_height);
@@ -40,7 +41,7 @@ struct RoiAlignProblem : Problem {
   AlignMode mode = AlignMode::avg;
 };
 
-// Takes over the parameters of a problem whose arrays are described.
+// Checks and stores the parameters of a problem whose arrays are described.
 void describe_params(RoiAlignProblem& problem, const RoiAlignParams& params);
 
 }  // namespace roidl

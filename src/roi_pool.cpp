@@ -1,4 +1,4 @@
-// RoIPool: what is checked of its parameters.
+// RoIPool: checks its parameters.
 #include "roi_pool.h"
 
 #include "check.h"

@@ -8,7 +8,8 @@ namespace roidl {
 
 enum class PoolMode : int32_t { max = 0, avg = 1 };
 
-// What was asked. The field names are those of Python's RoiPoolParams and of every bridge.
+// The parameters of a call. The field names are those of Python's RoiPoolParams and of every
+// bridge.
 struct RoiPoolParams {
   int64_t output_height;
   int64_t output_width;
@@ -17,7 +18,7 @@ struct RoiPoolParams {
   int32_t layout;  // Layout
 };
 
-// Calls visit(name, field) for each: the bridges read and declare them by these names.
+// Calls visit(name, field) for each field: the bridges read and declare them by these names.
 template <class Visit>
 void visit_fields(RoiPoolParams& params, Visit&& visit) {
   visit("output_height", params.output_height);
@@ -34,7 +35,7 @@ struct RoiPoolProblem : Problem {
   PoolMode mode = PoolMode::max;
 };
 
-// Takes over the parameters of a problem whose arrays are described.
+// Checks and stores the parameters of a problem whose arrays are described.
 void describe_params(RoiPoolProblem& problem, const RoiPoolParams& params);
 
 }  // namespace roidl

@@ -1,5 +1,5 @@
-// What every operator does on its way to the kernel: its arrays are attached by their roles,
-// checked, and its entry in the device's table is run.
+// The path from a call to its kernel: the arrays are attached by their roles and checked, and the
+// operator's entry in the device's table is run.
 #include "run.h"
 
 #include <cstring>
@@ -152,7 +152,7 @@ void check_mode(const Operator& op, const Problem& problem, int mode) {
        family.modes[family.average], "' only");
 }
 
-// Attaches what is read, by its role.
+// Attaches the arrays that are read or written, by their roles.
 class Attachment {
  public:
   Attachment(const Operator& op, Problem& problem, const Tensor& boxes, bool average)
@@ -162,7 +162,7 @@ class Attachment {
     if (arrays.empty()) return check_absent(what);
     switch (what.role) {
       case Role::maps:
-        // The tangent is what an operator is linear in, beside the input that chooses.
+        // `input` holds the features, which select a maximum; maps of another name are a tangent.
         attach_maps(problem_, what.name, arrays,
                     std::strcmp(what.name, "input") == 0 ? &Map::features : &Map::tangent);
         break;
@@ -244,9 +244,10 @@ void check_all_written(const Operator& op, const Problem& problem, const Tensor&
   }
 }
 
-// Runs what reads the argmax, and says if one of them cannot be.
+// Runs an operator that reads the argmax, and fails if an argmax is not a cell.
 void run_with_argmax(const Operator& op, Problem& problem) {
-  // Found on the way rather than beforehand: it saves reading as many bytes as the gradient has.
+  // The CPU's kernels check the argmax while they use it: a pass of its own would read as many
+  // bytes as the gradient has.
   constexpr int64_t kNone = -1;
   int64_t wrong_cell = kNone;
   problem.wrong_cell = &wrong_cell;

@@ -12,14 +12,14 @@
 
 namespace roidl {
 
-// In the order of Family.
+// The alternatives are in the order of Family.
 using AnyProblem =
     std::variant<RoiAlignProblem, RoiPoolProblem, PsRoiAlignProblem, PsRoiPoolProblem>;
 using AnyParams = std::variant<RoiAlignParams, RoiPoolParams, PsRoiAlignParams, PsRoiPoolParams>;
 static_assert(std::variant_size_v<AnyProblem> == kNumFamilies);
 static_assert(std::variant_size_v<AnyParams> == kNumFamilies);
 
-// All fields zero; to be filled in by visit_params.
+// Parameters whose fields are all zero, to be filled in by visit_params.
 AnyParams params_of(Family family);
 
 // Calls visit(name, field) for each field of the parameters, in their order.
@@ -28,7 +28,8 @@ void visit_params(AnyParams& params, Visit&& visit) {
   std::visit([&](auto& fields) { visit_fields(fields, visit); }, params);
 }
 
-// The name of each field and what it is: 'i' an integer, 'f' a float, 'b' a flag.
+// A field of the parameters: its name and its kind, 'i' for an integer, 'f' for a float, 'b' for a
+// flag.
 struct Field {
   const char* name;
   char kind;
@@ -37,22 +38,22 @@ inline constexpr int kMaxFields = 16;
 // Fills in `fields` and returns how many there are.
 int fields_of(Family family, Field* fields);
 
-// The value of a field: `real` of a float, else `whole`.
+// The value of a field: `real` if it is a float, else `whole`.
 struct Number {
   int64_t whole;
   double real;
 };
-// From one for each field, in their order.
+// Makes parameters from one number for each field, in order.
 AnyParams params_from(Family family, const Number* numbers);
 
-// 0 of a family that has no modes.
+// Returns 0 for a family without modes.
 int32_t mode_of(const AnyParams& params);
 int32_t layout_of(const AnyParams& params);
 bool is_average(const Operator& op, const AnyParams& params);
 
-// Checks metadata; no data is touched, so shapes alone are enough. `called` is how the user calls
-// the operator; `maps` are those that it reads or makes; `indices` may be null, and `pyramid` where
-// there is one map.
+// Checks metadata. It reads no data, so shapes alone are enough. `called` is the name of the
+// operator in errors; `maps` are the maps that it reads or makes; `indices` may be null, and so may
+// `pyramid` if there is one map.
 void describe(AnyProblem& problem, const Operator& op, const char* called, const AnyParams& params,
               const Maps& maps, const Tensor& boxes, const Tensor* indices, const Pyramid* pyramid);
 inline AnyProblem describe(const Operator& op, const char* called, const AnyParams& params,
@@ -67,28 +68,28 @@ inline Problem& base_of(AnyProblem& problem) {
   return std::visit([](auto& each) -> Problem& { return each; }, problem);
 }
 
-// A map without data, of the gradient to the result that comes from it. The gradient has the
-// channels, and boxes that are grouped by image have the images: where arrays are sharded, these
-// are the shard's.
+// The metadata of a map from whose result the gradient comes. The channels follow from the gradient
+// and, if the boxes are grouped by image, the images from the boxes: where arrays are sharded,
+// these are the numbers of the shard.
 Tensor map_like(const Operator& op, const char* called, const AnyParams& params,
                 const Tensor& gradient, const Tensor& boxes, int64_t images, int64_t height,
                 int64_t width);
 
-// Of what an operator writes; `map` counts the maps of the role.
+// The shape of what an operator writes in a role; `map` is the index of the map.
 Shape written_shape(const Problem& problem, Role role, const Tensor& boxes, int map = 0);
 
-// The arrays of a call in the order of the catalogue; what is not there has no maps.
+// The arrays of a call in the order of the catalogue; an absent array has no maps.
 struct Arrays {
   Maps reads[kMaxReads];
   Maps writes[kMaxWrites];
 };
 
-// Checks the arrays and runs the operator on the device of the problem, on its stream and in memory
-// of its lender. What is written to boxes is of any float type.
+// Checks the arrays and runs the operator on the problem's device and stream, with workspace from
+// its lender. An output with the role of boxes may have any float type.
 void run(const Operator& op, AnyProblem& problem, const Tensor& boxes, const Arrays& arrays);
 
-// How many bytes an operator takes at most on a CUDA device besides its arrays, for who lends them
-// without a device at hand. The library for CUDA is needed.
+// Returns the most bytes of workspace that an operator takes on a CUDA device, for callers that
+// reserve them before a device is known. It needs the library for CUDA.
 int64_t cuda_workspace(const Operator& op, AnyProblem& problem);
 
 }  // namespace roidl

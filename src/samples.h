@@ -20,10 +20,10 @@ struct EdgeDerivative {
   }
 };
 
-// Calls visit(sample, i, times) for the samples `range` of bin p, which lie on the map: of those
-// that share a cell all or none. Where hundreds do, everything that we sum is linear in i there, so
-// the first and the last stand for the run, half each, and the cost is bounded by the map, not by
-// the grid.
+// Calls visit(sample, i, times) for the samples `range` of bin p. They lie on the map, and of the
+// samples that share a cell, the range has all or none. Where more than kDense share a cell, every
+// quantity that is summed is linear in i, so the first and the last sample of the cell represent
+// it, each with half the count. The cost is then bounded by the map, not by the grid.
 template <class T, class Visit>
 ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size,
                                        const SampleRange& range, Visit&& visit) {
@@ -42,7 +42,7 @@ ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int6
         count = same ? count - step : step - 1;
       }
     }
-    // Called from one place: a compiler that inlines all of it does so once.
+    // The only call of visit: a compiler that inlines it does so once.
     const double times = i == last ? 1.0 : 0.5 * static_cast<double>(last - i + 1);
     for (int64_t at = i;; at = last) {
       visit(at == i ? sample : bilinear(sample_position(axis, p, at), size), at, times);
@@ -52,7 +52,7 @@ ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int6
   }
 }
 
-// The same of all that are on the map.
+// Does the same for all samples of bin p on the map.
 template <class T, class Visit>
 ROIDL_HOST_DEVICE void for_each_sample(const AlignAxis<T>& axis, int64_t p, int64_t size,
                                        Visit&& visit) {
@@ -67,7 +67,7 @@ struct AlignAxes {
                      params.sampling_height)),
         x(align_axis(box.x1, box.x2, scale, params.aligned, params.output_width,
                      params.sampling_width)) {
-    // A grid without extent along one axis has no samples at all, nor has what is no box.
+    // A grid without extent along one axis has no samples; nor has a padding row.
     if (y.grid == 0 || x.grid == 0 || !exists) y.grid = x.grid = 0;
   }
 };

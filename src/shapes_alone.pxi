@@ -1,5 +1,5 @@
-# For tracing, where a framework knows shapes and dtypes only: the checks and the words of run time;
-# part of _core.pyx.
+# Checks of calls that a framework traces, where only shapes and dtypes are known, with the errors
+# of run time; part of _core.pyx.
 
 cdef dict TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
 
@@ -9,7 +9,7 @@ cdef View described_or_none(metadata, const char* op, const char* name):
 
 
 cdef View view_of_metadata(metadata, const char* op, const char* name):
-    """From (shape, name of the dtype), in CPU memory."""
+    """Return a view without data, in CPU memory, from (shape, name of the dtype)."""
     cdef View view = View.__new__(View)
     cdef int64_t sizes[64]
     cdef DLTensor source
@@ -32,22 +32,22 @@ cdef View view_of_metadata(metadata, const char* op, const char* name):
 
 
 def result_shape(str op, params, input, boxes, batch_indices, pyramid=None):
-    """The shape of a forward call's result, or the error of the call. Each array is a pair
-    (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
-    pairs too, input is a list."""
+    """Return the shape of a forward call's result, or raise the error of the call. Each array is a
+    pair (shape, name of the dtype); batch_indices may be None. With a pyramid, whose own arrays are
+    pairs, too, input is a list."""
     cdef CoreCall call = described(op, params, input, boxes, batch_indices, pyramid)
     return shape_tuple(pooled_shape(base_of(call.problem)))
 
 
 def cuda_workspace(str op, str entry, params, input, boxes, batch_indices, pyramid=None):
-    """How many bytes the operator `entry` takes on a CUDA device besides its arrays, or the error
-    that there is no library for CUDA. The arguments are those of result_shape."""
+    """Return how many bytes of workspace the operator `entry` takes on a CUDA device, or raise an
+    error if there is no library for CUDA. The arguments are those of result_shape."""
     cdef CoreCall call = described(op, params, input, boxes, batch_indices, pyramid)
     return c_cuda_workspace(row_of(entry)[0], call.problem)
 
 
 cdef CoreCall described(str op, params, input, boxes, batch_indices, pyramid):
-    """A call whose arrays are known by shape and dtype alone."""
+    """Return a call whose arrays are known by shape and dtype alone."""
     cdef bytes called = op.encode()
     cdef CoreCall call = new_call(op, called, params, pyramid_view(pyramid, called, None, True))
     cdef MapList maps
@@ -63,7 +63,7 @@ cdef CoreCall described(str op, params, input, boxes, batch_indices, pyramid):
 
 
 def check_array(str op, str name, value):
-    """Raise the error of a call that is given `value` in the place of an array, if it is none."""
+    """Raise the error of a call with this argument if `value` is not an array."""
     view_of(value, op.encode(), name.encode())
 
 

@@ -1,17 +1,17 @@
-# The fast path of a public function: arguments that most calls pass are bound in compiled code, by
-# the function's signature and the catalogue; part of _core.pyx.
+# The fast path of public functions: the arguments of most calls are bound in compiled code, by the
+# signature of the function and the catalogue; part of _core.pyx.
 
 cdef object REQUIRED = object()
 
-cdef enum Source:  # of a field of the parameters
+cdef enum Source:  # where the value of a field comes from
     PAIR, NUMBER, FLAG, CHOICE
 
 
 @cython.final
 cdef class Parameter:
-    """Which argument a field of the parameters is read from, and how."""
+    """The argument that a field of the parameters is read from, and how."""
     cdef Source source
-    cdef Py_ssize_t place  # of the argument
+    cdef Py_ssize_t place  # index of the argument
     cdef int field
     cdef dict choices
 
@@ -22,7 +22,7 @@ cdef class Shortcut:
     included, is left to the general path. Without `make` the caller runs the call: arrays are then
     checked for their type, but not read."""
     cdef const Operator* row
-    cdef const Operator* backward_row  # the transpose in the first read
+    cdef const Operator* backward_row  # the transpose along the first read
     cdef bytes op
     cdef bytes backward_op
     cdef object kind
@@ -32,18 +32,19 @@ cdef class Shortcut:
     cdef object altered
     cdef dict places
     cdef list defaults
-    cdef list parameters  # of Parameter
+    cdef list parameters  # list of Parameter
     cdef Py_ssize_t num_positional
     cdef Py_ssize_t place_of_boxes
     cdef Py_ssize_t place_of_indices
-    cdef Py_ssize_t place_of_flag  # that asks for the optional result; -1 where there is none
-    cdef Py_ssize_t out_place  # behind all others, where there is no out
+    cdef Py_ssize_t place_of_flag  # the flag for the optional result; -1 if there is none
+    cdef Py_ssize_t out_place  # behind all others if there is no out
 
     def __init__(self, str op, signature, kind, make, dict dtypes, dict choices, limit=None,
                  altered=None):
-        """Of a function of that `inspect.Signature`. A result is make(shape, strides,
-        dtypes[name]); limit() says how many threads may be used; altered(array) whether the array's
-        values are not those in its memory. `choices` are the numbers of words, by the field."""
+        """`signature` is the function's `inspect.Signature`. `make(shape, strides, dtypes[name])`
+        makes a result; `limit()` returns how many threads may be used; `altered(array)` tells
+        whether the values of an array differ from those in its memory. `choices` maps a field to
+        the numbers of its words."""
         self.op = op.encode()
         self.row = row_of(op)
         self.backward_row = &kOperators[<int>self.row.reads[0].transpose.op]
@@ -66,7 +67,7 @@ cdef class Shortcut:
                            in enumerate(param_fields(<int>self.row.family))]
 
     def parameter(self, int field, str name, str kind, dict choices):
-        """How a field is read."""
+        """Return how a field is read."""
         cdef Parameter parameter = Parameter.__new__(Parameter)
         axis = name.rpartition("_")[2]
         argument = name
@@ -81,7 +82,7 @@ cdef class Shortcut:
         return parameter
 
     def bind(self, tuple args, dict kwargs):
-        """The call, ready to be run; or None."""
+        """Return the call, ready to be run, or None."""
         cdef Py_ssize_t place, given = len(args)
         cdef list values = self.defaults[:]
         cdef BoundCall call
@@ -118,7 +119,7 @@ cdef class Shortcut:
         for parameter in self.parameters:
             value = values[parameter.place]
             if parameter.source == PAIR:
-                # The height stands before the width.
+                # The height comes before the width.
                 axis = 1 if call.last_pair == parameter.place else 0
                 call.numbers[parameter.field].whole = size_of(value, axis)
                 call.last_pair = parameter.place
@@ -131,7 +132,7 @@ cdef class Shortcut:
         return 0
 
     cdef View plain(self, obj, const char* name):
-        """The array, or an error if it is not plain."""
+        """Return a view of the array, or raise an error if it is not plain."""
         if type(obj) is not self.kind or (self.altered is not None and self.altered(obj)):
             raise TypeError
         if self.make is None:
@@ -151,8 +152,9 @@ cdef class Shortcut:
                          tuple([strides[axis] for axis in range(shape.ndim)]), self.dtypes[dtype])
 
     def backward(self, params, grad_output, boxes, batch_indices, other, tuple map_shape):
-        """The gradient to the input of a call whose `map_shape` and `params` these are; or None.
-        `other` is what the gradient reads besides, or None."""
+        """Return the gradient to the input of a call with this `map_shape` and these `params`, or
+        None if the arrays are not plain. `other` is the second array that the gradient reads, or
+        None."""
         cdef View g, b, i = None, o = None
         cdef CoreCall call = CoreCall.__new__(CoreCall)
         if self.make is None:
@@ -205,7 +207,8 @@ cdef class BoundCall:
         self.last_pair = -1
 
     def run(self, cbool with_argmax=False):
-        """The result; with the optional one, if it is asked for, here or by the caller."""
+        """Return the result, with the optional one if this call or the caller of the function asks
+        for it."""
         if self.x is None:
             raise TypeError("the arrays of this call were not read")
         cdef Shortcut shortcut = self.shortcut
@@ -235,7 +238,7 @@ cdef class BoundCall:
         return result if optional is None else (result, optional)
 
     def params(self):
-        """The fields of the parameters, in their order."""
+        """Return the fields of the parameters, in order."""
         cdef int family = <int>self.shortcut.row.family, i
         fields = []
         for i in range(PARAM_KINDS.counts[family]):
@@ -249,12 +252,12 @@ cdef class BoundCall:
 
     @property
     def is_average(self):
-        """Whether the operator is linear in its input."""
+        """Return whether the operator is linear in its input."""
         return is_average(self.shortcut.row[0], params_from(self.shortcut.row.family, self.numbers))
 
     def map_shape(self):
-        """The input's images, height, width, and whether its channels lie next to each other; of a
-        call that ran here: None of others."""
+        """Return the images, height and width of the input, and whether its channels are neighbours
+        in memory. Return None if the call did not run here."""
         if self.x is None:
             return None
         cdef int layout = layout_of(params_from(self.shortcut.row.family, self.numbers))
@@ -277,7 +280,7 @@ cdef int flag_of(value) except -1:
 
 
 cdef int64_t size_of(value, int axis) except? -1:
-    """Of an integer, or of a pair (height, width)."""
+    """Return a size from an integer, or from a pair (height, width)."""
     if type(value) is tuple and len(<tuple>value) == 2:
         value = (<tuple>value)[axis]
     if type(value) is not int:

@@ -47,7 +47,7 @@ inline Shape shape_of(const Tensor& tensor) {
   return shape;
 }
 
-namespace abi {  // where argument-dependent look-up finds them
+namespace abi {  // in this namespace for argument-dependent look-up
 
 inline std::ostream& operator<<(std::ostream& stream, DLDataType dtype) {
   const char* name = dtype.code == kDLInt      ? "int"
@@ -64,7 +64,7 @@ inline std::ostream& operator<<(std::ostream& stream, DLDataType dtype) {
   return stream;
 }
 
-// DLPack's numbers of the devices that people have; the names are the frameworks' own.
+// The names that frameworks give to DLPack's device numbers.
 inline std::ostream& operator<<(std::ostream& stream, DLDevice device) {
   const char* name = nullptr;
   switch (device.device_type) {
@@ -106,12 +106,12 @@ inline std::ostream& operator<<(std::ostream& stream, DLDevice device) {
 
 }  // namespace abi
 
-// Where the elements of a tensor lie, in bytes from the first one: [low, high).
+// The bytes that the elements of a tensor span, counted from the first element: [low, high).
 struct Reach {
   int64_t low = 0, high = 0;
 };
 
-// False if that is further than any memory goes.
+// Returns false if the span exceeds every address space.
 inline bool find_reach(const Tensor& tensor, Reach& reach) {
   constexpr int64_t kMost = int64_t{1} << 62;
   reach = {};

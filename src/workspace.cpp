@@ -1,4 +1,4 @@
-// The memory that kernels for CUDA use besides the arrays: measured, and lent for one call.
+// Measures the workspace of CUDA's kernels, and lends it for one call.
 #include "workspace.h"
 
 #include "device_library.h"

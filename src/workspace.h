@@ -1,5 +1,4 @@
-// How a device's kernels get the memory that they use besides the arrays: it is measured, lent in
-// one piece, and given back.
+// The workspace of a device's kernels: it is measured, lent in one piece, and given back.
 #pragma once
 #include <cstdint>
 
@@ -7,11 +6,11 @@
 
 namespace roidl {
 
-// Goes through an entry of the table and starts nothing; returns the bytes that it takes.
+// Calls an entry in a pass that computes nothing; returns the bytes of workspace that it takes.
 int64_t rehearse(Problem& problem, Entry entry, Pass pass);
 
-// The memory of one call: from the problem's lender, or else the stream's, taken and given back in
-// its order.
+// The workspace of one call: from the problem's lender, or else allocated and freed in the order of
+// its stream.
 class Loan {
  public:
   Loan(const Problem& problem, int64_t bytes);
@@ -26,7 +25,7 @@ class Loan {
   bool is_lent_ = true;
 };
 
-// Runs an entry on the problem's device, or loads its kernels if that is what is asked for.
+// Runs an entry on the problem's device, or only loads its kernels if that is the pass.
 void run_on_device(Problem& problem, Entry entry);
 
 }  // namespace roidl

@@ -58,7 +58,8 @@ struct DLPackExchangeAPIHeader {
   DLPackExchangeAPIHeader* prev_api;
 };
 
-// managed_tensor_allocator and managed_tensor_to_py_object_no_sync only keep the layout.
+// managed_tensor_allocator and managed_tensor_to_py_object_no_sync are not called: they are
+// declared for the layout.
 struct DLPackExchangeAPI {
   DLPackExchangeAPIHeader header;
   int (*managed_tensor_allocator)(DLTensor*, DLManagedTensorVersioned**, void*,

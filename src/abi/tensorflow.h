@@ -30,7 +30,7 @@ enum Code : int32_t {
   kInternal = 13
 };
 
-// Known by their addresses only.
+// Opaque types, used by address only.
 struct Status;
 struct Tensor;
 struct OpDefinition;
@@ -41,7 +41,6 @@ struct ShapeContext;
 struct ShapeHandle;
 struct DimensionHandle;
 
-// The functions that are called, under their own names.
 struct AllocatorAttributes {
   size_t struct_size;
   unsigned char on_host;
@@ -66,7 +65,7 @@ struct Functions {
   void (*TF_OpDefinitionBuilderAddOutput)(OpDefinition*, const char* spec);
   void (*TF_OpDefinitionBuilderSetShapeInferenceFunction)(OpDefinition*,
                                                           void (*)(ShapeContext*, Status*));
-  void (*TF_RegisterOpDefinition)(OpDefinition*, Status*);  // takes the definition over
+  void (*TF_RegisterOpDefinition)(OpDefinition*, Status*);  // takes ownership of the definition
 
   ShapeHandle* (*TF_NewShapeHandle)();
   void (*TF_DeleteShapeHandle)(ShapeHandle*);
@@ -91,7 +90,7 @@ struct Functions {
                                         void* (*create)(KernelConstruction*),
                                         void (*compute)(void*, KernelContext*),
                                         void (*destroy)(void*));
-  // Takes the builder over.
+  // Takes ownership of the builder.
   void (*TF_RegisterKernelBuilder)(const char* name, KernelBuilder*, Status*);
   void (*TF_KernelBuilder_HostMemory)(KernelBuilder*, const char* input_or_output);
   void (*TF_OpKernelConstruction_GetAttrInt64)(KernelConstruction*, const char* name, int64_t*,
@@ -109,7 +108,7 @@ struct Functions {
                                size_t bytes, Status*);
 };
 
-// Calls visit(name, function) for each: they are looked up and compared by these names.
+// Calls visit(name, function) for each function: they are looked up and compared by these names.
 template <class Visit>
 void visit_functions(Functions& functions, Visit&& visit) {
   Functions& f = functions;

@@ -1,16 +1,16 @@
-// The C interface of PyTorch's stable ABI, declared from its public headers
-// (torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h, PyTorch 2.10 and later):
-// what the bridge calls. Nothing is linked; every symbol is found by its name in libtorch_cpu.so,
-// that of CUDA in libtorch_cuda.so.
+// The C interface of PyTorch's stable ABI that the bridge calls, declared from its public headers
+// (torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h, PyTorch 2.10 and later).
+// Nothing is linked: every symbol is looked up by name in libtorch_cpu.so, those for CUDA in
+// libtorch_cuda.so.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace roidl::abi {
 
-// An argument or a result on the stack of a kernel: a number as its first bytes, a tensor as an
-// owned handle, an optional as 0 or as a pointer to such a value, owned as well, and a list as an
-// owned handle, whose deletion leaves what its elements own alone.
+// An argument or a result on the stack of a kernel. A number is stored in the first bytes; a tensor
+// is an owned handle; an optional is 0, or an owned pointer to such a value; a list is an owned
+// handle, whose deletion does not delete what its elements own.
 using StableIValue = uint64_t;
 using StableKernel = void (*)(StableIValue* stack, uint64_t num_arguments, uint64_t num_results);
 using AtenTensorHandle = struct AtenTensorOpaque*;
@@ -18,7 +18,7 @@ using StableListHandle = struct StableListOpaque*;
 using TorchLibraryHandle = struct TorchLibraryOpaque*;
 using TorchError = int32_t;  // 0: no error
 
-// c10::ScalarType and c10::DeviceType, whose numbers are only ever added to.
+// c10::ScalarType and c10::DeviceType, whose existing numbers never change.
 enum class TorchDtype : int32_t {
   uint8 = 0,
   int8 = 1,
@@ -69,19 +69,19 @@ struct TorchShim {
   TorchError (*torch_get_num_threads)(uint32_t* threads);
 };
 
-// In a PyTorch that is built for CUDA; its streams are those of the CUDA runtime.
+// Present in PyTorch built for CUDA, whose streams are those of the CUDA runtime.
 struct TorchCudaShim {
   TorchError (*aoti_torch_get_current_cuda_stream)(int32_t device_index, void** stream);
 };
 
-// In PyTorch 2.12 and later.
+// Present in PyTorch 2.12 and later.
 struct TorchTagShim {
   TorchError (*torch_library_def_with_tags)(TorchLibraryHandle library, const char* schema,
                                             const int32_t* tags, int32_t num_tags);
   int32_t (*torch_tag_pt2_compliant_tag)();
 };
 
-// Calls visit(name, pointer) for each.
+// Calls visit(name, pointer) for each symbol.
 template <class Visit>
 void visit_symbols(TorchShim& shim, Visit&& visit) {
   visit("aoti_torch_library_init_def", shim.aoti_torch_library_init_def);

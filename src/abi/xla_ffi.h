@@ -1,5 +1,5 @@
-// The C structs of XLA's FFI, declared from its public header (xla/ffi/api/c_api.h, API 0.3): what
-// every runtime from jaxlib 0.5 on has. tests/cpp/abi_xla_ffi.cpp compiles them against it.
+// The C structs of XLA's FFI, declared from its public header (xla/ffi/api/c_api.h, API 0.3), which
+// every runtime from jaxlib 0.5 on supports. tests/cpp/abi_xla_ffi.cpp compiles them against it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -93,7 +93,7 @@ struct Api;
 struct Context;
 struct Failure;  // XLA_FFI_Error
 
-// Up to `attrs`; what later versions have after it is none of our business.
+// Declared up to `attrs`; members that later versions add behind it are not used.
 struct CallFrame {
   size_t struct_size;
   Extension* extension_start;
@@ -159,8 +159,8 @@ struct DeviceOrdinalGetArgs {
   int32_t device_ordinal;
 };
 
-// Up to the last function that is called; `struct_size` says how far the runtime's own reaches.
-// Entries that are not called keep the layout.
+// Declared up to the last function that is called; `struct_size` is the size of the runtime's own
+// struct. Entries that are not called are declared for the layout.
 struct Api {
   size_t struct_size;
   Extension* extension_start;

@@ -1,4 +1,4 @@
-// The CPU's backend table, and the one entry that needs no kernel.
+// The CPU's backend table, and the entry that assigns levels, which needs no kernel.
 #include "../backend.h"
 
 #include "../interrupt.h"

@@ -1,4 +1,4 @@
-// Sorts RoIs and makes their tables.
+// Sorts RoIs and makes their tables in batches.
 #include "batches.h"
 
 #include <algorithm>
@@ -10,7 +10,8 @@ namespace roidl::cpu {
 
 namespace {
 
-// Makes the tables from `first` on, until they take so many bytes; returns where it stopped.
+// Makes the tables of the RoIs from `first` on until they take `bytes`; returns the index where it
+// stopped.
 int64_t make_batch(Tables& tables, const std::vector<Roi>& windows, int64_t first, int64_t stop,
                    const Area& area, int64_t bytes, Arena& arena, std::vector<const Roi*>& made) {
   arena.clear();

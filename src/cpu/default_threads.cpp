@@ -1,5 +1,5 @@
-// Reads the environment, the process's CPUs and its control group. Numbers are read by from_chars,
-// which knows no locale, and divided as integers, which know no rounding mode.
+// Reads the environment, the process's CPUs and its control group. Numbers are parsed by
+// from_chars, which ignores the locale, and divided as integers, which ignore the rounding mode.
 #include "default_threads.h"
 
 #include <sched.h>
@@ -20,8 +20,8 @@ namespace roidl::cpu {
 
 namespace {
 
-// Takes blanks, an integer, and blanks from the front of the text; one too large for int64 is the
-// largest. False, and the text as it was, if there is none.
+// Removes blanks, an integer, and blanks from the front of the text; an integer that is too large
+// becomes the largest int64. Returns false and leaves the text unchanged if there is no integer.
 bool take_integer(std::string_view& text, int64_t& number) {
   constexpr std::string_view kBlanks = " \t\n\r\f\v";
   std::string_view rest = text;
@@ -39,7 +39,8 @@ bool take_integer(std::string_view& text, int64_t& number) {
   return true;
 }
 
-// Positive integers with commas between them; 0 if the text is anything else, or empty.
+// Parses positive integers with commas between them and returns the first; 0 if the text is
+// anything else, or empty.
 int64_t first_of_list(std::string_view text) {
   int64_t first = 0, number = 0;
   for (bool more = true; more;) {
@@ -52,7 +53,7 @@ int64_t first_of_list(std::string_view text) {
   return first;
 }
 
-// The first line of a file, or nothing.
+// Returns the first line of a file, or an empty string.
 std::string line_of(const char* path) {
   std::string line;
   std::ifstream file(path);
@@ -60,7 +61,8 @@ std::string line_of(const char* path) {
   return line;
 }
 
-// The CPU time that the control group grants, in CPUs: "max 100000" or "200000 100000".
+// Returns the CPU time that the control group grants, in CPUs, from "max 100000" or "200000
+// 100000".
 int64_t cgroup_quota() {
   std::string lines = line_of("/sys/fs/cgroup/cpu.max");
   if (lines.empty())

@@ -1,4 +1,5 @@
-// Gathers the gradient to a part of a map: RoI after RoI from the top down, row after row written.
+// Gathers the gradient to a part of a map: adds RoI after RoI, sorted by their first row, and
+// writes each row once it is complete.
 #pragma once
 #include <type_traits>
 
@@ -7,8 +8,8 @@
 namespace roidl::cpu {
 namespace {
 
-// Fetches what the next RoI adds: RoIs are worked through in another order than they lie in memory,
-// so that nothing else would.
+// Prefetches the gradient of the next RoI: RoIs are not processed in the order of memory, so the
+// processor does not prefetch it.
 template <class T>
 void prefetch_grid(const PooledTask& pooled, const Task& task, int64_t k) {
   const int64_t bins = task.output_height * task.output_width;
@@ -28,7 +29,7 @@ struct TouchWindow {
   }
 };
 
-// A RoI's window needs no tables.
+// Returns the RoI as the type that the kernel needs; for a plain Roi, its window, without tables.
 template <class RoiType>
 const RoiType& table_of(const RoiList& list, int64_t i) {
   if constexpr (std::is_same_v<RoiType, Roi>)
@@ -37,9 +38,9 @@ const RoiType& table_of(const RoiList& list, int64_t i) {
     return static_cast<const RoiType&>(*list[i]);
 }
 
-// Calls add(roi, gradient) with the rows ready that `touch` names as touch(y, begin, end), in the
-// order of the RoIs, for those that meet the task's part of the map; every cell of that is written
-// exactly once.
+// Calls add(roi, gradient) for the RoIs that meet the task's part of the map, in order. Before, it
+// makes the cells ready that `touch` names by touch(y, begin, end). Every cell of the part is
+// written exactly once.
 template <class T, class RoiType, class Gradient, class Touch, class Add>
 void gather_gradient(const Task& task, Scratch& scratch, Touch&& touch, Add&& add) {
   Gradient gradient(task, scratch);

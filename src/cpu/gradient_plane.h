@@ -1,5 +1,5 @@
-// GradientPlane: where a task sums up the gradient of its part of a map, channels innermost, before
-// every row of it is written once.
+// GradientPlane: the sums of a task's part of a gradient to a map, channels innermost; every row is
+// written once.
 #pragma once
 #include "touched_tiles.h"
 
@@ -24,14 +24,14 @@ class GradientPlane {
       std::memset(static_cast<void*>(lines_), 0, (width_ + kTile) * kLanes<A> * sizeof(T));
   }
 
-  // Channels [block * kLanes, (block + 1) * kLanes) of the task's.
+  // Channels [block * kLanes, (block + 1) * kLanes) of the task.
   Plane<A> plane(int64_t block) const {
     return {data_ - task_.x_begin * cell_ + block * kLanes<A>, row_, cell_,
             task_.gradient_rows - 1};
   }
   int64_t channel_stride() const { return 1; }
 
-  // Makes cells [begin, end) of row y, if they are of the task's part, ready to be added to.
+  // Makes the cells [begin, end) of row y that are in the task's part ready to be added to.
   void touch(int64_t y, int64_t begin, int64_t end) {
     tiles_.touch(y, begin, end, [&](int64_t x, int64_t count) {
       std::memset(static_cast<void*>(cells(y, x)), 0, count * cell_ * sizeof(A));
@@ -52,7 +52,7 @@ class GradientPlane {
       return Row<T>{row.data + x * row.cell_stride, row.channel_stride, row.cell_stride};
     };
     if constexpr (sizeof(T) == sizeof(A)) {
-      // A cell's channels are whole lines: nothing of them needs to be fetched first.
+      // The channels of a cell are whole lines, so streaming stores need not fetch any of them.
       if (task_.streams && row.channel_stride == 1 && task_.channels == cell_) {
         const A zero[kMostGradientBlocks * kLanes<A>] = {};
         for (int64_t x = 0; x < width_; ++x)
@@ -68,16 +68,16 @@ class GradientPlane {
                       [&](int64_t x, int64_t count) { clear(at(x), count, task_.channels); });
   }
 
-  // Columns count from the first of the task's.
+  // Columns count from the task's first column.
   A* cells(int64_t y, int64_t x) const {
     return data_ + (y & (task_.gradient_rows - 1)) * row_ + x * cell_;
   }
 
-  // A row of one channel after the other: whole lines at a time, past the caches.
+  // Writes a row channel by channel, in whole cache lines that bypass the caches.
   void write_lines(int64_t y, const TouchedTiles::Marks& touched, const Row<T>& row) {
     const int64_t line = width_ + kTile;
     tiles_.each(touched, [&](int64_t x, int64_t count) {
-      // Whole squares are transposed faster; there is room behind the line.
+      // Whole squares are transposed faster; the buffer has room behind the line.
       count = (count + kTile - 1) / kTile * kTile;
       unpack<T>(cells(y, x), count, kLanes<A>, {lines_ + x, line, 1});
     });
@@ -99,7 +99,7 @@ class GradientPlane {
   TouchedTiles tiles_;
   A* data_;
   bool by_lines_;  // channels are outermost in the gradient
-  T* lines_;       // a row, channels outermost: zero but for these tiles
+  T* lines_;       // a row, channels outermost: zero except for these tiles
   TouchedTiles::Marks written_{};
 };
 

@@ -1,12 +1,12 @@
-// GradientRows: the gradient of a task's part of a map, summed up where it lies.
+// GradientRows: the gradient to a task's part of a map, summed in its place in memory.
 #pragma once
 #include "plane.h"
 
 namespace roidl::cpu {
 namespace {
 
-// For sums that are added to one by one, of a map whose rows follow each other, channels outermost.
-// Cells become zero shortly before they are added to, while the caches hold them.
+// For single additions to a map with contiguous rows and channels outermost. Cells are set to zero
+// shortly before the first addition, so that they are still in the caches.
 template <class A>
 class GradientRows {
  public:
@@ -15,13 +15,13 @@ class GradientRows {
         row_(map_row<A>(task.gradient, task.image, 0, 0)),
         ready_(task.y_begin * task.width) {}
 
-  // All rows of the map: there is no ring of them.
+  // All rows of the map, without a ring of rows.
   Plane<A> plane(int64_t) const { return {row_.data, task_.width, 1, (int64_t{1} << 32) - 1}; }
   int64_t channel_stride() const { return row_.channel_stride; }
 
-  // Makes row y, if it is of the task's part, ready to be added to.
+  // Makes row y ready to be added to, if it is in the task's part.
   void touch(int64_t y, int64_t, int64_t) { make_ready((y + 1) * task_.width); }
-  // Nothing is added to the rows before `end` any more.
+  // No more is added to the rows before `end`.
   void write(int64_t, int64_t end) { make_ready(end * task_.width); }
 
  private:
@@ -37,7 +37,7 @@ class GradientRows {
 
   const Task& task_;
   Row<A> row_;
-  int64_t ready_;  // the cells before this one are
+  int64_t ready_;  // the cells before this one are ready
 };
 
 }  // namespace

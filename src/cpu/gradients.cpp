@@ -12,25 +12,26 @@ namespace roidl::cpu {
 
 namespace {
 
-// Whether the bins of a channel follow each other, and channels do.
+// Whether the bins of each channel are contiguous, and the channels are, too.
 bool in_planes(const PooledTask& pooled, const Problem& problem) {
   const int64_t bins = problem.output_height * problem.output_width;
   return pooled.w == 1 && pooled.h == problem.output_width &&
          (pooled.c == bins || problem.channels == 1);
 }
 
-// How the gradient of a map is cut: into bands of rows and columns, for so many blocks of channels.
+// How the gradient of a map is cut: into bands of rows and strips of columns, each for some blocks
+// of channels.
 struct Cut {
   int64_t band, columns;
   int64_t rows_kept, blocks;
-  bool whole;  // no window reaches beyond what is kept
+  bool whole;  // every window fits the rows and columns that are kept
 };
 
 struct CutLimits {
   int64_t columns, shortest_band;
-  int64_t shares, shortest_share;  // so many bands, if they do not get lower than this
+  int64_t shares, shortest_share;  // wanted number of bands, and their least height
   int64_t blocks;
-  int64_t bytes;  // in one block of channels
+  int64_t bytes;  // for one block of channels
 };
 
 Cut cut_map(const Map& map, int64_t tallest, const CutLimits& most) {
@@ -43,8 +44,8 @@ Cut cut_map(const Map& map, int64_t tallest, const CutLimits& most) {
   while (cut.rows_kept > most.shortest_band && bytes(1) > most.bytes) cut.rows_kept /= 2;
   while (cut.blocks < most.blocks && bytes(cut.blocks + 1) <= kRingBytes) ++cut.blocks;
   cut.whole = cut.rows_kept >= tallest && cut.columns == map.width;
-  // As long as a window needs no more rows than are kept, rows are written as the windows go down
-  // the map; else a band has as many as are kept.
+  // If the tallest window fits the rows that are kept, rows are written as the windows move down
+  // the map; else a band has as many rows as are kept.
   if (cut.rows_kept < tallest) cut.band = cut.rows_kept;
   cut.band = std::min(cut.band,
                       std::max(most.shortest_share, (map.height + most.shares - 1) / most.shares));
@@ -53,17 +54,17 @@ Cut cut_map(const Map& map, int64_t tallest, const CutLimits& most) {
   return cut;
 }
 
-// The tasks of a map. None is listed: there may be far more images than RoIs.
+// The tasks of a map. Tasks are computed from their index: there may be far more images than RoIs.
 struct MapTasks {
   int64_t map;
   Cut cut;
   bool in_place, in_pieces;
   int64_t step;                  // channels of a task
-  int64_t steps, bands, strips;  // tasks of an image
-  int64_t first;                 // of the problem's tasks
+  int64_t steps, bands, strips;  // tasks of an image along each axis
+  int64_t first;                 // index among the tasks of the problem
 };
 
-// Task `index` of the map's, without its memory.
+// Task `index` of a map, without its memory.
 Task task_of(const Problem& problem, const Windows& windows, const Task& base,
              const MapTasks& tasks, int64_t index) {
   const Map& map = problem.maps[tasks.map];
@@ -109,21 +110,23 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
   base.argmax = given.argmax;
   base.wrong_cell = given.wrong_cell;
   base.linear = given.argmax.data != nullptr;
-  // What RoIPool adds lies as it is added up: neither has to be transposed.
+  // RoIPool's gradients, argmaxes and sums have the same order in memory: none has to be
+  // transposed.
   const bool bins_in_planes = (problem.dtype == kFloat32 || problem.dtype == kFloat64) &&
                               in_planes(base.pooled, problem) && in_planes(base.argmax, problem);
-  // Where each band makes the tables of its RoIs anew, or reads more than it adds up, few bands are
-  // better than the cache.
+  // If each band makes the tables of its RoIs again, or reads more than it adds, few bands are
+  // faster than bands that fit the cache.
   const bool few_bands = base.linear || (rois.made.empty() && problem.rois > 0);
   const int64_t wanted = wanted_tasks(few_bands ? 0 : 2 * work(problem, windows));
-  // Blocks that lie together in memory are read together, as long as every thread has tasks.
+  // Blocks of channels that are neighbours in memory are processed together, as long as there are
+  // tasks for every thread.
   const double window =
       std::max(1.0, windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)));
   const int64_t most_blocks =
       std::clamp<int64_t>(std::min(image_blocks / wanted_tasks(0),
                                    static_cast<int64_t>(kBlocksWindow / kBlockBytes / window)),
                           1, std::min(given.most_blocks, blocks));
-  int64_t most_rois = 0;  // of a plane
+  int64_t most_rois = 0;  // of one plane
   for (const PlaneRois& plane : windows.planes)
     most_rois = std::max(most_rois, plane.end - plane.begin);
   std::vector<MapTasks> maps;
@@ -136,7 +139,8 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
     if (map.height == 0 || map.width == 0) continue;
     const bool in_place =
         base.linear && bins_in_planes && map.gradient.w == 1 && map.gradient.h == map.width;
-    // Where cells are counted through, what is summed up is whole rows; or one row, or a part.
+    // An argmax counts cells along rows, so the sums are whole rows of the map; where one row alone
+    // is too long, they are a part of it.
     const bool long_rows = base.linear && !in_place && map.width > kRingBytes / kBlockBytes;
     const int64_t columns = long_rows     ? kRingBytes / kBlockBytes
                             : base.linear ? map.width
@@ -156,7 +160,7 @@ void run_by_plane(const Problem& problem, const SortedRois& rois, const Gradient
       tasks.bands = (map.height + cut.band - 1) / cut.band;
       tasks.strips = (map.width + cut.columns - 1) / cut.columns;
     }
-    Task task = task_of(problem, windows, base, tasks, 0);  // as large as any
+    Task task = task_of(problem, windows, base, tasks, 0);  // no task is larger
     task.count = most_rois;
     if (!in_place)
       bytes = std::max(bytes, scratch_bytes(task, 1) + kept_bytes(task, kBlockBytes / lanes));

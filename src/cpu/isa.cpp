@@ -1,4 +1,4 @@
-// The choice of instruction set, made once, when the first kernel is wanted.
+// Chooses the instruction set, once, at the first use of a kernel.
 #include "isa.h"
 
 #include <cstdlib>

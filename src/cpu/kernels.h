@@ -1,5 +1,5 @@
-// What the kernels are given and what they offer: one table per instruction set and storage type.
-// Plain data only: this header is compiled under every instruction set.
+// The arguments of kernels, and their table for each instruction set and storage type. Plain data
+// only: this header is compiled under every instruction set.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,17 +11,18 @@ namespace roidl::cpu {
 
 // Kernels work on blocks of channels, one cache line of accumulators.
 inline constexpr int kBlockBytes = 64;
-// Lines from the sums of one column to those of the next: with eight, they would share an eighth of
-// the sets of the cache.
+// Cache lines from the sums of one column to those of the next. With eight lines, the sums would
+// share an eighth of the sets of the cache.
 inline constexpr int kSumsLines = kRowsTogether + 1;
 
-// What another thread may write to meanwhile: what is used is what was checked.
+// Reads a number once, so that the value that is used is the one that was checked, even if another
+// thread writes to it.
 [[gnu::always_inline]] inline int32_t read_once(const int32_t* from) {
   return *static_cast<const volatile int32_t*>(from);
 }
 
-// The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps. Their
-// cells ascend, in boxes that are turned around as well; from bin to bin they go either way.
+// The sparse matrix of one axis of one RoI: bin p is the sum of weight * cell over its taps. The
+// cells of a bin ascend, even if the box is reversed; from bin to bin they ascend or descend.
 template <class A>
 struct Taps {
   const int32_t* start = nullptr;     // [bins + 1]: the taps of bin p are start[p] .. start[p + 1]
@@ -38,14 +39,14 @@ struct Taps {
 template <class A>
 struct Samples {
   const int32_t* start = nullptr;    // [bins + 1]
-  const bool* off_before = nullptr;  // [bins]: samples of the bin lie off the map, before these
-  const bool* off_after = nullptr;   // [bins]: or after them
+  const bool* off_before = nullptr;  // [bins]: whether samples before these lie off the map
+  const bool* off_after = nullptr;   // [bins]: whether samples after these do
   const int32_t* low = nullptr;      // [samples]: the cells and their weights
   const int32_t* high = nullptr;
   const A* weight_low = nullptr;
   const A* weight_high = nullptr;
-  const A* derivative_low = nullptr;   // [samples]: of the position to the box's lower edge,
-  const A* derivative_high = nullptr;  // and to its upper one; 0 where the value was clamped
+  const A* derivative_low = nullptr;   // [samples]: derivative of the position to the lower
+  const A* derivative_high = nullptr;  // and the upper edge; 0 where the value was clamped
 };
 
 // One axis of one RoI of RoIPool: bin p covers the cells [begin[p], end[p]).
@@ -54,8 +55,8 @@ struct Bins {
   const int32_t* end = nullptr;
 };
 
-// What every RoI has: where its results lie and the window of cells that it touches. Its tables, of
-// one of the types below, may be made later.
+// The part that all types of RoIs share: the row of the results and the window of cells that the
+// RoI touches. Its tables, of one of the types below, may be made later.
 struct Roi {
   int64_t row = 0;  // k
   int64_t image = 0;
@@ -66,11 +67,11 @@ struct Roi {
 template <class A>
 struct TapsRoi : Roi {
   Taps<A> y, x;
-  // To the lower and the upper edge, for the gradient to the boxes; or [0]: along the direction of
-  // the box, for jvp_boxes. Unless they are to be transposed, their taps are on differences: of
-  // the cell behind each along the axis and the cell itself. The weights of a derivative add up to
-  // zero, so that what features have in common would take digits away. Two with taps on the same
-  // cells share their places.
+  // The derivatives to the lower and the upper edge, for the gradient to the boxes; or in [0] alone
+  // the derivative along the direction of the box, for jvp_boxes. Except in a transpose, their taps
+  // are on differences: a cell's next neighbour along the axis minus the cell. The weights of a
+  // derivative add up to zero, so a value that the features have in common would cost digits. Two
+  // derivatives with taps on the same cells share `position`.
   Taps<A> y_derivative[2], x_derivative[2];
 };
 
@@ -88,23 +89,23 @@ struct Area {
   int64_t y_begin, y_end, x_begin, x_end;
 };
 
-// The RoIs whose tables exist: [begin, end) of those of the problem.
+// The RoIs [begin, end) of the problem, whose tables exist.
 struct TableBatch {
   const Roi* const* rois;
   int64_t begin, end;
-  int64_t stop;                                    // a task needs none from here on
-  Area area;                                       // and nothing outside of this
-  void (*make)(TableBatch& batch, int64_t first);  // makes as many others as are kept at a time
+  int64_t stop;                                    // end of the RoIs that the task needs
+  Area area;                                       // the part of the map that it needs
+  void (*make)(TableBatch& batch, int64_t first);  // makes the batch from `first` on
 };
 
-// RoIs whose tables may have to be made first.
+// RoIs whose tables are made when they are needed.
 struct RoiList {
   const Roi* windows;
   TableBatch* batch;
   int64_t first;
 
   const Roi& window(int64_t i) const { return windows[first + i]; }
-  // With its tables. They may be gone when another RoI is asked for.
+  // Returns a RoI with its tables, which are valid until another RoI is asked for.
   const Roi* operator[](int64_t i) const {
     const int64_t at = first + i;
     if (at < batch->begin || at >= batch->end) batch->make(*batch, at);
@@ -112,8 +113,8 @@ struct RoiList {
   }
 };
 
-// Rows [begin, end) of a RoI's window, no more than the ring holds, and the rows of bins that have
-// taps there. A RoI of several parts has a slot for their sums.
+// Rows [begin, end) of a RoI's window, at most as many as the ring holds, and the rows of bins that
+// have taps there. A RoI of several parts has a slot for its sums.
 struct Part {
   const Roi* roi;
   int32_t begin, end;
@@ -135,7 +136,8 @@ struct Scratch {
   }
 };
 
-// The first index in [first, last) for which `is` holds, as it does for all behind it; or last.
+// Returns the first index in [first, last) for which `is` holds, or `last`. It must hold for all
+// indices behind that one.
 template <class Int, class Is>
 ROIDL_INLINE Int first_that(Int first, Int last, Is&& is) {
   while (first < last) {
@@ -159,58 +161,59 @@ struct PooledTask {
   int64_t per_image, image, row, c, h, w;
 };
 
-// A kernel works through the RoIs of one image on some channels of it.
+// A kernel processes the RoIs of one image for some of its channels.
 struct Task {
-  const Roi* const* rois;  // of one image, by first row of the map
+  const Roi* const* rois;  // RoIs of one image, by first row of the map
   int64_t count;
-  const Part* parts;  // or these, by first row
+  const Part* parts;  // instead of `rois`: parts of them, by first row
   int64_t part_count;
-  int64_t part_rows;  // of the map, in any of the parts
+  int64_t part_rows;  // rows of the map that are in a part
   int64_t slots;
   int64_t image;
   int64_t height, width;
   int64_t output_height, output_width;
   int64_t channels;
-  bool direct;           // channels are innermost and whole blocks: the map is read where it lies
+  bool direct;           // channels are innermost and whole blocks: the map is read in place
   int64_t ring_rows;     // rows of a packed plane that are kept, a power of two
-  int64_t ring_columns;  // and so much of each: all, or whole tiles with room for any window
+  int64_t ring_columns;  // columns of them: all, or whole tiles with room for any window
   int64_t max_cells;     // the most distinct rows or columns that a RoI touches
   int64_t max_width;     // the widest window
-  bool streams;          // the results are too many for the caches
-  bool onnx;             // the max modes: over weighted corners instead of interpolated samples
-  // For gradients to the maps: the RoIs, the part of the map that the task writes, and the rows of
-  // it that are summed up at a time: all of them, or as many as the tallest window has.
+  bool streams;          // the results do not fit the caches
+  bool onnx;  // the max modes: maxima of weighted corners instead of interpolated samples
+  // For gradients to the maps: the RoIs, the part of the map that the task writes, and the number
+  // of its rows that are summed at a time: all, or as many as the tallest window has.
   RoiList list;
   int64_t y_begin, y_end, x_begin, x_end;
-  // Where windows reach beyond what is summed up at a time, a kernel that should see each window
-  // once goes through the part of the map in pieces.
+  // If windows are larger than what is summed at a time, a kernel that should see each window once
+  // goes through the part of the map in pieces.
   int64_t piece_height, piece_width;
   bool in_pieces;
   int64_t gradient_rows;    // a power of two
-  int64_t gradient_blocks;  // of channels, innermost in the gradient and summed up side by side
-  bool linear;              // rows of sums follow each other as those of the map: argmaxes count so
-  // And are the map's gradient itself, in one block of channels at most; the bins of a channel
-  // follow each other, too.
+  int64_t gradient_blocks;  // blocks of channels, innermost in the gradient, summed together
+  bool linear;              // rows of sums are contiguous, as an argmax counts cells
+  // The sums are the map's gradient itself, in at most one block of channels; the bins of a channel
+  // are contiguous, too.
   bool in_place;
   MapTask features, tangent, gradient;
   PooledTask pooled, argmax;
-  int64_t* wrong_cell;     // where an argmax is reported that cannot be its box's
+  int64_t* wrong_cell;     // receives an argmax that is not a cell of its box
   double* boxes_gradient;  // [K, 4], added to
   Scratch scratch;
 };
 
-// Bins of how many output rows are worked on together: fewer where a row of sums is long.
+// How many output rows of bins are computed together: fewer if a row of sums is long.
 inline int64_t rows_together(const Task& task) {
   const int64_t row = task.max_cells * (task.direct ? kBlocksTogether : 1) * kBlockBytes;
   const int64_t rows = kRowsBytes / row;
   return rows < 1 ? 1 : rows < kRowsTogether ? rows : kRowsTogether;
 }
 
-// Lines from one packed row of cells to the next, with room for a whole tile behind the last. An
-// odd number: rows that lie a multiple of many lines apart meet in few sets of the caches.
+// Cache lines from one packed row of cells to the next, with room for a whole tile behind the last
+// cell. The number is odd: rows at a distance of a power of two lines would share few sets of the
+// cache.
 inline int64_t packed_lines(int64_t width, int64_t blocks = 1) { return (width + 16) * blocks | 1; }
 
-// What one task may take from its scratch, for any kernel that packs so many planes.
+// The scratch memory of one task, for any kernel that packs `planes` planes.
 inline int64_t scratch_bytes(const Task& task, int planes) {
   constexpr int64_t line = kBlockBytes;
   const int64_t blocks = task.direct ? kBlocksTogether : 1;
@@ -230,15 +233,16 @@ inline int64_t scratch_bytes(const Task& task, int planes) {
   return planes * plane + gradient + 3 * grid + sums + places + bests;
 }
 
-// Where a winner of a max mode stands, and its weights there: of the cell, and of the next along
-// the axis, which is not looked at if its weight is 0.
+// The cell of a maximum of a max mode, and its weights along each axis: of the cell, and of the
+// next, which is not read if its weight is 0.
 template <class A>
 struct WinnerCells {
-  int32_t y, x;  // -1: no feature moves it
+  int32_t y, x;  // no cell: the maximum is the value of a sample off the map
   A weight_y[2], weight_x[2];
 };
 
-// The winners that a kernel keeps that goes through a map in pieces, of all RoIs of an image.
+// The memory for the maxima of all RoIs of an image, which a kernel keeps if it goes through a map
+// in pieces.
 inline int64_t kept_bytes(const Task& task, int64_t accumulator_bytes) {
   if (!task.in_pieces) return 0;
   const int64_t bins = task.output_height * task.output_width;
@@ -246,7 +250,7 @@ inline int64_t kept_bytes(const Task& task, int64_t accumulator_bytes) {
   return task.count * (bins * task.channels * cells + 1) + 2 * kBlockBytes;
 }
 
-// What a task of taps_sweep may take.
+// The scratch memory of a task of taps_sweep.
 inline int64_t sweep_scratch_bytes(const Task& task) {
   constexpr int64_t line = kBlockBytes;
   const int64_t blocks = task.direct ? kBlocksTogether : 1;
@@ -260,7 +264,7 @@ inline int64_t sweep_scratch_bytes(const Task& task) {
 }
 
 struct Kernels {
-  void (*taps_sweep)(const Task&);  // taps_forward in parts
+  void (*taps_sweep)(const Task&);  // taps_forward in parts of windows
   void (*taps_forward)(const Task&);
   void (*taps_backward)(const Task&);
   void (*taps_boxes)(const Task&);      // the gradient to the boxes

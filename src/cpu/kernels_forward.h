@@ -1,5 +1,5 @@
-// The forward kernel of averages: a sweep down the map that works on the parts of the RoIs' windows
-// as soon as their rows are packed; or in place, RoI by RoI.
+// The forward kernel of averages: it sweeps down the map and computes each part of a window when
+// its rows are packed; or, in place, it computes RoI after RoI.
 #pragma once
 #include "sweep.h"
 
@@ -11,7 +11,7 @@ struct TapRange {
   int32_t first, last;
 };
 
-// Those of bin p that lie in rows [begin, end): neighbours, as the cells of a bin ascend.
+// The taps of bin p in rows [begin, end): a contiguous range, as the cells of a bin ascend.
 template <class A>
 ROIDL_INLINE TapRange taps_between(const Taps<A>& y, int64_t p, int32_t begin, int32_t end) {
   const auto tap_from = [&](int32_t first, int32_t cell) {
@@ -41,7 +41,7 @@ ROIDL_INLINE void sum_cells(const Taps<A>& y, TapRange taps, const Plane<A>& pla
     for (int b = 0; b < Blocks; ++b) store(sums + (c * Blocks + b) * kSumsStride<A>, sum[c][b]);
 }
 
-// Columns of a window: those that have taps, or, if these are most of them, all.
+// The columns of a window: those that have taps, or all if these are most of them.
 template <class A>
 struct WindowColumns {
   const Taps<A>& x;
@@ -60,13 +60,13 @@ struct WindowColumns {
   }
 };
 
-// One row of bins: sums [columns][Blocks] at kSumsStride.
+// Computes the sums of one row of bins: sums [columns][Blocks] at kSumsStride.
 template <class A, int Blocks>
 ROIDL_INLINE void sum_row_of_bins(const Taps<A>& y, TapRange taps, const WindowColumns<A>& columns,
                                   const Plane<A>& plane, A* sums) {
   constexpr int64_t lanes = kLanes<A>;
   if (columns.all && plane.cell_stride == Blocks * lanes) {
-    // Cells that follow each other are as good as blocks that do.
+    // Contiguous cells are processed like contiguous blocks.
     unrolled_whole<kManyBlocks>(columns.count * Blocks, [&](auto count, int64_t j) {
       const int64_t offset[1] = {columns.first * plane.cell_stride + j * lanes};
       sum_cells<A, 1, decltype(count)::value>(y, taps, plane, offset, sums + j * kSumsStride<A>);
@@ -84,7 +84,8 @@ ROIDL_INLINE void sum_row_of_bins(const Taps<A>& y, TapRange taps, const WindowC
   });
 }
 
-// out[r] = the taps of x over row r of sums, for Count rows; or added to what is there.
+// out[r] = the taps of x over row r of sums, for Count rows; if it continues a RoI, added to
+// out[r].
 template <class A, int Count>
 ROIDL_INLINE void sum_row_sums(const WindowColumns<A>& columns, TapRange taps, const A* sums,
                                int64_t column_stride, A* out, int64_t out_stride, bool add) {
@@ -98,8 +99,9 @@ ROIDL_INLINE void sum_row_sums(const WindowColumns<A>& columns, TapRange taps, c
   for (int u = 0; u < Count; ++u) store(out + u * out_stride, sum[u]);
 }
 
-// out [bins][Blocks][kLanes] = Wy . plane . Wx^T; or, over the rows of a part of several, added to
-// it. `sums` holds kRowsTogether rows of columns. meanwhile() is called now and then.
+// out [bins][Blocks][kLanes] = Wy . plane . Wx^T; for one of several parts of a RoI, the rows of
+// the part are added to it. `sums` holds kRowsTogether rows of columns. meanwhile() is called now
+// and then.
 template <class A, int Blocks, class Meanwhile>
 void average(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane, A* sums, A* out,
              Meanwhile&& meanwhile, const Part* part = nullptr) {
@@ -127,7 +129,7 @@ void average(const Task& task, const TapsRoi<A>& roi, const Plane<A>& plane, A* 
         });
       meanwhile();
     }
-    p += rows + (add && rows < kRowsTogether ? 1 : 0);  // a bin without taps here has been seen
+    p += rows + (add && rows < kRowsTogether ? 1 : 0);  // the next bin has no taps here
   }
 }
 
@@ -148,7 +150,7 @@ void average_packed(const Task& task) {
                                                  kRowsTogether * task.output_width;
   Outflow<T> outflow;
   Sweep<T> sweep(task, scratch);
-  int64_t next_end = 0;  // of the rows that the next part needs
+  int64_t next_end = 0;  // end of the rows that the next part needs
   const auto meanwhile = [&] {
     outflow.step();
     sweep.step(next_end);
@@ -161,7 +163,7 @@ void average_packed(const Task& task) {
       const TapsRoi<A>& roi = static_cast<const TapsRoi<A>&>(*part.roi);
       T* const to = pooled_row<T>(pooled, roi.row, channel);
       if (part.last && flows) {
-        // Lines that are shared with neighbours go through the cache.
+        // Lines that are shared with neighbouring results are stored through the cache.
         __builtin_prefetch(to, 1);
         __builtin_prefetch(to + bins * channels - 1, 1);
       }
@@ -192,7 +194,7 @@ void average_packed(const Task& task) {
   end_streams();
 }
 
-// How many channels lie before the first whole line of every bin, where bins are whole lines.
+// How many channels precede the first whole cache line of a bin, if bins are whole lines.
 template <class T>
 int64_t channels_before_line(const PooledTask& pooled) {
   constexpr int64_t line = kBlockBytes / static_cast<int64_t>(sizeof(T));
@@ -201,7 +203,7 @@ int64_t channels_before_line(const PooledTask& pooled) {
   return -(reinterpret_cast<intptr_t>(pooled.data) / static_cast<int64_t>(sizeof(T))) & (line - 1);
 }
 
-// Where channels are innermost and whole blocks: the map is read where it lies.
+// The map is read in place, as channels are innermost and whole blocks.
 template <class T>
 void average_in_place(const Task& task) {
   using A = accumulator<T>;
@@ -211,8 +213,8 @@ void average_in_place(const Task& task) {
     A* sums = scratch.take<A>(task.max_width * kBlocksTogether * kSumsStride<A>);
     A* out = scratch.take<A>(task.output_height * task.output_width * kBlocksTogether * lanes);
     T* staging = take_staging<T>(task, scratch);
-    // Streamed lines must be whole ones: blocks begin where lines do, and what is left at both ends
-    // is taken from blocks of its own.
+    // Only whole lines can be streamed: blocks begin where lines do, and the channels that are left
+    // at both ends have blocks of their own.
     const int64_t before = staging != nullptr ? channels_before_line<T>(task.pooled) : 0;
     const int64_t whole = (task.channels - before) / lanes,
                   after = task.channels - before - whole * lanes;

@@ -1,12 +1,12 @@
-// The kernel of RoIPool's maximum with its argmax: down the columns first, then along the row.
+// The kernel of RoIPool's maximum and argmax: first down the columns, then along the row.
 #pragma once
 #include "window_rows.h"
 
 namespace roidl::cpu {
 namespace {
 
-// The first maximum of Count columns over the rows [begin, end), and the number of its cell. NaN
-// wins, so that it cannot hide. With `more`, of these rows and those before.
+// The first maximum of Count columns over the rows [begin, end), and the number of its cell. A NaN
+// wins, so that it is not hidden. With `more`, the previous maximum competes, too.
 template <class A, int Count>
 ROIDL_INLINE void max_down(const A* const* rows, int64_t begin, int64_t end, int64_t width,
                            const int64_t* offsets, const Index<A>* columns, bool more, A* value,
@@ -44,8 +44,8 @@ ROIDL_INLINE void max_down(const A* const* rows, int64_t begin, int64_t end, int
   }
 }
 
-// The maximum over `count` columns, `stride` apart, of what max_down found; of equals, the first in
-// row-major order. No columns: 0 and -1.
+// The maximum over `count` columns, `stride` apart, of the results of max_down; among equal values,
+// the first in row-major order. Without columns: 0 and -1.
 template <class A>
 ROIDL_INLINE void max_along(const A* value, const Index<A>* cell, int64_t count, int64_t stride,
                             A* best_value, Index<A>* best_cell) {
@@ -62,7 +62,7 @@ ROIDL_INLINE void max_along(const A* value, const Index<A>* cell, int64_t count,
     const IndexBlock<A> at = load_index<A>(cell + x * stride);
     for (int i = 0; i < kVectors; ++i) {
       const auto old = best.v[i], candidate = now.v[i];
-      // Larger, or the first NaN; else, of equals and of NaNs, the earlier. Each is one mask.
+      // Three masks: larger, or the first NaN; equal and earlier; both NaN and earlier.
       const Indices wins = ~(candidate <= old) & (old == old);
       best.v[i] = wins ? candidate : old;
       where.v[i] = wins ? at.v[i] : where.v[i];
@@ -76,7 +76,7 @@ ROIDL_INLINE void max_along(const A* value, const Index<A>* cell, int64_t count,
   store_index<A>(best_cell, where);
 }
 
-// What lies in a row of bins: the best of every column of the window, `blocks` to a cell.
+// The columns of a row of bins: the maximum of every column of the window, `blocks` to a cell.
 template <class A>
 struct Columns {
   const A** rows;
@@ -108,7 +108,7 @@ void pool_roi(const Task& task, const BinsRoi& roi, WindowRows<T>& rows, int64_t
     for (int64_t first = y_begin; first < y_end; first += at_once) {
       const int64_t end = least(y_end, first + at_once);
       for (int64_t y = first; y < end; ++y) columns.rows[y - first] = rows.row(y);
-      // Half of what sums unroll: a maximum keeps its place beside it.
+      // Half the unrolling of sums: each maximum has an index in a register, too.
       unrolled<(kUnroll + 1) / 2>(count, [&](auto together, int64_t j) {
         max_down<A, decltype(together)::value>(
             columns.rows, first, end, task.width, columns.offset + j, columns.column + j,
@@ -146,8 +146,8 @@ void pool_forward(const Task& task) {
         store_grid<T>(value, task.pooled, task, roi.row, channel, channels, staging);
         if (task.argmax.data == nullptr) return;
         if constexpr (sizeof(A) == sizeof(int32_t)) {
-          // Four bytes are four bytes: they move like floats. The values are stored by now, so
-          // their place is free.
+          // Indices have the size of floats and are moved as such. The values are stored already,
+          // so their memory serves as staging.
           store_grid<float>(reinterpret_cast<const float*>(cell), task.argmax, task, roi.row,
                             channel, channels, task.streams ? value : nullptr);
         } else {

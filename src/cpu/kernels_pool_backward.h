@@ -9,8 +9,8 @@
 namespace roidl::cpu {
 namespace {
 
-// What a RoI's bins give in one block of channels: element (bin, channel) lies at bin * bin_stride
-// + channel * channel_stride of both. One of the strides is 1, and bins may be kLanes apart.
+// The gradients and argmaxes of a RoI in one block of channels: element (bin, channel) lies at bin
+// * bin_stride + channel * channel_stride in both. One stride is 1; bins may be kLanes apart.
 template <class A>
 struct Winners {
   const A* grad;
@@ -19,7 +19,7 @@ struct Winners {
   int64_t bin_stride, channel_stride;
 };
 
-// Where a task sums up the cells [first, first + count) of a block of channels.
+// The sums of a task over the cells [first, first + count), for a block of channels.
 template <class A>
 struct Sums {
   A* data;
@@ -28,8 +28,8 @@ struct Sums {
   int64_t cell_stride, channel_stride;
 };
 
-// Adds what belongs to these cells, of `bins` bins of one channel. Returns how many that were.
-// Not inlined: the loop needs all the registers.
+// Adds the gradients of `bins` bins of one channel whose argmax is one of these cells, and returns
+// their number. Not inlined: the loop needs all registers.
 template <class A>
 __attribute__((noinline)) int64_t add_channel(const A* grad, const int32_t* argmax, int64_t bins,
                                               A* sums, int64_t first, uint64_t count,
@@ -44,7 +44,7 @@ __attribute__((noinline)) int64_t add_channel(const A* grad, const int32_t* argm
   return added;
 }
 
-// The same of all channels, which lie side by side; so do their sums.
+// Does the same for all channels, if channels are neighbours in memory, and so are their sums.
 template <class A, int64_t Channels>
 __attribute__((noinline)) int64_t add_bins(const A* grad, const int32_t* argmax, int64_t bins,
                                            A* sums, int64_t first, uint64_t count,
@@ -76,8 +76,9 @@ int64_t add_winners(const Winners<A>& from, const Sums<A>& to) {
              from.channels);
 }
 
-// Reports an argmax that is neither -1 nor in a row of the RoI's window. (Elsewhere in such a row
-// it is not noticed: nothing breaks, and its gradient counts where other RoIs have cells.)
+// Reports an argmax that is neither -1 nor in a row of the RoI's window. (An argmax in such a row
+// but outside of the window is not reported: it does no harm, and its gradient is added where other
+// RoIs have cells.)
 template <class A>
 void check_winners(const Task& task, const Roi& roi, const Winners<A>& winners) {
   const int64_t first = roi.y_begin * task.width, stop = roi.y_end * task.width;
@@ -100,8 +101,8 @@ void gather_winners(const Task& task, Scratch& scratch, WinnersOf&& winners_of) 
           const Winners<A> winners = winners_of(roi.row, channel);
           const Plane<A> plane = gradient.plane(channel / kLanes<A>);
           int64_t added = 0;
-          // Whole rows follow each other up to where the ring begins anew; parts of rows are taken
-          // one by one, as there is but one in the ring.
+          // Whole rows are contiguous up to the end of the ring; parts of rows are taken one by
+          // one, as the ring then holds a single row.
           for (int64_t y = y_begin, next; y < y_end; y = next) {
             next = least(y_end, (y | plane.row_mask) + 1);
             const int64_t cells = (next - y - 1) * task.width + task.x_end - task.x_begin;
@@ -110,7 +111,7 @@ void gather_winners(const Task& task, Scratch& scratch, WinnersOf&& winners_of) 
                                  y * task.width + task.x_begin, static_cast<uint64_t>(cells),
                                  plane.cell_stride, gradient.channel_stride()});
           }
-          // Once, if others have other rows or columns of it.
+          // Only one task of a RoI checks, if several share its window.
           const bool is_first = roi.y_begin >= task.y_begin && roi.x_begin >= task.x_begin;
           if (added != winners.bins * winners.channels && is_first)
             check_winners(task, roi, winners);

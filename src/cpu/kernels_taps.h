@@ -6,11 +6,11 @@
 namespace roidl::cpu {
 namespace {
 
-// What taps are on: cells, or differences of neighbouring cells along an axis. Differences are
-// formed first, before anything is averaged along the other axis.
+// The values that taps weight: cells, or differences of neighbouring cells along an axis.
+// Differences are formed first, before anything is averaged along the other axis.
 enum class On { cells, y_differences, x_differences };
 
-// Where a RoI's distinct rows, those behind them, and columns lie.
+// The addresses of a RoI's distinct rows, of the rows behind them, and of its columns.
 template <class A>
 struct Places {
   const A **row, **next_row;
@@ -21,7 +21,7 @@ struct Places {
       : row(scratch.take<const A*>(task.max_cells)),
         next_row(scratch.take<const A*>(task.max_cells)),
         column(scratch.take<int64_t>(task.max_cells * kBlocksTogether)) {}
-  // With several blocks of channels, each column stands for as many, side by side.
+  // With several blocks of channels, a column has one entry for each, side by side.
   void find_columns(const Taps<A>& x, int64_t stride, int64_t blocks) {
     cell_stride = stride;
     for (int32_t j = 0; j < x.count; ++j)
@@ -37,8 +37,8 @@ struct Matrices {
   const Taps<A>& first() const { return *taps[0]; }
 };
 
-// sums[j] = the taps [first, last) of y over column j, for Count columns; or added, with `more`. Of
-// each further matrix, `matrix_stride` behind.
+// sums[j] = the taps [first, last) of y over column j, for Count columns; with `more`, added to
+// sums[j]. The sums of each further matrix lie `matrix_stride` behind.
 template <class A, int Count, On on, int Matrix>
 ROIDL_INLINE void sum_rows(const Matrices<A, Matrix>& y, int32_t first, int32_t last, bool more,
                            const Places<A>& places, const int64_t* columns, A* sums,
@@ -77,8 +77,8 @@ ROIDL_INLINE void sum_columns(const int32_t* slot, const A* weights, int32_t fir
   for (int u = 0; u < Count; ++u) store(out + u * out_stride, sum[u]);
 }
 
-// Makes rows of the map ready for the taps [first, last) of y, as many as are kept at once; returns
-// where it stopped.
+// Makes rows of the map ready for the taps [first, last) of y, at most as many as are kept at once;
+// returns the tap where it stopped.
 template <On on, class T, class A>
 int32_t find_rows(const Taps<A>& y, int32_t first, int32_t last, WindowRows<T>& rows,
                   Places<A>& places) {
@@ -96,8 +96,8 @@ int32_t find_rows(const Taps<A>& y, int32_t first, int32_t last, WindowRows<T>& 
   return at;
 }
 
-// out[m] [bins][blocks][kLanes] = Wy . F . Wx^T, for a pair of matrices along one of the axes for
-// two results; sums holds twice rows_together(task) rows of max_cells columns.
+// out[m] [bins][blocks][kLanes] = Wy . F . Wx^T, with a pair of matrices along one axis for two
+// results; sums holds twice rows_together(task) rows of max_cells columns.
 template <On on, class T, class A, int CountY, int CountX>
 void apply_taps(const Task& task, const Matrices<A, CountY>& ys, const Matrices<A, CountX>& xs,
                 WindowRows<T>& window, Places<A>& places, A* sums, A* const* out,
@@ -115,7 +115,7 @@ void apply_taps(const Task& task, const Matrices<A, CountY>& ys, const Matrices<
       A* row_sums = sums + r * sums_stride;
       const int32_t first = y.start[p + r], last = y.start[p + r + 1];
       int32_t begin = first;
-      do {  // once, unless there are more rows than are kept; also where there are none
+      do {  // once, unless there are more rows than are kept; also if there are none
         const int32_t end =
             x.count > 0 && begin < last ? find_rows<on>(y, begin, last, window, places) : last;
         unrolled<kTogether>(x.count * blocks, [&](auto count, int64_t j) {
@@ -159,8 +159,8 @@ void taps_forward(const Task& task) {
       });
 }
 
-// Calls use(matrices, first) with the derivatives to the lower and the upper edge: at once, where
-// they have taps on the same cells, or one by one.
+// Calls use(matrices, first) with the derivatives to the lower and the upper edge: with both at
+// once if they have taps on the same cells, else one by one.
 template <class A, class Use>
 ROIDL_INLINE void each_edge(const Taps<A> (&derivative)[2], Use&& use) {
   if (derivative[0].slot == derivative[1].slot)
@@ -183,12 +183,13 @@ void taps_boxes(const Task& task) {
       [&](const TapsRoi<A>& roi, WindowRows<T>& rows, int64_t channel, int64_t channels) {
         load_grid<T>(task.pooled, task, roi.row, channel, channels, grad);
         const auto add = [&](int edge, const A* slopes) {
-          double dots[kLanes<A>] = {};  // channels that are not there have slopes of zero
+          double dots[kLanes<A>] = {};  // absent channels have slopes of zero
           for (int64_t i = 0; i < values; i += kLanes<A>)
             for (int c = 0; c < kLanes<A>; ++c) {
               const double slope = slopes[i + c],
                            product = static_cast<double>(grad[i + c]) * slope;
-              // Where nothing follows the box, not even an infinite gradient counts.
+              // A value that does not depend on the box contributes nothing, even if its gradient
+              // is infinite.
               dots[c] += slope != 0 ? product : 0;
             }
           for (const double dot : dots) task.boxes_gradient[roi.row * 4 + edge] += dot;

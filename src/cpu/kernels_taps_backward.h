@@ -22,14 +22,14 @@ ROIDL_INLINE Range cells_between(const Taps<A>& taps, int64_t begin, int64_t end
   return {first, from(first, end)};
 }
 
-// sums[r] = the taps [first, last) of a column over rows of bins that lie `stride` apart.
+// sums[r] = the taps [first, last) of a column over row r of bins; rows lie `stride` apart.
 template <class A, int Count>
 ROIDL_INLINE void sum_bins(const Taps<A>& x, int32_t first, int32_t last, const A* grad,
                            int64_t stride, A* sums) {
   Block<A> sum[Count];
   for (int r = 0; r < Count; ++r) sum[r] = fill<A>(0);
   for (int32_t tap = first; tap < last; ++tap) {
-    // Two addresses and small multiples of the stride are what the registers have room for.
+    // Registers suffice for two addresses and small multiples of the stride.
     const A* bin = one_address(grad + x.column_bin[tap] * kLanes<A>);
     const A* fourth = one_address(bin + 4 * stride);
     const A weight = x.column_weight[tap];
@@ -53,9 +53,8 @@ ROIDL_INLINE void add_row(const Taps<A>& y, int32_t first, int32_t last, const A
   for (int c = 0; c < Count; ++c) store(cell(c), sum[c]);
 }
 
-// The columns of a RoI within the task's part of the map: those that have taps, or, if these are
-// most of them and `gaps` allows it, all, as cells that follow each other need no addresses of
-// their own.
+// The columns of a RoI within the task's part of the map: those that have taps; or, if these are
+// most of them and `gaps` allows it, all, as contiguous cells need no addresses of their own.
 template <class A>
 struct SpreadColumns {
   const Taps<A>& x;
@@ -92,9 +91,9 @@ ROIDL_INLINE void sum_rows_of_bins(const SpreadColumns<A>& columns, const A* gra
   }
 }
 
-// plane += Wy^T . grad . Wx within the task's part of the map. Bins are taken kRowsTogether rows at
-// a time; each cell gets its terms in the order of the bins however it is cut. `gaps`: whether
-// cells without taps may get zeros, that is, no weight of y is infinite.
+// plane += Wy^T . grad . Wx within the task's part of the map. kRowsTogether rows of bins are
+// processed at a time; each cell gets its terms in the order of the bins, however the map is cut.
+// `gaps`: cells without taps may get zeros added, because no weight of y is infinite.
 template <class A>
 void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, bool gaps,
                  const Plane<A>& plane, const A* grad, A* sums) {
@@ -103,7 +102,8 @@ void spread_taps(const Task& task, const Taps<A>& y, const Taps<A>& x, bool gaps
   const Range rows = cells_between(y, task.y_begin, task.y_end);
   const SpreadColumns<A> columns(task, x, gaps);
   if (columns.count == 0 || rows.begin == rows.end) return;
-  // The bins that reach these rows: all, unless some rows are another task's, or off the map.
+  // The bins that reach these rows: all, unless some rows belong to another task or are off the
+  // map.
   int64_t first_bin = 0, last_bin = task.output_height - 1;
   const bool has_ends = y.start[1] > 0 && y.start[last_bin] < y.start[last_bin + 1];
   if (!has_ends || rows.end - rows.begin < y.count) {
@@ -162,7 +162,7 @@ struct TouchTaps {
   }
 };
 
-// What spreading the gradient of a RoI needs.
+// The memory for spreading the gradient of a RoI.
 template <class T>
 struct Spread {
   using A = accumulator<T>;
@@ -174,7 +174,7 @@ struct Spread {
     grad = scratch.take<A>(task.output_height * task.output_width * kLanes<A>);
   }
 
-  // Calls add(plane) for each block of channels, with `grad` loaded.
+  // Calls add(plane) for each block of channels, with the block's gradient loaded to `grad`.
   template <class Add>
   ROIDL_INLINE void each_block(const TapsRoi<A>& roi, const GradientPlane<T>& gradient, Add&& add) {
     for (int64_t channel = 0; channel < task.channels; channel += kLanes<A>) {

@@ -1,4 +1,4 @@
-// Advice to the system about the memory of results.
+// Advises the system about the memory of results.
 #include "pages.h"
 
 #include <sys/mman.h>
@@ -17,7 +17,7 @@ struct Axis {
   int64_t size, stride;
 };
 
-// The pages that lie wholly in memory of these sizes and strides (in elements).
+// Advises about the pages that lie wholly in memory of these sizes and strides (in elements).
 void advise(void* data, std::initializer_list<Axis> axes, int64_t item_bytes) {
   int64_t reach = 1;
   for (const Axis& axis : axes) {
@@ -29,7 +29,7 @@ void advise(void* data, std::initializer_list<Axis> axes, int64_t item_bytes) {
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
-  // Advice only: where it is refused, nothing is lost.
+  // The result is ignored: the advice is optional.
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 

@@ -38,7 +38,7 @@ struct Job final : Tasks {
       std::lock_guard lock(error_mutex);
       if (!error) error = std::current_exception();
       claimed.store(count, std::memory_order_relaxed);
-      stopped.store(true, std::memory_order_relaxed);  // the error stays the first
+      stopped.store(true, std::memory_order_relaxed);  // the first error is kept
     }
   }
 
@@ -53,8 +53,8 @@ struct Job final : Tasks {
   std::exception_ptr error;
 };
 
-// While it lives, no signal is handled on this thread, nor ever on those that it starts: handlers
-// belong to the program's threads. Faults of a thread's own are not held back.
+// While an object lives, its thread handles no signals; the threads that it starts never do, as
+// handlers belong to the threads of the program. Faults of the thread itself are not blocked.
 class SignalsBlocked {
  public:
   SignalsBlocked() {
@@ -98,7 +98,7 @@ class Pool {
       try {
         std::thread(&Pool::work, this).detach();
       } catch (const std::system_error&) {
-        return;  // the system has no more threads: the caller does the work
+        return;  // the system has no more threads: the caller computes
       }
       ++threads_;
     }
@@ -135,8 +135,8 @@ class Pool {
 };
 
 // Made when the library is loaded and never destroyed: detached workers may outlive static
-// destructors. After fork() the child has none of the parent's threads, so it forgets the pool (a
-// leak on purpose) and starts a new one.
+// destructors. After fork() the child has none of the parent's threads, so it abandons the pool (an
+// intended leak) and starts a new one.
 Pool* pool = [] {
   pthread_atfork([] { pool->mutex().lock(); }, [] { pool->mutex().unlock(); },
                  [] { pool = new Pool; });
@@ -154,7 +154,7 @@ ThreadLimit::~ThreadLimit() { most_threads = before_; }
 int get_num_threads() {
   int threads = chosen_threads.load(std::memory_order_relaxed);
   if (threads == 0) {
-    // Two first callers find the same default; set_num_threads in between wins.
+    // Two concurrent first callers find the same default; a set_num_threads in between wins.
     const int found = default_threads();
     chosen_threads.compare_exchange_strong(threads, found);
     threads = chosen_threads.load(std::memory_order_relaxed);

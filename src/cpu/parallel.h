@@ -5,7 +5,7 @@
 
 namespace roidl::cpu {
 
-// Hands out the numbers 0 .. count-1, each once, in order, to whoever asks.
+// Hands out the numbers 0 .. count-1 in order, each once, to any thread that asks.
 class Tasks {
  public:
   virtual bool next(int64_t& task) = 0;
@@ -15,15 +15,16 @@ class Tasks {
 };
 
 // Runs body on the calling thread and on up to get_num_threads() - 1 others; each takes tasks until
-// none is left. The caller never waits for a thread that has not started. `nanoseconds` is the
-// whole work on one thread: below about 0.3 ms no other thread is asked. Between tasks the caller
-// may be asked whether to stop (interrupt.h).
+// none is left. The caller never waits for a thread that has not started. `nanoseconds` is the time
+// of the whole work on one thread: below about 0.3 ms no other thread is used. Between tasks the
+// caller may be asked whether to stop (interrupt.h).
 void parallel(int64_t count, double nanoseconds, const std::function<void(Tasks&)>& body);
 
-// Into how many tasks work of so many nanoseconds is best cut.
+// Returns into how many tasks to cut work that takes this time on one thread.
 int64_t wanted_tasks(double nanoseconds);
 
-// While it lives, calls from this thread use at most so many: a framework's own limit.
+// While an object lives, calls from its thread use at most `threads` threads: a framework's own
+// limit.
 class ThreadLimit {
  public:
   explicit ThreadLimit(int most);
@@ -35,7 +36,7 @@ class ThreadLimit {
   int before_;
 };
 
-// At first what default_threads.h says.
+// The initial value is default_threads().
 int get_num_threads();
 void set_num_threads(int threads);  // at least 1
 

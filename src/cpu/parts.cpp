@@ -1,4 +1,4 @@
-// The parts of windows.
+// Cuts windows into parts, and parts into batches.
 #include "parts.h"
 
 #include <algorithm>
@@ -7,8 +7,9 @@ namespace roidl::cpu {
 
 namespace {
 
-// Appends the parts of one window: as many rows as fit the ring, from one with taps to another.
-// The bins of each are found in one pass over all bins, so that the cost is linear in the window.
+// Appends the parts of one window: each has as many rows as fit the ring, and begins and ends at
+// rows with taps. One pass over all bins finds the bins of each part, so the cost is linear in the
+// window.
 template <class A>
 void cut_window(const TapsRoi<A>& roi, int32_t slot, const PartLimits& limits,
                 std::vector<Part>& parts) {
@@ -58,7 +59,7 @@ int64_t make_parts(const Windows& windows, const PlaneRois& plane, int64_t share
       const TapsRoi<A>& roi = static_cast<const TapsRoi<A>&>(*windows.sorted[i]);
       const bool whole = roi.y_end - roi.y_begin <= limits.ring_rows;
       if (!whole && used == limits.most_slots) break;
-      if (whole)  // also a RoI that touches nothing: it has a result, too
+      if (whole)  // including RoIs that touch nothing: they have results, too
         parts.push_back(
             {&roi, roi.y_begin, roi.y_end, 0, static_cast<int32_t>(limits.bins), -1, true, true});
       else

@@ -7,21 +7,21 @@
 
 namespace roidl::cpu {
 
-// The parts of RoIs of one plane that fit the slots, by first row.
+// Parts of RoIs of one plane, by first row, as many as there are slots for.
 struct PartBatch {
   int64_t plane;
   int64_t part_begin, part_end;
-  int64_t rows;  // of the map, in any of the parts
+  int64_t rows;  // rows of the map that are in a part
 };
 
-// How windows are cut: into parts of at most so many rows, of RoIs with at most so many slots.
+// The limits of parts: their rows, the RoIs in several parts at a time, and the bins along y.
 struct PartLimits {
   int64_t ring_rows, most_slots;
-  int64_t bins;  // of a RoI along y
+  int64_t bins;  // bins of a RoI along y
 };
 
-// Appends the parts of the RoIs of a plane, which have taps with weights of type A, in `shares` or
-// more batches; returns how many slots they need at most.
+// Appends the parts of the RoIs of a plane, whose taps have weights of type A, in `shares` or more
+// batches; returns how many slots they need at most.
 template <class A>
 int64_t make_parts(const Windows& windows, const PlaneRois& plane, int64_t shares,
                    const PartLimits& limits, std::vector<Part>& parts,

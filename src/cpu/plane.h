@@ -1,5 +1,6 @@
-// Plane: one block of channels of one image, channels innermost; packed row by row as it is needed,
-// or the tensor itself. Also the loads and stores between blocks and the caller's strided arrays.
+// Plane: one block of channels of one image, channels innermost: packed row by row when it is
+// needed, or the tensor itself. Also the loads and stores between blocks and the caller's strided
+// arrays.
 #pragma once
 #include "block.h"
 
@@ -15,7 +16,7 @@ struct Plane {
   A* base;
   int64_t row_stride;
   int64_t cell_stride;
-  int64_t row_mask;  // rows of a packed plane live in a ring
+  int64_t row_mask;  // the rows of a packed plane are a ring
 
   ROIDL_INLINE A* row(int64_t y) const { return base + (y & row_mask) * row_stride; }
 };
@@ -29,7 +30,7 @@ struct Row {
 
 inline constexpr int kTile = 16;  // cells that are converted and transposed together
 
-// One tile of at most kTile cells; cells follow each other, and channels that are not there are 0.
+// Packs one tile of at most kTile cells; its cells are contiguous, and absent channels are 0.
 template <class T>
 ROIDL_INLINE void pack_tile(const T* from, int64_t channel_stride, int64_t channels, int64_t cells,
                             accumulator<T>* to, int64_t to_stride) {
@@ -78,7 +79,7 @@ void pack(const Row<const T>& from, int64_t count, int64_t channels, accumulator
   }
 }
 
-// `from` holds one block a cell, or several side by side.
+// `from` holds one block for each cell, or several side by side.
 template <class T>
 void unpack(const accumulator<T>* from, int64_t from_stride, int64_t count, int64_t channels,
             const Row<T>& to) {
@@ -142,7 +143,7 @@ ROIDL_INLINE Row<T> map_row(const MapTask& map, int64_t image, int64_t channel, 
   return {static_cast<T*>(map.data) + image * map.n + channel * map.c + y * map.h, map.c, map.w};
 }
 
-// The rows of a ring of packed rows: which row of the map each holds, and which of its cells.
+// A ring of packed rows: which row of the map each holds, and which of its cells.
 template <class T>
 class PackedPlane {
  public:
@@ -159,8 +160,8 @@ class PackedPlane {
   }
   const Plane<A>& plane() const { return plane_; }
 
-  // Makes sure that there is room for cells [begin, end) of rows. Of a map that is wider than what
-  // is kept, this may be others than before.
+  // Makes room for the cells [begin, end) of rows. In a map that is wider than the ring, this may
+  // replace the columns that were kept.
   void reach(int64_t begin, int64_t end) {
     if (begin >= first_ && end <= first_ + columns_) return;
     first_ = begin / kTile * kTile;
@@ -172,7 +173,7 @@ class PackedPlane {
     for (int64_t i = 0; i < rows_; ++i) state_[i].y = -1;
   }
 
-  // Makes cells [begin, end) of row y hold the features.
+  // Reads the features of the cells [begin, end) of row y.
   ROIDL_INLINE void read(const MapTask& map, int64_t image, int64_t channel, int64_t channels,
                          int64_t y, int64_t begin, int64_t end) {
     const State& state = state_[y & plane_.row_mask];
@@ -196,7 +197,8 @@ class PackedPlane {
   template <class Fill>
   ROIDL_INLINE void extend(int64_t y, int64_t begin, int64_t end, Fill&& fill) {
     State& state = state_[y & plane_.row_mask];
-    // Whole tiles: neighbours will want the rest soon, and a transpose costs no more.
+    // Whole tiles are read: neighbouring RoIs soon need the rest, and transposing a whole tile
+    // costs no more.
     begin = begin / kTile * kTile;
     end = least((end + kTile - 1) / kTile * kTile, width_);
     if (state.y != y) {
@@ -215,7 +217,7 @@ class PackedPlane {
   }
 
   int64_t width_, columns_, rows_;
-  int64_t first_ = 0;  // the first column that is kept, of a tile
+  int64_t first_ = 0;  // the first column that is kept, a multiple of kTile
   State* state_;
   A* data_;
   Plane<A> plane_;
@@ -228,8 +230,8 @@ ROIDL_INLINE T* pooled_row(const PooledTask& pooled, int64_t k, int64_t channel)
          (k - image * pooled.per_image) * pooled.row + channel * pooled.c;
 }
 
-// The grid of bins of RoI k, [bins][kLanes], from or to the caller's array. Bins that follow each
-// other in memory are one row.
+// The grid of bins of RoI k, [bins][kLanes], from or to the caller's array. Bins that are
+// contiguous in memory are moved as one row.
 template <class T, class Move>
 ROIDL_INLINE void for_each_grid_row(const PooledTask& pooled, const Task& task, int64_t k,
                                     int64_t channel, Move&& move) {
@@ -250,11 +252,11 @@ void load_grid(const PooledTask& pooled, const Task& task, int64_t k, int64_t ch
                              });
 }
 
-// The same of what a RoI's bins have as their argmax.
+// Loads the argmax of each bin of RoI k in the same way.
 template <class A>
 void load_argmax(const Task& task, int64_t k, int64_t channel, int64_t channels, int32_t* grid) {
   if constexpr (sizeof(A) == sizeof(int32_t)) {
-    // Four bytes are four bytes: they move like floats.
+    // Indices have the size of floats and are moved as such.
     load_grid<float>(task.argmax, task, k, channel, channels, reinterpret_cast<float*>(grid));
   } else {
     for_each_grid_row<const int32_t>(
@@ -268,8 +270,8 @@ void load_argmax(const Task& task, int64_t k, int64_t channel, int64_t channels,
   }
 }
 
-// Cells of `grid` lie grid_stride apart. `staging` holds a grid; without it, or where the results
-// of a block do not lie together, the stores go through the caches.
+// Cells of `grid` lie grid_stride apart. `staging` has room for a grid; without it, or if the
+// results of a block are not contiguous, the results are stored through the caches.
 template <class T>
 void store_grid(const accumulator<T>* grid, const PooledTask& pooled, const Task& task, int64_t k,
                 int64_t channel, int64_t channels, T* staging, int64_t grid_stride) {

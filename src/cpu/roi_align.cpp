@@ -1,4 +1,4 @@
-// RoIAlign on CPU: tables, then tasks.
+// RoIAlign on CPU: makes the tables and runs the tasks.
 #include "../roi_align.h"
 
 #include "backend.h"
@@ -15,7 +15,8 @@ std::unique_ptr<Tables> tables_of(const RoiAlignProblem& problem, TapsFor use) {
   return problem.mode == AlignMode::avg ? make_taps<A>(problem, use) : make_samples<A>(problem);
 }
 
-// `max` may be null where the max modes are not offered; the forward of averages is run_average.
+// `max` is null if the operator does not support the max modes. run_average does the forward of
+// averages.
 void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps, Kernel max,
               double* boxes_gradient = nullptr) {
   visit_accumulator(problem.dtype, [&](auto type) {
@@ -31,12 +32,12 @@ void run_mode(const RoiAlignProblem& problem, TapsFor use, Run run, Kernel taps,
   });
 }
 
-// The same for gradients to the maps.
+// Does the same for gradients to the maps.
 void run_gradient(const RoiAlignProblem& problem, TapsFor use, Kernel taps, Kernel max) {
   visit_accumulator(problem.dtype, [&](auto type) {
     const auto tables = tables_of<typename decltype(type)::type>(problem, use);
     const bool avg = problem.mode == AlignMode::avg;
-    // The max modes pack features, too, of one block of channels at a time.
+    // The max modes also pack features, of one block of channels at a time.
     run_by_plane(problem, sort_rois(problem, *tables),
                  {problem.mode == AlignMode::max_onnx, avg ? kMostGradientBlocks : 1, !avg},
                  avg ? taps : max);

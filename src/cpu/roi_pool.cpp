@@ -14,7 +14,7 @@ namespace roidl::cpu {
 
 namespace {
 
-// What lies at every output's argmax.
+// Reads the map at the argmax of every output.
 template <class T>
 void gather(const RoiPoolProblem& problem) {
   const PooledView &out = problem.pooled, &argmax = problem.argmax;
@@ -46,7 +46,7 @@ void gather(const RoiPoolProblem& problem) {
   if (wrong != -1) *problem.wrong_cell = wrong;
 }
 
-// A box without cells has nothing but -1 as its argmax.
+// Reports an argmax other than -1 in a box without cells, all of whose bins are empty.
 void expect_empty(const RoiPoolProblem& problem, int64_t k) {
   if (!place_box<float>(problem, k).exists) return;
   const PooledView& argmax = problem.argmax;
@@ -99,7 +99,7 @@ void roi_pool_backward(const RoiPoolProblem& problem) {
   });
 }
 
-// Of the maximum; the average is linear, and its derivative the forward call.
+// The derivative of the maximum. The average is linear, so its derivative is the forward call.
 void roi_pool_jvp(const RoiPoolProblem& problem) {
   if (problem.rois == 0 || problem.channels == 0) return;
   visit_float(problem.dtype, [&](auto type) { gather<typename decltype(type)::type>(problem); });

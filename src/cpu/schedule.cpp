@@ -15,12 +15,12 @@ namespace {
 
 struct Piece {
   int64_t plane;               // map * images + image
-  int64_t roi_begin, roi_end;  // or parts
+  int64_t roi_begin, roi_end;  // RoIs, or parts of them
   int64_t channel, channels;
   bool direct;
 };
 
-// `planes`: how many a task packs; 0 for taps_sweep.
+// `planes` is how many planes a task packs; 0 for taps_sweep.
 void run_pieces(const Problem& problem, const Windows& windows, const Task& base, Kernel kernel,
                 const std::vector<Piece>& pieces, double nanoseconds, int planes) {
   int64_t bytes = 0;
@@ -54,7 +54,7 @@ void run_pieces(const Problem& problem, const Windows& windows, const Task& base
   });
 }
 
-// Of one plane: the piece's RoIs in groups.
+// Splits the RoIs of one plane into groups of at most `size`, each a copy of the piece.
 void split_rois(std::vector<Piece>& pieces, const PlaneRois& rois, Piece piece, int64_t size) {
   piece.plane = rois.plane;
   for (int64_t i = rois.begin; i < rois.end; i += size) {
@@ -64,7 +64,7 @@ void split_rois(std::vector<Piece>& pieces, const PlaneRois& rois, Piece piece, 
   }
 }
 
-// How many channels are read where they lie.
+// How many channels are read in place.
 int64_t channels_in_place(const Problem& problem, const Windows& windows) {
   const int64_t lanes = lanes_of(problem), channels = problem.channels;
   const bool same_type = problem.dtype == kFloat32 || problem.dtype == kFloat64;
@@ -73,8 +73,8 @@ int64_t channels_in_place(const Problem& problem, const Windows& windows) {
     innermost &= problem.maps[i].features.c == 1 || channels == 1;
     one_input &= problem.maps[i].tangent.data == nullptr;
   }
-  // Channels that are innermost are read where they lie, if a window of them fits the cache; else,
-  // and for the last part of a block, packing pays.
+  // Channels that are innermost are read in place if a window of them fits the cache; else, and for
+  // the last, incomplete block, packing is faster.
   const double window = windows.cells / static_cast<double>(std::max<int64_t>(1, problem.rois)) *
                         static_cast<double>(channels) * problem.dtype.bits / 8;
   const bool in_place = same_type && innermost && one_input && window < kDirectWindow;
@@ -114,7 +114,7 @@ PooledTask pooled_task(const PooledView& view) {
 
 Task base_task(const Problem& problem, const Windows& windows) {
   Task task{};
-  for (int i = 0; i < problem.num_maps; ++i) {  // scratch is enough for the largest
+  for (int i = 0; i < problem.num_maps; ++i) {  // scratch must fit the largest
     task.width = std::max(task.width, problem.maps[i].width);
     task.height = std::max(task.height, problem.maps[i].height);
   }
@@ -163,7 +163,7 @@ void run_average(const Problem& problem, const Windows& windows, const Task& bas
                                               windows, plane, shares, limits, parts, batches));
   });
   task.parts = parts.data();
-  for (const PartBatch& batch : batches) {  // scratch is enough for the largest
+  for (const PartBatch& batch : batches) {  // scratch must fit the largest
     task.part_rows = std::max(task.part_rows, batch.rows);
     task.part_count = std::max(task.part_count, batch.part_end - batch.part_begin);
   }

@@ -1,13 +1,13 @@
-// Sweep: a map on its way through the cache, each row packed once into a ring that stays there; and
-// Outflow: results on their way out.
+// Sweep: reads a map from top to bottom and packs each row once, into a ring that stays in the
+// cache; Outflow: writes results gradually.
 #pragma once
 #include "plane.h"
 
 namespace roidl::cpu {
 namespace {
 
-// The tiles of the map that some RoI of the task reads: a bit each, by row. There are bits for the
-// rows of the parts alone; parts that meet are one run of rows.
+// The tiles of the map that a RoI of the task reads: one bit each, row by row. Only rows that are
+// in a part have bits; parts that touch or overlap form one run of rows.
 class Tiles {
  public:
   Tiles(const Task& task, Scratch& scratch)
@@ -15,7 +15,7 @@ class Tiles {
         runs_(scratch.take<Run>(task.part_count + 1)),
         bits_(scratch.take<uint64_t>(task.part_rows * words_ + 1)) {}
 
-  // In the order of the parts' first rows.
+  // Parts must be added in the order of their first rows.
   template <class A>
   void add(const Part& part, const TapsRoi<A>& roi) {
     if (runs_used_ == 0 || part.begin > end_) {
@@ -36,12 +36,12 @@ class Tiles {
     runs_[runs_used_] = {0, rows_};
   }
 
-  // The rows of the map from y on, up to those of the next run; the first of them is `row` here.
+  // A run of rows of the map from y on; `row` is the first of them among the rows with bits.
   struct Run {
     int64_t y, row;
   };
 
-  // A tile after the other, from the top.
+  // Visits the tiles one by one, from the top.
   class Walk {
    public:
     Walk() = default;
@@ -78,10 +78,10 @@ class Tiles {
   Run* runs_;
   uint64_t* bits_;
   int64_t runs_used_ = 0, rows_ = 0;
-  int64_t end_ = 0;  // of the last run
+  int64_t end_ = 0;  // end of the last run
 };
 
-// Rows of the map, packed in order into a ring; of each, the tiles that are read.
+// The rows of the map, packed in order into a ring; of each, only the tiles that are read.
 template <class T>
 class Sweep {
  public:
@@ -107,14 +107,14 @@ class Sweep {
 
   void pack_up_to(int64_t end) {
     for (; !next_.done() && next_.y() < end; next_.next()) {
-      // The processor does not see sixteen short streams coming.
+      // Prefetched here, because the processor does not predict sixteen short streams.
       if (fetched_ < kTilesAhead) fetch_next();
       --fetched_;
       pack(next_.y(), next_.x());
     }
   }
 
-  // Fetches a tile of the rows before `end`, while something else is computed.
+  // Prefetches a tile of the rows before `end` while something else is computed.
   ROIDL_INLINE void step(int64_t end) {
     if (fetched_ < kMostAhead && ahead_.y() < end) fetch_next();
   }
@@ -153,17 +153,17 @@ class Sweep {
   const Task& task_;
   Tiles tiles_;
   Tiles::Walk next_, ahead_;
-  int fetched_ = 0;  // tiles from one to the other
+  int fetched_ = 0;  // tiles between next_ and ahead_
   Plane<A> plane_;
   int64_t channel_ = 0, channels_ = 0;
 };
 
-// Results on their way to memory, a few lines at a time between the sums of the next RoI: the
-// processor has not enough buffers to take them at once.
+// Writes results to memory a few lines at a time, between the sums of the next RoI: the processor
+// has too few buffers to take them all at once.
 template <class T>
 class Outflow {
  public:
-  // `from` stays as it is until the next call.
+  // `from` must not change until the next call.
   void start(T* to, const T* from, int64_t count, int64_t steps) {
     finish();
     to_ = to;

@@ -48,8 +48,8 @@ Samples<A> align_samples(const AlignAxis<T>& axis, int64_t bins, int64_t size, d
     const bool none = range.first >= range.stop;
     off_before[p] = axis.grid > 0 && (none || range.first > 0);
     off_after[p] = !none && range.stop < axis.grid;
-    // Within a cell the interpolation and the weights are linear along each axis, so the ends of a
-    // run of samples hold its maximum.
+    // Within a cell, the interpolation and the weights are linear along each axis, so the maximum
+    // of a run of samples is at one of its ends.
     for_each_sample(axis, p, size, [&](const Bilinear<T>& sample, int64_t i, double) {
       const EdgeDerivative<T> edge(axis, scale, bins, p, i);
       low.push_back(static_cast<int32_t>(sample.low));
@@ -121,7 +121,7 @@ Bins make_axis_bins(const PoolAxis<T>& axis, int64_t count, int64_t size, int32_
   return {begin, end};
 }
 
-// Bins follow each other: the first and the last say where the window is.
+// Bins are in order, so the first and the last give the window.
 template <class T>
 void make_pool_window(T low, T high, T scale, int64_t count, int64_t size, int32_t& begin,
                       int32_t& end) {

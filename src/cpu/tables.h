@@ -1,4 +1,4 @@
-// The tables that the kernels work from: for each RoI its taps, samples or bins along both axes.
+// The tables that the kernels read: for each RoI its taps, samples or bins along both axes.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -12,7 +12,7 @@
 
 namespace roidl::cpu {
 
-// Memory that is given back all at once; blocks never move.
+// Memory that is freed all at once; blocks never move.
 class Arena {
  public:
   template <class T>
@@ -46,24 +46,24 @@ void set_place(Roi& roi, int64_t k, const PlacedBox<T>& placed) {
 
 inline constexpr Area kWholeMap{0, INT64_MAX, 0, INT64_MAX};
 
-// Makes the tables of RoIs one by one; a thread has its own.
+// Makes the tables of RoIs one by one; each thread has its own object.
 class Tables {
  public:
   virtual ~Tables() = default;
   virtual std::unique_ptr<Tables> another() const = 0;
-  // The tables of row k of the problem, in the arena: of the type that the kernel expects. Taps are
-  // those of this part of the map, at a cost that is bounded by it; samples and bins are all.
+  // Makes the tables of row k in the arena, of the type that the kernel expects. Taps are those of
+  // `area` only, at a cost that its size bounds; samples and bins are complete.
   virtual const Roi* make(int64_t k, const Area& area, Arena& arena) = 0;
   // The most cells along an axis for which the kernel keeps sums.
   virtual int64_t sums(const Roi& roi) const = 0;
 };
 
-// Which tables a kernel wants of the taps.
+// The purpose of taps, which determines their tables.
 enum class TapsFor { forward, backward, boxes, jvp_boxes, jvp_boxes_backward };
 
 template <class A>
 std::unique_ptr<Tables> make_taps(const RoiAlignProblem& problem, TapsFor use);
-// RoIPool's average is the same sum with other weights.
+// RoIPool's average is also a sum over taps, with other weights.
 template <class A>
 std::unique_ptr<Tables> make_taps(const RoiPoolProblem& problem, TapsFor use);
 template <class A>
@@ -72,7 +72,7 @@ template <class A>
 std::unique_ptr<Tables> make_samples(const RoiAlignProblem& problem);
 std::unique_ptr<Tables> make_bins(const RoiPoolProblem& problem);
 std::unique_ptr<Tables> make_bins(const PsRoiPoolProblem& problem);
-// The windows of bins alone.
+// Only the windows of RoIPool's bins.
 std::unique_ptr<Tables> make_pool_windows(const RoiPoolProblem& problem);
 
 }  // namespace roidl::cpu

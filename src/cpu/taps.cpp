@@ -13,16 +13,16 @@ namespace roidl::cpu {
 
 namespace {
 
-// Cells of an axis.
+// A range of cells along an axis.
 struct Span {
   int64_t begin, end;
 };
 
-// Collects the taps of one axis bin by bin, merges those that meet on a cell and sorts them by it.
+// Collects the taps of one axis bin by bin, merges taps on the same cell, and sorts them by cell.
 template <class A>
 class TapsBuilder {
  public:
-  // Of the cells within [from, to) alone.
+  // Begins an axis; only the cells of `span` get taps.
   void begin(int64_t bins, const Span& span) {
     bins_ = bins;
     span_ = span;
@@ -31,9 +31,9 @@ class TapsBuilder {
     sum_.clear();
   }
   void add(int64_t cell, double weight) {
-    if (weight == 0) return;  // must not read the cell: it may hold NaN
+    if (weight == 0) return;  // no tap: the cell must not be read, as it may hold NaN
     if (cell < span_.begin || cell >= span_.end) return;
-    // Samples are monotone: an equal cell is among the last few of this bin.
+    // Samples are monotone: the same cell can only be among the last few of this bin.
     const size_t first =
         std::max<size_t>(start_.back(), cell_.size() - std::min<size_t>(cell_.size(), 4));
     for (size_t j = cell_.size(); j-- > first;)
@@ -49,7 +49,7 @@ class TapsBuilder {
   }
   void end_bin() {
     const size_t first = start_.back(), count = cell_.size() - first;
-    // In a box that is turned around they come as 7, 8, 6, 5.
+    // In a reversed box, the cells of a bin come as 7, 8, 6, 5.
     if (!std::is_sorted(cell_.begin() + first, cell_.end())) {
       unsorted_.clear();
       for (size_t j = first; j < first + count; ++j) unsorted_.emplace_back(cell_[j], sum_[j]);
@@ -111,8 +111,8 @@ class TapsBuilder {
   std::vector<std::pair<int32_t, double>> unsorted_;
 };
 
-// The window of a RoI with taps, where those of derivatives may be on differences; a RoI that
-// touches nothing keeps an empty one.
+// Sets the window of a RoI from its taps; with `differences`, those of derivatives reach one cell
+// further. A RoI without taps keeps an empty window.
 template <class A>
 void set_window(TapsRoi<A>& roi, bool differences) {
   const auto span = [&](std::initializer_list<const Taps<A>*> all, int32_t& begin, int32_t& end) {
@@ -128,14 +128,14 @@ void set_window(TapsRoi<A>& roi, bool differences) {
   span({&roi.x, &roi.x_derivative[0], &roi.x_derivative[1]}, roi.x_begin, roi.x_end);
 }
 
-// Calls visit(sample, p, i, times) for the samples that touch the cells of `span`, bin after bin.
-// The same sample rises or falls from bin to bin, and so do the samples of a bin.
+// Calls visit(sample, p, i, times), bin after bin, for the samples that touch the cells of `span`.
+// Positions are monotone within a bin, and so is sample i from bin to bin.
 template <class T, class A, class Visit>
 Taps<A> taps_of_samples(const AlignAxis<T>& axis, int64_t bins, int64_t size, const Span& span,
                         bool by_cell, TapsBuilder<A>& builder, Arena& arena, Visit&& visit) {
   builder.begin(bins, span);
   const bool all = span.begin <= 0 && span.end >= size, rising = !(axis.bin < T(0));
-  // The first of the two cells of a sample; of those off the map, of the next on it.
+  // The first cell of a sample; for a sample off the map, the nearest one on the map.
   const auto low = [&](int64_t p, int64_t i) {
     const T position = sample_position(axis, p, i);
     if (!(position > T(0))) return int64_t{0};
@@ -143,7 +143,8 @@ Taps<A> taps_of_samples(const AlignAxis<T>& axis, int64_t bins, int64_t size, co
   };
   const auto before = [&](int64_t cell) { return cell + 1 < span.begin; };
   const auto behind = [&](int64_t cell) { return cell >= span.end; };
-  // Of bins, or of the samples of one: from the first that reaches the span to the first beyond.
+  // Returns the range, of bins or of the samples of a bin, from the first that reaches the span to
+  // the first beyond it.
   const auto between = [&](int64_t first, int64_t stop, auto&& lowest, auto&& highest) {
     const auto entered = [&](int64_t at) {
       return rising ? !before(highest(at)) : !behind(lowest(at));
@@ -182,8 +183,8 @@ Taps<A> align_taps(const AlignAxis<T>& axis, int64_t bins, int64_t size, const S
                          });
 }
 
-// The derivative of the matrix above along (low, high): a direction of the box's two edges. Unless
-// it is to be transposed, its taps are on differences: of the cell behind each and the cell itself.
+// The derivative of the matrix of align_taps along (low, high), a direction of the two edges of the
+// box. Unless it is to be transposed, its taps are on differences: the next cell minus the cell.
 template <class T, class A>
 Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, const Span& span,
                          double scale, double low, double high, bool by_cell,
@@ -199,7 +200,8 @@ Taps<A> align_derivative(const AlignAxis<T>& axis, int64_t bins, int64_t size, c
                          });
 }
 
-// Two matrices with taps on the same cells are worked through together.
+// Two matrices with taps on the same cells share their tables of cells, and kernels apply them
+// together.
 template <class A>
 void share_places(Taps<A> (&taps)[2], int64_t bins) {
   const int32_t count = taps[0].start[bins];

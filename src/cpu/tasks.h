@@ -1,4 +1,4 @@
-// What the schedules share: the memory of a task, its part of a problem, and estimates.
+// Helpers of the schedules: the memory of a task, its part of a problem, and estimates of work.
 #pragma once
 #include <memory>
 #include <new>
@@ -22,7 +22,7 @@ inline char* shift(void* data, int64_t elements, int64_t bytes) {
   return static_cast<char*>(data) + (data != nullptr ? elements * bytes : 0);
 }
 
-// The same task for one map, and for the channels from `first` on.
+// Returns the task for one map, and for `channels` channels from `first` on.
 inline Task part_of(const Problem& problem, Task task, int64_t map_index, int64_t first,
                     int64_t channels) {
   const int64_t bytes = problem.dtype.bits / 8;

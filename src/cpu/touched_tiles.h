@@ -1,5 +1,4 @@
-// TouchedTiles: which cells of the rows that a task sums up at a time are in use; all others are
-// zero.
+// TouchedTiles: marks which cells of the rows that a task sums are in use; all others are zero.
 #pragma once
 #include "plane.h"
 
@@ -8,7 +7,8 @@ namespace {
 
 class TouchedTiles {
  public:
-  // A bit for every tile of a row: kTile cells, or more where the row is longer than that.
+  // One bit for every tile of a row: kTile cells, or more if the row is longer than
+  // kGradientColumns.
   static constexpr int kWords = (kGradientColumns / kTile + 63) / 64;
   struct Marks {
     int64_t y;
@@ -24,8 +24,8 @@ class TouchedTiles {
     for (int64_t i = 0; i < task.gradient_rows; ++i) rows_[i].y = -1;
   }
 
-  // Marks cells [begin, end) of row y, if they are of the task's part, and calls clear(x, count)
-  // for those that were not before; as all columns, they count from the first of the task's.
+  // Marks the cells [begin, end) of row y that are in the task's part, and calls clear(x, count)
+  // for those that were not marked. Columns count from the task's first column, as everywhere here.
   template <class Clear>
   ROIDL_INLINE void touch(int64_t y, int64_t begin, int64_t end, Clear&& clear) {
     begin = most(0, begin - task_.x_begin) >> shift_;
@@ -48,7 +48,7 @@ class TouchedTiles {
     const int64_t tile = x >> shift_;
     return (row.word[tile / 64] >> tile % 64 & 1) != 0;
   }
-  // Calls visit(x, count) for the cells of each tile that is in `row`, or in it and not in `but`.
+  // Calls visit(x, count) for the cells of each tile that is marked in `row` and not in `but`.
   template <class Visit>
   ROIDL_INLINE void each(const Marks& row, const Marks& but, Visit&& visit) const {
     for (int i = 0; i < kWords; ++i) for_each(row.word[i] & ~but.word[i], i, visit);
@@ -57,7 +57,7 @@ class TouchedTiles {
   ROIDL_INLINE void each(const Marks& row, Visit&& visit) const {
     each(row, Marks{}, visit);
   }
-  // The same for those that are not in it.
+  // Does the same for the tiles that are not marked in `row`.
   template <class Visit>
   ROIDL_INLINE void each_other(const Marks& row, Visit&& visit) const {
     const int64_t tiles = ((width_ - 1) >> shift_) + 1;
@@ -65,7 +65,7 @@ class TouchedTiles {
   }
 
  private:
-  // Bits [begin, end), as far as there are such.
+  // Returns a word with the bits [begin, end) set, cut to 0 .. 63.
   static uint64_t bits(int64_t begin, int64_t end) {
     begin = most(0, begin);
     end = least(64, end);

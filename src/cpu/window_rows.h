@@ -1,5 +1,5 @@
-// WindowRows: the rows of a RoI's window one after the other, for kernels that need only a few of
-// them at a time.
+// WindowRows: gives a kernel the rows of a RoI's window one after the other, if it needs only a few
+// at a time.
 #pragma once
 #include "plane.h"
 
@@ -23,8 +23,7 @@ class WindowRows {
     channel_ = channel;
     channels_ = channels;
   }
-  // Cell x of row y lies at row(y) + x * cell_stride(). The last at_once() rows stay where they
-  // are.
+  // Cell x of row y lies at row(y) + x * cell_stride(). The last at_once() rows stay valid.
   ROIDL_INLINE const A* row(int64_t y) {
     if (task_.direct)
       return static_cast<const A*>(map_.data) + task_.image * map_.n + channel_ + y * map_.h;
@@ -42,7 +41,7 @@ class WindowRows {
 };
 
 // Calls visit(roi, rows, channel, channels) for every RoI and block of channels of the task; for up
-// to Together blocks at a time where the map is read in place.
+// to Together blocks at a time if the map is read in place.
 template <class T, class RoiType, int Together = 1, class Visit>
 void for_each_window(const Task& task, Scratch& scratch, Visit&& visit) {
   constexpr int64_t lanes = kLanes<accumulator<T>>;
