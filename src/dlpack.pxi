@@ -136,7 +136,7 @@ cdef View exchanged(obj, DLPackExchangeAPI* api, const char* op, const char* nam
         else:
             status = api.dltensor_from_py_object_no_sync(<void*>obj, &source)
         if status != 0 or (view.versioned == NULL if owned else source.ndim == -1):
-            raise BufferError("its exchange API made no tensor, and says not why")
+            raise BufferError("its exchange API made no tensor and gave no reason")
     except Exception as error:
         raise unreadable(op, name, error) from error
     if owned:

@@ -76,3 +76,12 @@ def test_torch(name: str) -> None:
     aligned, pooled = head(torch.from_numpy(FEATURES), torch.from_numpy(BOXES))
     close(aligned, roidl.roi_align(FEATURES, BOXES, **ALIGN))
     close(pooled, roidl.roi_pool(FEATURES, BOXES, **POOL))
+
+
+def test_keras() -> None:
+    keras = pytest.importorskip("keras")
+    importlib.import_module("roidl.keras")  # registers the layers
+    model = keras.saving.load_model(SAVED / "head.keras")
+    boxes = BOXES[[0, 2], 1:].reshape(2, 1, 4)
+    pooled = keras.ops.convert_to_numpy(model([FEATURES, boxes]))
+    close(pooled, roidl.roi_align(FEATURES, boxes, **ALIGN))

@@ -87,6 +87,17 @@ def for_torch() -> None:
     torch.export.save(exported, HERE / "head.pt2")
 
 
+def for_keras() -> None:
+    import keras
+
+    from roidl.keras import RoIAlign
+
+    features = keras.Input(FEATURES.shape[1:])
+    boxes = keras.Input((None, 4))
+    layer = RoIAlign(name="pool", data_format="channels_first", **ALIGN)
+    keras.Model([features, boxes], layer(features, boxes)).save(HERE / "head.keras")
+
+
 def _without_sources(archive: Path) -> None:
     """Leave out where each line of a TorchScript archive came from."""
     with zipfile.ZipFile(archive) as source:
@@ -101,3 +112,4 @@ if __name__ == "__main__":
     for_jax()
     for_tensorflow()
     for_torch()
+    for_keras()
