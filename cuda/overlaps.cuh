@@ -69,9 +69,7 @@ struct PlanGeometry {
   template <class Visit>
   ROIDL_DEVICE void for_each_tap(bool along_y, int64_t k, int32_t p, Visit&& visit) const {
     const AxisPlan<A, kWeights>& axis = along_y ? plan.y : plan.x;
-    const Tap<A, kWeights>* const taps = axis.taps_of(k);
-    const Span span = axis.spans_of(k)[p];
-    for (int32_t j = span.first; j < span.stop; ++j) visit(taps[j].cell, taps[j].weight);
+    for (const auto& tap : axis.bin(k, p)) visit(tap.cell, tap.weight);
   }
 };
 

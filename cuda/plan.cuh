@@ -21,6 +21,15 @@ struct alignas(8) Span {  // read at once
   int32_t first, stop;
 };
 
+// The taps of one bin along one axis.
+template <class A, int kWeights>
+struct BinTaps {
+  const Tap<A, kWeights>*first, *stop;
+
+  ROIDL_DEVICE const Tap<A, kWeights>* begin() const { return first; }
+  ROIDL_DEVICE const Tap<A, kWeights>* end() const { return stop; }
+};
+
 // One axis of all RoIs.
 template <class A, int kWeights>
 struct AxisPlan {
@@ -31,6 +40,10 @@ struct AxisPlan {
 
   ROIDL_DEVICE Span* spans_of(int64_t k) const { return spans + k * (bins + 1); }
   ROIDL_DEVICE Tap<A, kWeights>* taps_of(int64_t k) const { return taps + k * max_taps; }
+  ROIDL_DEVICE BinTaps<A, kWeights> bin(int64_t k, int64_t p) const {
+    const Span span = spans_of(k)[p];
+    return {taps_of(k) + span.first, taps_of(k) + span.stop};
+  }
   ROIDL_DEVICE AxisPlan from(int64_t k) const { return {spans_of(k), taps_of(k), bins, max_taps}; }
 };
 

@@ -1,51 +1,11 @@
 // The position-sensitive operators on CUDA: every channel of a map belongs to one bin. Their
 // derivatives to the boxes are RoIAlign's, whose kernels know which channel a bin has.
-#include "bins.cuh"
 #include "operators.h"
-#include "plan.cuh"
+#include "planned_bins.cuh"
 
 namespace roidl::cuda {
 
 namespace {
-
-// A thread is a bin of a channel of the result.
-template <class T>
-struct OwnChannelForward {
-  using A = accumulator<T>;
-  static constexpr int kMinBlocks = 4;
-  Plan<A, 1> plan;
-  Views features;
-  PooledView out;
-  Items items;
-  int64_t parts;  // of a RoI, a block each
-
-  ROIDL_DEVICE void operator()(const Block& block, Shared) const {
-    const int64_t k = block.index / parts, first = (block.index - k * parts) * kThreads;
-    const int64_t left = items.count() - first;
-    block.each(left < kThreads ? left : kThreads, [&](int64_t offset) {
-      items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
-        narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
-      });
-    });
-  }
-
- private:
-  ROIDL_DEVICE A value(int64_t k, int64_t channel, int64_t p, int64_t q) const {
-    A total = A(0);
-    const Tap<A, 1>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
-    const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
-    Window window = plan.windows[k];
-    if (window.image < 0) window.image = 0;  // there are no taps
-    const Plane<T> plane = plane_of<T>(features, window, items.map_channel(channel, p, q));
-    for (int32_t i = rows.first; i < rows.stop; ++i) {
-      A across = A(0);
-      for (int32_t j = columns.first; j < columns.stop; ++j)
-        across += term(x[j].weight[0], [&] { return A(plane(y[i].cell, x[j].cell)); });
-      total += term(y[i].weight[0], [&] { return across; });
-    }
-    return total;
-  }
-};
 
 // A block owns a plane of the gradient and goes through the RoIs in their order: so nothing is
 // added to at once, and sums do not depend on how threads run. The weights of the plan are the
@@ -82,13 +42,12 @@ struct OwnPlaneGradient {
     for (int64_t k = 0; k < rois; ++k) {
       const Window window = plan.windows[k];
       if (window.image != image || window.map != map) continue;
-      const Tap<A, kWeights>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
-      const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
+      const BinTaps<A, kWeights> rows = plan.y.bin(k, p), columns = plan.x.bin(k, q);
       const int64_t width = columns.stop - columns.first;
       const A grad = widen(element_of<T>(grad_output, k, channel / bins, p, q));
       block.each((rows.stop - rows.first) * width, [&](int64_t i) {
-        const auto& row = y[rows.first + i / width];
-        const auto& column = x[columns.first + i % width];
+        const auto& row = rows.first[i / width];
+        const auto& column = columns.first[i % width];
         A weight = row.weight[0] * column.weight[0];
         if constexpr (kWeights == 2)
           weight = row.weight[1] * column.weight[0] + row.weight[0] * column.weight[1];
@@ -102,21 +61,6 @@ struct OwnPlaneGradient {
       });
   }
 };
-
-template <class ProblemType>
-void run_forward(const ProblemType& problem) {
-  if (problem.rois == 0 || problem.channels == 0) return;
-  const DeviceGuard guard(problem);
-  visit_elements(problem, [&](auto type) {
-    using T = typename decltype(type)::type;
-    with_plan<accumulator<T>, 1>(problem, [&](const auto& plan) {
-      const Items items(problem);
-      const OwnChannelForward<T> kernel{plan, views_of(problem, &Map::features), problem.pooled,
-                                        items, divide_up(items.count(), kThreads)};
-      launch(problem, kernel, problem.rois * kernel.parts, 0);
-    });
-  });
-}
 
 template <int kWeights, class ProblemType>
 void run_gradient(const ProblemType& problem) {
@@ -149,7 +93,9 @@ void run_gradient(const ProblemType& problem) {
 
 }  // namespace
 
-void ps_roi_align_forward(const PsRoiAlignProblem& problem) { run_forward(as_roi_align(problem)); }
+void ps_roi_align_forward(const PsRoiAlignProblem& problem) {
+  compute_planned_bins<1>(as_roi_align(problem));
+}
 
 void ps_roi_align_backward(const PsRoiAlignProblem& problem) {
   run_gradient<1>(as_roi_align(problem));
@@ -167,7 +113,7 @@ void ps_roi_align_jvp_boxes_backward(const PsRoiAlignProblem& problem) {
   run_gradient<2>(as_roi_align(problem));
 }
 
-void ps_roi_pool_forward(const PsRoiPoolProblem& problem) { run_forward(problem); }
+void ps_roi_pool_forward(const PsRoiPoolProblem& problem) { compute_planned_bins<1>(problem); }
 
 void ps_roi_pool_backward(const PsRoiPoolProblem& problem) { run_gradient<1>(problem); }
 

@@ -3,6 +3,7 @@
 #include "average_gradient.cuh"
 #include "max_sample.cuh"
 #include "operators.h"
+#include "planned_bins.cuh"
 
 namespace roidl::cuda {
 
@@ -30,26 +31,24 @@ struct AverageEdges {
   ROIDL_DEVICE Window location_of(RoiData k) const { return plan.windows[k]; }
   ROIDL_DEVICE void add(RoiData k, int64_t p, int64_t q, const Plane<T>& plane, A gradient,
                         Edges& sum) const {
-    const Tap<A, 3>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
-    const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
     A edges[4] = {};
-    for (int32_t i = rows.first; i < rows.stop; ++i) {
-      const int64_t row = y[i].cell;
-      const bool moves = y[i].weight[1] != A(0) || y[i].weight[2] != A(0);  // reads the next row
+    for (const auto& y : plan.y.bin(k, p)) {
+      const int64_t row = y.cell;
+      const bool moves = y.weight[1] != A(0) || y.weight[2] != A(0);  // reads the next row
       A down = A(0), low = A(0), high = A(0);
-      for (int32_t j = columns.first; j < columns.stop; ++j) {
-        const int64_t column = x[j].cell;
+      for (const auto& x : plan.x.bin(k, q)) {
+        const int64_t column = x.cell;
         const auto right = [&] { return A(plane(row, column + 1)) - A(plane(row, column)); };
         if (moves)
-          down += term(x[j].weight[0],
-                       [&] { return A(plane(row + 1, column)) - A(plane(row, column)); });
-        low += term(x[j].weight[1], right);
-        high += term(x[j].weight[2], right);
+          down +=
+              term(x.weight[0], [&] { return A(plane(row + 1, column)) - A(plane(row, column)); });
+        low += term(x.weight[1], right);
+        high += term(x.weight[2], right);
       }
-      edges[0] += term(y[i].weight[0], [&] { return low; });
-      edges[1] += term(y[i].weight[1], [&] { return down; });
-      edges[2] += term(y[i].weight[0], [&] { return high; });
-      edges[3] += term(y[i].weight[2], [&] { return down; });
+      edges[0] += term(y.weight[0], [&] { return low; });
+      edges[1] += term(y.weight[1], [&] { return down; });
+      edges[2] += term(y.weight[0], [&] { return high; });
+      edges[3] += term(y.weight[2], [&] { return down; });
     }
     for (int j = 0; j < 4; ++j) sum.at[j] += static_cast<double>(gradient * edges[j]);
   }
@@ -147,49 +146,6 @@ struct BoxesGradient {
   }
 };
 
-// The derivative of the average along a direction of the boxes, from the plan.
-template <class T>
-struct AverageTangent {
-  using A = accumulator<T>;
-  static constexpr int kMinBlocks = 4;
-  Plan<A, 2> plan;
-  Views features;
-  PooledView out;
-  Items items;
-  int64_t count, parts;
-
-  ROIDL_DEVICE void operator()(const Block& block, Shared) const {
-    const int64_t k = block.index / parts, first = (block.index - k * parts) * kThreads;
-    const int64_t left = items.count() - first;
-    block.each(left < kThreads ? left : kThreads, [&](int64_t offset) {
-      items.split(first + offset, [&](int64_t channel, int64_t p, int64_t q) {
-        narrow(value(k, channel, p, q), element_of<T>(out, k, channel, p, q));
-      });
-    });
-  }
-
- private:
-  ROIDL_DEVICE A value(int64_t k, int64_t channel, int64_t p, int64_t q) const {
-    A total = A(0);
-    const Tap<A, 2>*const y = plan.y.taps_of(k), *const x = plan.x.taps_of(k);
-    const Span rows = plan.y.spans_of(k)[p], columns = plan.x.spans_of(k)[q];
-    Window window = plan.windows[k];
-    if (window.image < 0) window.image = 0;  // the RoI has no taps
-    const Plane<T> plane = plane_of<T>(features, window, items.map_channel(channel, p, q));
-    for (int32_t i = rows.first; i < rows.stop; ++i) {
-      A across = A(0), slope = A(0);
-      for (int32_t j = columns.first; j < columns.stop; ++j) {
-        const A cell = plane(y[i].cell, x[j].cell);
-        across += term(x[j].weight[0], [&] { return cell; });
-        slope += term(x[j].weight[1], [&] { return cell; });
-      }
-      total += term(y[i].weight[1], [&] { return across; }) +
-               term(y[i].weight[0], [&] { return slope; });
-    }
-    return total;
-  }
-};
-
 template <class T, class Body>
 void run_gradient(const RoiAlignProblem& problem, const Body& body) {
   const BoxesGradient<T, Body> kernel{
@@ -218,20 +174,7 @@ void roi_align_backward_boxes(const RoiAlignProblem& problem) {
   });
 }
 
-void roi_align_jvp_boxes(const RoiAlignProblem& problem) {
-  if (problem.rois == 0 || problem.channels == 0) return;
-  const DeviceGuard guard(problem);
-  visit_elements(problem, [&](auto type) {
-    using T = typename decltype(type)::type;
-    with_plan<accumulator<T>, 2>(problem, [&](const auto& plan) {
-      const Items items(problem);
-      const AverageTangent<T> kernel{plan,           views_of(problem, &Map::features),
-                                     problem.pooled, items,
-                                     problem.rois,   divide_up(items.count(), kThreads)};
-      launch(problem, kernel, problem.rois * kernel.parts, 0);
-    });
-  });
-}
+void roi_align_jvp_boxes(const RoiAlignProblem& problem) { compute_planned_bins<2>(problem); }
 
 void roi_align_jvp_boxes_backward(const RoiAlignProblem& problem) {
   if (problem.channels == 0) return;

@@ -17,7 +17,8 @@ cdef family_row(int index):
     cdef const FamilyInfo* family = &kFamilies[index]
     cdef int i
     modes = [family.modes[i].decode() for i in range(kMaxModes) if family.modes[i] != NULL]
-    with_box_gradient = [bool(family.modes_with_box_gradient & (1 << i)) for i in range(len(modes))]
+    cdef uint32_t bits = modes_with_box_gradient(<Family>index)
+    with_box_gradient = [bool(bits & (1 << i)) for i in range(len(modes))]
     return (family.name.decode(), family.columns, tuple(modes), family.average,
             tuple(with_box_gradient), family.channels_per_bin, param_fields(index))
 

@@ -171,10 +171,10 @@ cdef extern from "operators.h" namespace "roidl" nogil:
         int columns
         const char** modes
         int average
-        uint32_t modes_with_box_gradient
         cbool channels_per_bin
     const Operator* kOperators
     const FamilyInfo* kFamilies
+    uint32_t modes_with_box_gradient(Family)
 
 cdef extern from "pyramid.h" namespace "roidl" nogil:
     void c_assign_levels "roidl::assign_levels"(

@@ -111,15 +111,14 @@ struct FamilyInfo {
   int columns;                   // columns of a box, without the image index
   const char* modes[kMaxModes];  // names, by the number of the mode; a family without any averages
   int average;                   // the number of the mode that is linear in the input
-  uint32_t modes_with_box_gradient;
-  bool channels_per_bin;  // each bin reads its own channels: maps have PH * PW times as many
+  bool channels_per_bin;         // each bin reads its own channels: maps have PH * PW times as many
 };
 
 inline constexpr FamilyInfo kFamilies[kNumFamilies] = {
-    {"roi_align", 4, {"avg", "max", "max_onnx"}, 0, 0b011, false},
-    {"roi_pool", 4, {"max", "avg"}, 1, 0, false},
-    {"ps_roi_align", 4, {}, 0, 0b1, true},
-    {"ps_roi_pool", 4, {}, 0, 0, true},
+    {"roi_align", 4, {"avg", "max", "max_onnx"}, 0, false},
+    {"roi_pool", 4, {"max", "avg"}, 1, false},
+    {"ps_roi_align", 4, {}, 0, true},
+    {"ps_roi_pool", 4, {}, 0, true},
 };
 
 inline constexpr uint32_t kOnlyAvg = 0b001, kAvgAndMax = 0b011;  // of RoIAlign
@@ -268,6 +267,12 @@ inline constexpr Operator kOperators[kNumOperators] = {
 constexpr const Operator& operator_of(Op op) { return kOperators[static_cast<int>(op)]; }
 constexpr const FamilyInfo& family_of(const Operator& op) {
   return kFamilies[static_cast<int>(op.family)];
+}
+// A bit for each mode in which a family has a gradient to the boxes.
+constexpr uint32_t modes_with_box_gradient(Family family) {
+  for (const Operator& op : kOperators)
+    if (op.family == family && op.writes[0].role == Role::boxes) return op.modes;
+  return 0;
 }
 constexpr int index_of(const Operator& op) { return static_cast<int>(op.op); }
 

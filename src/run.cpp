@@ -145,7 +145,7 @@ void check_mode(const Operator& op, const Problem& problem, int mode) {
   if (op.modes & bit) return;
   const FamilyInfo& family = family_of(op);
   const char* const name = family.modes[mode];
-  if (!(family.modes_with_box_gradient & bit))
+  if (!(modes_with_box_gradient(op.family) & bit))
     fail(ErrorKind::unsupported, problem.op, "mode '", name, "' has no gradient to the boxes");
   fail(ErrorKind::unsupported, problem.op,
        "forward mode and second derivatives along the boxes are implemented for mode '",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,11 @@ def _run(command: Iterable[str | Path]) -> None:
         raise RuntimeError(f"{' '.join(words)}\n{done.stderr}")
 
 
+def _unfinished(target: Path) -> Path:
+    """Where this process makes a file that others may be making, too; then it is renamed."""
+    return target.with_name(f"{target.stem}.{os.getpid()}{target.suffix}")
+
+
 def _digest(folders: Iterable[Path], flags: Iterable[str]) -> str:
     """Of all that objects of these folders have in common: headers and flags."""
     digest = hashlib.sha256("\n".join(flags).encode())
@@ -75,7 +81,8 @@ def link(objects: Iterable[Path], target: Path) -> None:
     """Link a library with these objects; of what two of them have, the first one's is taken."""
     libroidl = Path(_core.__file__).parent
     where = ("-L", libroidl, "-lroidl", f"-Wl,-rpath,{libroidl}")
-    _run(("g++", "-shared", "-o", target, *objects, *where, "-ldl"))
+    _run(("g++", "-shared", "-o", _unfinished(target), *objects, *where, "-ldl"))
+    _unfinished(target).rename(target)
 
 
 def objects(
@@ -100,9 +107,8 @@ def objects(
         name = f"{source.stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
         target = made[source.name] = out / name
         if not target.is_file():
-            unfinished = target.with_suffix(".part.o")
-            work[source](source, unfinished)
-            unfinished.rename(target)
+            work[source](source, _unfinished(target))
+            _unfinished(target).rename(target)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(make, work))
