@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Time RoIAlign and RoIPool in every library, each in its own process.",
     )
     parser.add_argument(
-        "--workloads", nargs="+", choices=ALL, help="default: W1 to W8; all with --gpu"
+        "--workloads", nargs="+", choices=ALL, help="default: W1 to W9; all with --gpu"
     )
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--engines", nargs="+", default=["*"], help="names or patterns")

@@ -34,6 +34,10 @@ OPERATIONS = {
     "multiscale_roi_align_backward": Operation(
         "multiscale_roi_align", "avg", True, "Multi-level RoIAlign, backward"
     ),
+    "ps_roi_align": Operation("ps_roi_align", "avg", False, "PSRoIAlign, forward"),
+    "ps_roi_align_backward": Operation("ps_roi_align", "avg", True, "PSRoIAlign, backward"),
+    "ps_roi_pool": Operation("ps_roi_pool", "avg", False, "PSRoIPool, forward"),
+    "ps_roi_pool_backward": Operation("ps_roi_pool", "avg", True, "PSRoIPool, backward"),
     # MultiScaleRoIAlign as a module of PyTorch, forward and backward.
     "pooler_step": Operation(
         "multiscale_roi_align", "avg", True, "The pooler of a detector: forward and backward"

@@ -15,6 +15,7 @@ from .workloads import Workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 oracle: Any = importlib.import_module("oracle")
+oracle_position_sensitive: Any = importlib.import_module("oracle_position_sensitive")
 
 SAMPLES = 10_000  # the oracle's limit for one result: about 0.2 s
 CHANNELS = 4
@@ -49,9 +50,21 @@ def checked_rois(workload: Workload, boxes: Array) -> list[int]:
 
 
 def checked_channels(workload: Workload) -> list[int]:
-    """The first channel, the last, and some between, so that all kinds of blocks are covered."""
-    count = min(CHANNELS, workload.channels)
-    return [int(channel) for channel in np.linspace(0, workload.channels - 1, count)]
+    """The first channel of the result, the last, and some between, so that all kinds of blocks are
+    covered."""
+    count = min(CHANNELS, workload.pooled_channels)
+    return [int(channel) for channel in np.linspace(0, workload.pooled_channels - 1, count)]
+
+
+def _map_channels(workload: Workload, channels: list[int]) -> list[int]:
+    """The channels of the map that these channels of the result are pooled from."""
+    own = workload.own_channels
+    return [channel * own + i for channel in channels for i in range(own)]
+
+
+def compared_channels(workload: Workload, operation: str, channels: list[int]) -> list[int]:
+    """The channels of what an operation returns that these channels of the result belong to."""
+    return _map_channels(workload, channels) if OPERATIONS[operation].backward else channels
 
 
 def _rounded(array: Array, dtype: str) -> Array:
@@ -70,7 +83,8 @@ def expected(
     """The expected results of a worker: one array, or for a gradient one for each map."""
     asked = OPERATIONS[operation]
     boxes = data.boxes[rois]
-    inputs = [_rounded(features[:, channels], dtype) for features in data.inputs]
+    own = _map_channels(workload, channels)
+    inputs = [_rounded(features[:, own], dtype) for features in data.inputs]
     grad = _rounded(data.grad[rois][:, channels], dtype)
     bins = (workload.output_size, workload.output_size)
     scales = [1 / stride for stride in workload.strides]
@@ -81,19 +95,28 @@ def expected(
         shape: Any = inputs[0].shape
         return [oracle.roi_pool_backward(grad, boxes, argmax, shape, scales[0])]
 
+    if workload.position_sensitive:
+        rule: dict[str, Any] = {"spatial_scale": scales[0]}
+        if asked.function == "ps_roi_align":
+            rule["sampling_ratio"] = workload.sampling_ratio
+        if asked.backward:
+            gradient = getattr(oracle_position_sensitive, f"{asked.function}_backward")
+            return [gradient(grad, inputs[0], boxes, **rule)]
+        return [getattr(oracle_position_sensitive, asked.function)(inputs[0], boxes, bins, **rule)]
+
     levels = levels_of(boxes, workload) if workload.multiscale else np.zeros(len(boxes), int)
     sampling = (workload.sampling_ratio, workload.aligned)
     pooled = np.zeros((len(boxes), len(channels), *bins))
     gradients = []
     for level, (features, scale) in enumerate(zip(inputs, scales, strict=True)):
         here = levels == level
-        rule: Any = (scale, *sampling)
+        how = (scale, *sampling)
         if asked.backward:
             gradients.append(
-                oracle.roi_align_backward(grad[here], features, boxes[here], *rule, mode=asked.mode)
+                oracle.roi_align_backward(grad[here], features, boxes[here], *how, mode=asked.mode)
             )
         else:
-            pooled[here] = oracle.roi_align(features, boxes[here], bins, *rule, mode=asked.mode)
+            pooled[here] = oracle.roi_align(features, boxes[here], bins, *how, mode=asked.mode)
     return gradients if asked.backward else [pooled]
 
 

@@ -126,7 +126,7 @@ class Group(NamedTuple):
     data: Data
     folder: Path
     rois: list[int]  # the RoIs for which the oracle computes the results
-    channels: list[int]
+    channels: list[int]  # the channels of the results
 
 
 def _say(text: str) -> None:
@@ -214,7 +214,9 @@ def _run_group(
                 case=list(_case(group, competitor)),
                 folder=str(group.folder),
                 rois=group.rois,
-                channels=group.channels,
+                channels=reference.compared_channels(
+                    group.workload, group.operation, group.channels
+                ),
                 to=str(saved),
             )
             with np.load(saved) as parts:
@@ -246,11 +248,7 @@ def _run_group(
 
 
 def _operations(plan: Plan, workload: Workload) -> list[str]:
-    return [
-        name
-        for name in plan.operations
-        if (OPERATIONS[name].function == "multiscale_roi_align") == workload.multiscale
-    ]
+    return [name for name in plan.operations if workload.has(name)]
 
 
 def _bandwidth(plan: Plan, fleet: Fleet, threads: int) -> float:

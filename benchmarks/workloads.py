@@ -1,6 +1,6 @@
 """The workloads: shapes, random boxes like those of detectors, and the bytes to move.
 
-W1 to W8 are call sites of detectors, X1 to X7 extremes.
+W1 to W9 are call sites of detectors, X1 to X7 extremes.
 
 Boxes are log-uniform in size; 70 % are jittered around objects, as proposals are, 30 % anywhere.
 """
@@ -32,6 +32,7 @@ class Workload(NamedTuple):
     output_size: int
     sampling_ratio: int
     aligned: bool
+    position_sensitive: bool = False  # the channels are those of the map, each for one bin
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -47,11 +48,27 @@ class Workload(NamedTuple):
     @property
     def results(self) -> int:
         """Bins of all RoIs and channels."""
-        return self.rois * self.channels * self.output_size**2
+        return self.rois * self.pooled_channels * self.output_size**2
+
+    @property
+    def pooled_channels(self) -> int:
+        """The number of channels of the result."""
+        return self.channels // self.own_channels
+
+    @property
+    def own_channels(self) -> int:
+        """The number of the map's channels for each channel of the result."""
+        return self.output_size**2 if self.position_sensitive else 1
 
     @property
     def multiscale(self) -> bool:
         return len(self.maps) > 1
+
+    def has(self, operation: str) -> bool:
+        """Whether an operation is timed on it."""
+        function = OPERATIONS[operation].function
+        kinds = function.startswith("multiscale_"), function.startswith("ps_")
+        return kinds == (self.multiscale, self.position_sensitive)
 
 
 # For images of 800 x 1344 pixels, the size to which torchvision and detectron2 resize.
@@ -68,6 +85,7 @@ WORKLOADS = {
     # aligned is False because torchvision's MultiScaleRoIAlign does not have the parameter.
     "W7": Workload("FPN boxes, P2-P5", 2, 256, PYRAMID, STRIDES, 2000, (16, 640), 7, 2, False),
     "W8": Workload("FPN masks, P2-P5", 2, 256, PYRAMID, STRIDES, 200, (16, 640), 14, 2, False),
+    "W9": Workload("R-FCN", 1, 490, [(38, 63)], [16], 300, (32, 512), 7, 2, True, True),
 }
 
 
@@ -121,7 +139,8 @@ def make_data(workload: Workload) -> Data:
     each = workload.rois // workload.batch
     boxes = [_boxes(workload, image, each, random) for image in range(workload.batch)]
     bins = (workload.output_size, workload.output_size)
-    grad = random.standard_normal((workload.rois, workload.channels, *bins), dtype=np.float32)
+    shape = (workload.rois, workload.pooled_channels, *bins)
+    grad = random.standard_normal(shape, dtype=np.float32)
     return Data(inputs, np.concatenate(boxes), grad)
 
 

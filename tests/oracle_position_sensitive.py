@@ -103,3 +103,40 @@ def ps_roi_pool_matrix(
                     share = 1 / ((bottom - top) * (right - left))
                     weights[roi, p, q, top:bottom, left:right] = share
     return weights
+
+
+def ps_roi_pool(
+    input: oracle.Array,
+    boxes: oracle.Array,
+    output_size: tuple[int, int],
+    spatial_scale: float = 1.0,
+    clip: str = "torchvision",
+    *,
+    coordinates: oracle.Coordinate = np.float32,
+) -> oracle.Float64:
+    """-> [K, C, PH, PW] from [N, C * PH * PW, H, W]."""
+    size = input.shape[2:]
+    weights = ps_roi_pool_matrix(boxes, size, output_size, spatial_scale, clip, coordinates)
+    by_bin = input.astype(np.float64).reshape(len(input), -1, *output_size, *size)
+    pooled = np.zeros((len(boxes), by_bin.shape[1], *output_size))
+    for k, image in enumerate(boxes[:, 0].astype(int)):
+        pooled[k] = np.einsum("pqyx,cpqyx->cpq", weights[k], by_bin[image])
+    return pooled
+
+
+def ps_roi_pool_backward(
+    gradient: oracle.Array,
+    input: oracle.Array,
+    boxes: oracle.Array,
+    spatial_scale: float = 1.0,
+    clip: str = "torchvision",
+    *,
+    coordinates: oracle.Coordinate = np.float32,
+) -> oracle.Float64:
+    """-> [N, C * PH * PW, H, W]."""
+    bins, size = gradient.shape[2:], input.shape[2:]
+    weights = ps_roi_pool_matrix(boxes, size, bins, spatial_scale, clip, coordinates)
+    to_input = np.zeros((len(input), gradient.shape[1], *bins, *size))
+    for k, image in enumerate(boxes[:, 0].astype(int)):
+        to_input[image] += np.einsum("pqyx,cpq->cpqyx", weights[k], gradient[k].astype(np.float64))
+    return to_input.reshape(input.shape)

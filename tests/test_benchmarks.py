@@ -62,6 +62,19 @@ def test_every_row_has_its_figures(output: Path) -> None:
     assert rows["W6", "roi_align", "NCHW", "bfloat16", 1]["error"] > 0
 
 
+def test_position_sensitive_operators_are_compared(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    engines = ["--engines", "roidl-numpy", "--dtypes", "float32", "--layouts", "NHWC"]
+    size = ["--workloads", "W9", "--threads", "1", "--seconds", "0.001"]
+    done = benchmarks(*engines, *size, "--output", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(file)
+    assert {operation for _, operation, *_ in rows} == {
+        name for name in OPERATIONS if name.startswith("ps_")
+    }
+    assert all(0 < row["error"] <= 1e-6 for row in rows.values())
+
+
 def test_bytes_and_share(output: Path) -> None:
     bandwidth = json.loads(output.read_text())["bandwidth"]["1"]
     row = rows_of(output)["W6", "roi_align", "NCHW", "float32", 1]

@@ -123,25 +123,20 @@ def test_pool(
     input, boxes = problem(case, dtype, form, box_dtype)
     size, given = case.output_size, boxes.arguments(lib)
     given |= {"layout": layout, "spatial_scale": case.spatial_scale, "clip": clip}
-    weights = definition.ps_roi_pool_matrix(
-        boxes.rows, input.shape[2:], size, case.spatial_scale, clip, coordinates(input, boxes)
-    )
-    images = boxes.rows[:, 0].astype(int)
-    by_bin = input.astype(np.float64).reshape(len(input), -1, *size, *input.shape[2:])
+    rule: Any = {"spatial_scale": case.spatial_scale, "clip": clip}
+    rule["coordinates"] = coordinates(input, boxes)
     pooled: Any = roidl.ps_roi_pool(
         lib.asarray(from_nchw(input, layout)), output_size=size, **given
     )
-    expected = np.einsum("kpqyx,kcpqyx->kcpq", weights, by_bin[images])
+    expected = definition.ps_roi_pool(input, boxes.rows, size, **rule)
     assert_close(to_nchw(lib.to_numpy(pooled), layout), expected, 2e-6)
 
     gradient = gradient_for(input, boxes, size)
-    expected = np.zeros(by_bin.shape)
-    for k, image in enumerate(images):
-        expected[image] += np.einsum("pqyx,cpq->cpqyx", weights[k], gradient[k].astype(np.float64))
+    expected = definition.ps_roi_pool_backward(gradient, input, boxes.rows, **rule)
     grad = passed(lib, gradient, boxes, layout)
     shape = from_nchw(input, layout).shape
     result: Any = roidl.ps_roi_pool_backward(grad, input_shape=shape, **given)
-    assert_close(to_nchw(lib.to_numpy(result), layout), expected.reshape(input.shape), 2e-6)
+    assert_close(to_nchw(lib.to_numpy(result), layout), expected, 2e-6)
 
 
 OPERATORS = ("ps_roi_align", "ps_roi_pool")

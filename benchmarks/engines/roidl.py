@@ -72,7 +72,17 @@ class Numpy(Engine):
         if function == "roi_align":
             pool = partial(roidl.roi_align, inputs[0], boxes, size, scale, *sampling)
             return partial(pool, mode=mode, layout=layout)
-        return partial(self.pool, inputs[0], boxes, size, scale, layout=layout)
+        if function == "roi_pool":
+            return partial(self.pool, inputs[0], boxes, size, scale, layout=layout)
+        rule = self._position_sensitive(case)
+        return partial(getattr(roidl, function), inputs[0], boxes, size, **rule)
+
+    def _position_sensitive(self, case: Case) -> dict[str, Any]:
+        """The options of the position-sensitive functions."""
+        rule = {"spatial_scale": case.scales[0], "layout": self.layout(case)}
+        if OPERATIONS[case.operation].function == "ps_roi_align":
+            rule["sampling_ratio"] = case.sampling_ratio
+        return rule
 
     def backward(self, case: Case, inputs: list[Any], boxes: Any, grad: Any) -> Call:
         """The call for the gradients to the inputs, by the explicit gradient functions."""
@@ -88,6 +98,9 @@ class Numpy(Engine):
             return partial(
                 roidl.roi_align_backward, grad, boxes, shapes[0], scale, *sampling, **how
             )
+        if operation.function != "roi_pool":
+            function = getattr(roidl, f"{operation.function}_backward")
+            return partial(function, grad, boxes, shapes[0], **self._position_sensitive(case))
         _, argmax = roidl.roi_pool(
             inputs[0], boxes, case.output_size, scale, layout=layout, return_argmax=True
         )

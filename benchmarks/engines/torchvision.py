@@ -36,6 +36,11 @@ class Torchvision(TorchEngine):
             forward = partial(
                 ops.roi_align, inputs[0], boxes, case.output_size, case.scales[0], *sampling
             )
+        elif operation.function == "ps_roi_align":
+            rule = (case.output_size, case.scales[0], case.sampling_ratio)
+            forward = partial(ops.ps_roi_align, inputs[0], boxes, *rule)
+        elif operation.function == "ps_roi_pool":
+            forward = partial(ops.ps_roi_pool, inputs[0], boxes, case.output_size, case.scales[0])
         else:
             forward = partial(ops.roi_pool, inputs[0], boxes, case.output_size, case.scales[0])
         if not operation.backward:
