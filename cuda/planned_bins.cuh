@@ -6,7 +6,8 @@
 
 namespace roidl::cuda {
 
-// A thread computes one bin of one channel: from 1 weight the average, from 2 the derivative.
+// A thread computes one bin of one channel: the average from taps with one weight, its derivative
+// from taps that also have the weight's derivative.
 template <class T, int kWeights>
 struct PlannedBins {
   static_assert(kWeights == 1 || kWeights == 2);
@@ -16,7 +17,7 @@ struct PlannedBins {
   Views features;
   PooledView out;
   Items items;
-  int64_t parts;  // of a RoI, a block each
+  int64_t parts;  // blocks for each RoI
 
   ROIDL_DEVICE void operator()(const Block& block, Shared) const {
     const int64_t k = block.index / parts, first = (block.index - k * parts) * kThreads;

@@ -157,8 +157,8 @@ void check_box_values(const char* op, const Boxes& boxes, int64_t images) {
     if (boxes.indices != nullptr) {
       const int64_t of_example = kNoImage - box.image;
       if (of_example == 0)
-        fail(ErrorKind::value, op, "the batch index of row ", k, " is no whole number of an image");
-      if (of_example > 0 && of_example < images)
+        fail(ErrorKind::value, op, "the batch index of row ", k, " is no whole number");
+      if (std::abs(of_example) < kMostEncoded)
         fail(ErrorKind::value, op, "the batch index of row ", k, " is ", of_example,
              ", but must be that of an image of its own example");
     }

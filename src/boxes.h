@@ -52,9 +52,10 @@ void join_boxes(const Tensor& boxes, int32_t image, T* rows, int32_t* indices);
 // float type and the shape of the boxes. The batch column becomes 0.
 void store_box_gradients(const Boxes& boxes, const double* rows, const Tensor& out);
 
-// Under an adapter's vmap, images of many examples lie one after the other. An index that would be
-// another example's image is passed as kNoImage - index; a number that is not whole, as kNoImage.
-constexpr int64_t kNoImage = -(int64_t{1} << 30);
+// Under an adapter's vmap, images of many examples lie one after the other. The index of an image
+// that its example does not have is passed as kNoImage - index, unless its size is kMostEncoded or
+// more; a number that is not whole is passed as kNoImage.
+constexpr int64_t kNoImage = -(int64_t{1} << 30), kMostEncoded = int64_t{1} << 29;
 
 // Reads every row (CPU memory only) and fails at the first whose image does not exist or whose
 // coordinates are not finite.

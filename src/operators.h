@@ -50,8 +50,9 @@ enum class Need : int32_t {
 
 enum class Linear : int32_t { never, in_average, always };
 
-// A derivative or a transpose: the operator that computes it. That operator reads the direction or
-// the cotangent as `at`; its boxes and its other reads are those of this operator, matched by name.
+// How a derivative or a transpose is computed: by the operator `op`, whose read `at` is the
+// direction or the cotangent, and whose boxes and other reads are those of this operator, matched
+// by name.
 struct Rule {
   enum class Kind : int32_t { zero, refused, op } kind = Kind::zero;
   Op op = Op::none;
@@ -87,7 +88,7 @@ struct Operator {
   Write writes[kMaxWrites];
   Rule boxes;                // the derivative along the boxes
   uint32_t modes = ~0u;      // a bit for each mode that is implemented
-  Op in_average = Op::none;  // the equal operator in average mode, if any
+  Op in_average = Op::none;  // the operator with the same result in average mode, if any
 
   constexpr int num_reads() const {
     return (reads[0].name != nullptr) + (reads[1].name != nullptr);
@@ -109,7 +110,7 @@ inline constexpr int kMaxModes = 3;
 struct FamilyInfo {
   const char* name;
   int columns;                   // columns of a box, without the image index
-  const char* modes[kMaxModes];  // names, by the number of the mode; a family without any averages
+  const char* modes[kMaxModes];  // names, by the number of the mode; none: the family only averages
   int average;                   // the number of the mode that is linear in the input
   bool channels_per_bin;         // each bin reads its own channels: maps have PH * PW times as many
 };
@@ -123,9 +124,9 @@ inline constexpr FamilyInfo kFamilies[kNumFamilies] = {
 
 inline constexpr uint32_t kOnlyAvg = 0b001, kAvgAndMax = 0b011;  // of RoIAlign
 
-// The operators of a family are closed under derivatives. With A(x; b) the result: A' is its
-// backward, T(x, t; b) the derivative along a direction t of the boxes, T' the backward of that,
-// and B(g, x; b) the gradient to the boxes, the transpose of T along t.
+// Every derivative that is offered is itself a row. With x the forward operator: x_backward is its
+// transpose in the input, x_jvp_boxes the derivative along the boxes, x_jvp_boxes_backward the
+// transpose of that in the input, and x_backward_boxes its transpose in the direction.
 inline constexpr Operator kOperators[kNumOperators] = {
     {Op::roi_align,
      "roi_align",

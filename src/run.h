@@ -68,9 +68,9 @@ inline Problem& base_of(AnyProblem& problem) {
   return std::visit([](auto& each) -> Problem& { return each; }, problem);
 }
 
-// The metadata of a map from whose result the gradient comes. The channels follow from the gradient
-// and, if the boxes are grouped by image, the images from the boxes: where arrays are sharded,
-// these are the numbers of the shard.
+// The metadata of a map whose pooled result has this gradient. The channels are the gradient's, and
+// the images those of boxes that are grouped by image, else `images`: where arrays are sharded, all
+// are the shard's.
 Tensor map_like(const Operator& op, const char* called, const AnyParams& params,
                 const Tensor& gradient, const Tensor& boxes, int64_t images, int64_t height,
                 int64_t width);
@@ -78,7 +78,7 @@ Tensor map_like(const Operator& op, const char* called, const AnyParams& params,
 // The shape of what an operator writes in a role; `map` is the index of the map.
 Shape written_shape(const Problem& problem, Role role, const Tensor& boxes, int map = 0);
 
-// The arrays of a call in the order of the catalogue; an absent array has no maps.
+// The arrays of a call in the order of the catalogue; the count of an absent one is 0.
 struct Arrays {
   Maps reads[kMaxReads];
   Maps writes[kMaxWrites];

@@ -208,10 +208,12 @@ def names() -> None:
         kind(2).name for kind in (roidl.keras.RoIAlign, roidl.keras.RoIPool, roidl.keras.RoIAlign)
     ]
     made.append(roidl.keras.MultiScaleRoIAlign(2, SCALES).name)
+    made += [roidl.keras.PSRoIAlign(2).name, roidl.keras.PSRoIPool(2).name]
     made.append(type("MaskRoIAlign", (roidl.keras.RoIAlign,), {})(2).name)
     made.append(roidl.keras.RoIPool(2, name="ro_i").name)
-    expected = ["roi_align", "roi_pool", "roi_align_1", "multi_scale_roi_align", "mask_roi_align"]
-    FOUND["names?"] = made == [*expected, "ro_i"]
+    expected = ["roi_align", "roi_pool", "roi_align_1", "multi_scale_roi_align"]
+    expected += ["ps_roi_align", "ps_roi_pool", "mask_roi_align", "ro_i"]
+    FOUND["names?"] = made == expected
 
 
 def integers() -> None:

@@ -295,6 +295,28 @@ def test_an_index_never_reaches_another_example(op: str, mode: str, index: float
             torch.vmap(function(op, mode))(x, corners, indices)
 
 
+def test_a_wrong_index_is_compared_with_the_images_of_its_example() -> None:
+    (x, rows), _ = _examples("rows")
+    for index in (-1, N, 3 * N):
+        rows[1, 1, 0] = index
+        with pytest.raises(ValueError, match=f"is {index}, but must be that of an image of its "):
+            torch.vmap(lambda a, b: ops.roi_align(a, b, SIZE))(x, rows)
+
+
+@every_operator
+def test_vmap_over_no_examples(op: str, mode: str) -> None:
+    for form in ("rows", "indices"):
+        examples, arguments = _examples(form)
+
+        def call(*example: Any, arguments: Callable[..., Any] = arguments) -> Any:
+            return getattr(ops, op)(output_size=SIZE, mode=mode, **arguments(*example))
+
+        results = torch.vmap(call)(*examples)
+        assert len(results) > 0
+        none = torch.vmap(call)(*[each[:0] for each in examples])
+        assert none.shape == (0, *results.shape[1:])
+
+
 def test_mistakes_under_vmap_are_those_of_an_example() -> None:
     (x, rows), _ = _examples("rows")
     with pytest.raises(ValueError, match=r"^roi_align: input must have shape .* got \[2, 6, 7\]$"):

@@ -116,7 +116,8 @@ def _torch_prepare(op: str, name: str, tensor: Array) -> Array:
     if tensor.requires_grad:
         if torch.is_grad_enabled():
             raise NotImplementedError(
-                f"{op}: not differentiable here; use roidl.torch, or pass tensor.detach()"
+                f"{op}: not differentiable here; use roidl.torch without out, or pass "
+                "tensor.detach()"
             )
         tensor = tensor.detach()
     check_dense(op, name, tensor)

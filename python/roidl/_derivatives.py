@@ -1,8 +1,8 @@
 """The derivatives of every operator, for every framework: each is another operator.
 
-An adapter says how its framework spells a node, a direction and a cotangent; what is computed for
-them is said here, from the rules of the catalogue. They are closed: so there are derivatives of
-every order.
+Adapters translate to and from their framework; which operator computes a derivative is decided
+here, from the rules of the catalogue. Each is an operator of the catalogue again, so derivatives
+can be repeated, except where a rule refuses.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Params = Any  # of any family
 
 
 class Term(NamedTuple):
-    """An operator, and its read that takes the direction or the cotangent. Its other reads and the
-    boxes are those of the operator that it was derived from, by their names; an argmax may be
-    what that one made."""
+    """The operator that computes a derivative, and its read that takes the direction or the
+    cotangent. Its other reads and the boxes are those of the original call, by name; an argmax may
+    be a result of that call."""
 
     op: str
     at: str
@@ -40,7 +40,7 @@ def mode_of(params: Params) -> int:
 
 
 def is_average(operator: Operator, params: Params) -> bool:
-    """Whether an operator is linear in its input."""
+    """Whether the mode is the average."""
     return mode_of(params) == operator.family.average
 
 
@@ -55,7 +55,7 @@ def why_not(op: str, params: Params) -> str | None:
 
 
 def derivative(op: str, along: str, params: Params) -> Term | Refused | None:
-    """As `push`, whether or not the operator is implemented in this mode."""
+    """As `push`, without a check whether the operator is implemented in this mode."""
     return _derivative(OPERATORS[op], along, mode_of(params))
 
 
@@ -70,24 +70,24 @@ def pull(op: str, to: str, params: Params) -> Term | Refused | None:
 
 
 def transpose(op: str, to: str) -> Term:
-    """Of an operator in a read in which it is linear."""
+    """The transpose of an operator in a read in which it is linear."""
     return _term(OPERATORS[op].read(to).transpose)
 
 
 def in_average(term: Term, params: Params) -> Term:
-    """The term as it is computed: what is linear in its input is its own derivative."""
+    """The term, or in average mode the operator that computes the same with fewer reads."""
     return _in_average(term, mode_of(params))
 
 
 def no_optional(operator: Operator) -> str:
-    """Why the average makes no optional result, in the core's words."""
+    """The error, in the core's words, of an optional result that is asked of the average."""
     family = operator.family
     modes = [f"'{name}'" for mode, name in enumerate(family.modes) if mode != family.average]
     (result,) = [write.name for write in operator.writes if write.optional]
     return f"only mode {' and '.join(modes)} has an {result} to return"
 
 
-# The same by the number of the mode; found once -------------------------------------------------
+# The same for the number of a mode, computed once ------------------------------------------------
 
 
 @cache

@@ -27,8 +27,9 @@ class Family(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A derivative or a transpose: an operator with the direction, or the cotangent, as its read
-    `at`, and its other reads and the boxes as they are, by their names."""
+    """How a derivative or a transpose is computed: by the operator `op`, whose read `at` is the
+    direction or the cotangent, and whose boxes and other reads are those of the original, by name.
+    """
 
     kind: str  # "zero", "refused" or "op"
     op: str | None
@@ -64,7 +65,8 @@ class Operator(NamedTuple):
     writes: tuple[Write, ...]
     boxes: Rule  # the derivative along the boxes
     modes: tuple[bool, ...]  # in which it is implemented
-    in_average: str | None  # what it is in the average, with its first read for that one's
+    # The operator with the same result in average mode, whose first read takes this one's first.
+    in_average: str | None
 
     def read(self, name: str) -> Read:
         return next(read for read in self.reads if read.name == name)

@@ -190,7 +190,11 @@ def standing_alone(function: F) -> F:
     TensorFlow would call what a function wraps in its place; ours wrap what describes them. The
     names in annotations are the describing module's: they are resolved while it can be found.
     """
-    signature, function.__annotations__ = inspect.signature(function), get_type_hints(function)
+    annotations = get_type_hints(function)
+    signature = inspect.signature(function).replace(
+        return_annotation=annotations.get("return", inspect.Signature.empty)
+    )
+    function.__annotations__ = annotations
     vars(function).pop("__wrapped__", None)
     vars(function)["__signature__"] = signature
     return function

@@ -24,7 +24,7 @@ def ps_roi_align(
     """Pool regions of interest by bilinear sampling, each bin from channels of its own.
 
     As `roi_align` with ``aligned=True``, but bin (p, q) of channel c of the result is the mean of
-    samples of the input's channel ``(c * PH + p) * PW + q``.
+    samples of the input's channel ``(c * PH + p) * PW + q``; a bin without samples is 0.
 
     Parameters
     ----------
@@ -168,7 +168,10 @@ def ps_roi_pool(
     """Pool regions of interest over whole cells, each bin from channels of its own.
 
     Bin (p, q) of channel c of the result is the mean of the cells of that bin in the input's
-    channel ``(c * PH + p) * PW + q``; a bin without cells is 0. It is constant in the boxes.
+    channel ``(c * PH + p) * PW + q``; a bin without cells is 0. The corners are rounded to cells as
+    by `roi_pool`, but the cells of x2 and y2 are outside; a box has at least one cell along each
+    axis. Bins are rounded outwards, so that neighbours may share cells. The result is constant in
+    the boxes, except for these steps.
 
     Parameters
     ----------

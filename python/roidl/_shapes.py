@@ -15,9 +15,19 @@ from ._params import Params, Pyramid
 Sizes = Sequence[int | None]  # None where a size is not known yet
 Metadata = tuple[Sizes, str]  # and the name of the dtype
 
-# Under vmap: what is no whole number, and minus it the index of another example's image; kNoImage
-# in src/boxes.h, from which the core tells what it was.
-NO_IMAGE = -(2**30)
+# kNoImage and kMostEncoded of src/boxes.h, by which errors tell what a wrong index was under vmap.
+NO_IMAGE, MOST_ENCODED = -(2**30), 2**29
+
+
+def shifted_indices(where: Any, indices: Any, first: Any, images: Any) -> Any:
+    """Batch indices of examples whose images lie one after the other, from `first` on.
+
+    A wrong index must not become another example's right one. `indices` are integers, NO_IMAGE for
+    a number that is not whole; `where` is that of their library.
+    """
+    is_small = (indices > -MOST_ENCODED) & (indices < MOST_ENCODED)
+    wrong = where(is_small, NO_IMAGE - indices, indices)
+    return where((indices >= 0) & (indices < images), indices + first, wrong)
 
 
 def check_params(op: str, params: Params | tuple[Any, ...]) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import batching
 
-from .._shapes import NO_IMAGE
+from .._shapes import NO_IMAGE, shifted_indices
 from ._primitives import PRIMITIVES, bind
 from ._site import ARGMAX, BOXES, INDICES, LEVELS, MAPS, POOLED, Shape, Site
 
@@ -17,7 +17,7 @@ Array = Any
 
 
 def _merge(array: Array, axis: int = 0) -> Array:
-    """One axis of two."""
+    """Merge `axis` and the next one."""
     shape = array.shape
     return array.reshape((*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :]))
 
@@ -72,10 +72,7 @@ def _fold(site: Site, array: Array, role: str, batched: bool, size: int, shared:
         array = jnp.broadcast_to(array, (size, *array.shape))
     if role == INDICES and not shared:
         first = site.images * jnp.arange(size, dtype=jnp.int32)[:, None]
-        # Checked example by example: a wrong index must not become another example's right one.
-        wrong = jnp.where(array < size * site.images, NO_IMAGE - array, array)
-        right = jnp.where(array < site.images, array + first, wrong)
-        array = jnp.where(array < 0, array, right)
+        array = shifted_indices(jnp.where, array, first, site.images)
     return _merge(array)
 
 
@@ -95,8 +92,8 @@ def _batch(operands: Sequence[Array], dims: Sequence[Any], *, site: Site) -> tup
         jax.ShapeDtypeStruct(array.shape[1:] if mapped else array.shape, array.dtype)
         for array, mapped in zip(arrays, batched, strict=True)
     ]
-    # The same images for every example, if none of them is mapped and no gradient goes to them;
-    # not where rows are counted, which is by image.
+    # Examples share the maps if none is mapped, none is a result, and there are no `counts`, which
+    # are counted by image.
     maps = [role == MAPS for role in site.operand_roles()]
     mapped_map = any(is_map and mapped for is_map, mapped in zip(maps, batched, strict=True))
     shared = not (mapped_map or MAPS in site.result_roles() or site.has_counts)

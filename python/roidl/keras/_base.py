@@ -36,7 +36,8 @@ def as_pair(value: Any) -> Any:
 
 def _name(kind: str) -> str:
     """A new name like Keras's own, but that RoI is one word: roi_align, roi_align_1, ..."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.replace("RoI", "Roi")).lower()
+    borders = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    words = re.sub(borders, "_", kind.replace("RoI", "Roi")).lower()
     count = keras.backend.get_uid(words) - 1
     return f"{words}_{count}" if count else words
 

@@ -79,9 +79,9 @@ def _fence(operator: Operator, call: Arguments, sentences: dict[str, Any]) -> Ar
     )
 
 
-# The tensors of a call lie one after the other in the arguments of its node: what the operator
-# reads, the boxes, and the three that say more of these. Where there are several maps, the counts
-# say of each read how many tensors it has; None: one, or nothing.
+# The tensors of a call lie one after the other in the arguments of its node: the reads, the boxes,
+# batch_indices, levels and counts. With several maps, Counts has the number of tensors of each
+# read; None: one tensor, or none.
 Counts = tuple[int | None, ...]
 
 
@@ -275,7 +275,7 @@ def _run_graph(operator: Operator, call: Arguments, outer: tuple[bool, bool] | N
     if operator.row.in_average is not None:
         operator, call = as_computed(operator, call)
     mode = mode_of(call.params)
-    if call.make and not all(call.make):  # the graph needs some, whoever else does
+    if call.make and not all(call.make):  # the graph may need others than the caller
         both = zip(call.make, needed_results(operator, mode), strict=True)
         make = tuple([made or needed for made, needed in both])
         call = Arguments._make((*call[:6], make, *call[7:]))
@@ -312,8 +312,8 @@ def _register(operator: Operator) -> None:
     def kernel(*flat: Any) -> Any:
         call = operator.unflat(flat)
         if _functorch_is_active():
-            # The dispatcher has peeled off all levels but one, as for PyTorch's own operators;
-            # whether that one wants a graph it does not always say.
+            # The dispatcher has removed all levels but one, as for PyTorch's own operators, but
+            # does not always tell whether that level needs a graph.
             outer = _is_grad_enabled(), torch._C._is_fwd_grad_enabled()
             with enable_single_level_autograd_function():
                 result = _as_the_schema_has_it(call, _run_graph(operator, call, outer))

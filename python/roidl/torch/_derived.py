@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from .._derivatives import BOXES, Refused, mode_of, pull, push, reads
 from ._arguments import Arguments, MapShapes, Operator, Params
 
-MOVED = -1  # in the place of a value: the direction, or the gradient
+MOVED = -1  # a source that stands for the direction, or for the gradient in reverse
 
 
 class Derivative(NamedTuple):
-    """An operator, and which value each of its reads takes, by its number; None: it is absent.
+    """The operator that computes a derivative, and for each of its reads the index of the value of
+    the original call that it takes, MOVED, or None if it is absent.
 
     The values of a call are its reads, the boxes and the optional results, in this order.
     """
@@ -25,7 +26,8 @@ class Derivative(NamedTuple):
     sources: tuple[int | None, ...]
 
     def arguments(self, values: Any, moved: Any, rows: Sequence[Any], rest: Rest) -> Arguments:
-        """Of the call that computes it. `rows` are the boxes with what else is said of them."""
+        """The arguments of the call that computes it. `rows` are the boxes, batch_indices, levels
+        and counts."""
         operator, sources = self
         shapes, rule, params = rest
         reads = [
@@ -52,7 +54,7 @@ class Rest(NamedTuple):
 
 
 class _Mode(NamedTuple):
-    """All that a rule asks of the parameters."""
+    """Stands for parameters, of which rules read the mode alone."""
 
     mode: int
 
@@ -61,7 +63,7 @@ class _Mode(NamedTuple):
 def derivative(
     operator: Operator, name: str, mode: int, reverse: bool
 ) -> Derivative | Refused | None:
-    """Along a read or the boxes, or the gradient to it; None where it is zero."""
+    """The derivative along a read or the boxes, or in reverse the gradient to it; None: zero."""
     params = _Mode(mode)
     term = (pull if reverse else push)(operator.row.name, name, params)
     if term is None or isinstance(term, Refused):
@@ -87,12 +89,12 @@ class Gradients(NamedTuple):
 
 @cache
 def gradients(operator: Operator, mode: int, wanted: tuple[bool, ...]) -> Gradients:
-    """To those reads, and to the boxes as the last, that are wanted and offered."""
+    """The gradients that are wanted and offered: to the reads, and last to the boxes."""
     steps: list[tuple[int, Derivative | None]] = []
     needed: set[int | None] = set()
     for place, asked in enumerate(wanted):
         found = derivative(operator, operator.values[place], mode, True) if asked else Refused("")
-        if isinstance(found, Refused):  # the fence says so where somebody asks
+        if isinstance(found, Refused):  # _fence in _calls.py raises it if it is asked for
             continue
         steps.append((place, found))
         # Zeros are shaped like the value. What is linear in a read does not need its values.

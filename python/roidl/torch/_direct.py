@@ -1,8 +1,9 @@
 """The short way: calls on plain tensors of the CPU go to the compiled core, past the dispatcher.
 
 A kernel of the dispatcher gets every number of the schema as an argument of its own, and for small
-maps that costs more than the operator. What the dispatcher is there for must not be passed by: only
-tensors that it would take straight to the kernel for CPU go this way, only where nobody listens.
+maps that costs more than the operator. Calls go this way only if the dispatcher would do nothing
+else than call the CPU's kernel: on plain CPU tensors, without a mode, transform, tracer or
+profiler.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _QUIET = frozenset((_INFERENCE.raw_repr(), _INFERENCE.add(DispatchKey.ADInplaceO
 
 
 def is_quiet() -> bool:
-    """Whether the dispatcher would do nothing but call a kernel, and nobody would know."""
+    """Whether the dispatcher would do nothing else than call a kernel."""
     return (
         _added_keys().raw_repr() in _QUIET
         and _num_function_modes() == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .._shapes import NO_IMAGE
+from .._shapes import NO_IMAGE, shifted_indices
 from ._arguments import OPERATORS, Arguments, Operator, Tensor
 from ._calls import apply
 from ._library import LIBRARY
@@ -19,21 +19,26 @@ from ._shapes import check_metadata, map_shapes
 
 
 def _first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    """The mapped axis in front; a view of one example stands for all where there is none."""
+    """Move the mapped axis to the front, or expand a tensor without one to `size` examples."""
     if dim is None:
         return tensor.expand(size, *tensor.shape)
     return tensor.movedim(dim, 0)
 
 
 def _each(function: Callable[..., Any], tensors: Any, dims: Any) -> Any:
-    """function(tensor, its axis), of a tensor, or of every one of a tuple."""
+    """Return function(tensor, axis) of a tensor, or of each tensor of a tuple."""
     if not isinstance(tensors, tuple):
         return None if tensors is None else function(tensors, dims)
     return tuple([_each(function, *pair) for pair in zip(tensors, dims, strict=True)])
 
 
-def _select(tensor: Tensor, dim: int | None) -> Tensor:
-    return tensor if dim is None else tensor.select(dim, 0)
+def _example(tensor: Tensor, dim: int | None) -> Tensor:
+    """The first example, or one of its metadata if there is none."""
+    if dim is None:
+        return tensor
+    if tensor.shape[dim] > 0:
+        return tensor.select(dim, 0)
+    return tensor.new_empty(tensor.movedim(dim, 0).shape[1:])
 
 
 def _is_mapped(dims: Any) -> bool:
@@ -45,7 +50,8 @@ def _is_mapped(dims: Any) -> bool:
 def _local_indices(
     boxes: Tensor, indices: Tensor | None, form: Any, columns: int, n: Any
 ) -> Tensor:
-    """The index of each box, that of an image among its own example's `n` or not, [B, K].
+    """Return the batch indices [B, K] among the `n` images of each example, as integers; they may
+    be wrong, and are NO_IMAGE for a number that is not whole.
 
     `form` is the shape of an example's boxes; without indices they have `columns`.
     """
@@ -69,13 +75,13 @@ def _rule(operator: Operator) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: tuple[Any, ...], *flat: Any) -> Any:
         call, dims, size = operator.unflat(flat), operator.unflat(in_dims), info.batch_size
-        tensors = [_each(_select, *pair) for pair in zip(call[:5], dims[:5], strict=True)]
+        tensors = [_each(_example, *pair) for pair in zip(call[:5], dims[:5], strict=True)]
         example = Arguments._make((*tensors, *call[5:]))
         check_metadata(operator, example)  # in the words of one example
         form, n = example.boxes.shape, map_shapes(operator, example).images
         rows = form[0] if len(form) == 2 else form[0] * form[1]
-        # One map for all the examples is read where it is; but only what is grouped by image has
-        # rows that are padding.
+        # Maps without a mapped axis are shared by the examples, except with `counts`, which are
+        # counted by image: boxes then stay grouped by image.
         mapped = [
             _is_mapped(dim) for dim, role in zip(dims.reads, roles, strict=True) if role == "maps"
         ]
@@ -104,10 +110,8 @@ def _rule(operator: Operator) -> Callable[..., Any]:
             boxes = _first(call.boxes, dims.boxes, size)
             indices = _local_indices(boxes, indices, form, columns, n)
             if folds:
-                offset = n * torch.arange(size, device=boxes.device)[:, None]
-                wrong = torch.where(indices < size * n, NO_IMAGE - indices, indices)
-                right = torch.where(indices < n, indices + offset, wrong)
-                indices = torch.where(indices < 0, indices, right)
+                first = n * torch.arange(size, device=boxes.device)[:, None]
+                indices = shifted_indices(torch.where, indices, first, n)
             indices = indices.reshape(size * rows)
         if levels is not None:
             levels = _first(levels, dims.levels, size).reshape(lead)
